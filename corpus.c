@@ -1,0 +1,316 @@
+// corpus.c: owns the way from texts, shards or the embedded stories to two splits of tokens. See corpus.h.
+//
+// A text is a list of documents (files, or what --separator leaves). Its tail is kept for validation. Where the vocabulary
+// has an end-of-text token, one stands before each document and one after the last.
+#include "corpus.h"
+#include "stories.h"      // the embedded text
+#include "utf8.h"         // utf8_decode
+#include <stdlib.h>       // free
+#include <string.h>       // memmem
+#include <sys/stat.h>     // stat
+
+// ---- reading files ----
+
+static void add_file(TextFile **files, size_t *count, char *name) {
+  *files = xrealloc(*files, *count + 1, sizeof **files);
+  TextFile *f = &(*files)[(*count)++];
+  f->name = name;
+  f->text = read_file(strcmp(name, "-") ? name : "/dev/stdin", "text", PTRDIFF_MAX / 2, &f->n);
+}
+
+static void add_directory(TextFile **files, size_t *count, const char *path) {
+  size_t names_count, before = *count;
+  char **names = list_directory(path, &names_count);
+  for (size_t i = 0; i < names_count; i++) {
+    struct stat st;
+    char *child = format("%s/%s", path, names[i]);
+    if (stat(child, &st) == 0 && S_ISREG(st.st_mode)) add_file(files, count, child);
+    else free(child);
+  }
+  free_names(names, names_count);
+  if (*count == before) fail(EXIT_REQUEST, "%s: this directory holds no files (of %zu names); name one with text files", path, names_count);
+}
+
+TextFile *corpus_read_files(const char *const *names, size_t count, size_t *files_count) {
+  TextFile *files = NULL;
+  size_t n = 0, bytes = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (is_directory(names[i])) add_directory(&files, &n, names[i]);
+    else add_file(&files, &n, xstrdup(names[i]));
+  }
+  for (size_t i = 0; i < n; i++) bytes += files[i].n;
+  if (bytes == 0) fail(EXIT_REQUEST, "%s: the text is empty: 0 bytes in %zu file%s; name one with text in it", names[0], n, n > 1 ? "s" : "");
+  *files_count = n;
+  return files;
+}
+
+void corpus_free_files(TextFile *files, size_t count) {
+  for (size_t i = 0; i < count; i++) { free(files[i].name); free(files[i].text); }
+  free(files);
+}
+
+char *corpus_read_texts(const char *const *names, size_t count, size_t *n) {
+  size_t files_count;
+  TextFile *files = corpus_read_files(names, count, &files_count);
+  Buffer all = {0};
+  for (size_t i = 0; i < files_count; i++) buffer_append(&all, files[i].text, files[i].n);
+  corpus_free_files(files, files_count);
+  *n = all.len;
+  return all.data;
+}
+
+double *corpus_token_bytes(const Tokenizer *t, int32_t vocab) {
+  double *bytes = xcalloc((size_t)vocab, sizeof *bytes);
+  for (int32_t id = 0; id < vocab; id++) {
+    size_t length;
+    if (tokenizer_decode_one(t, id, &length) && !tokenizer_is_special(t, id)) bytes[id] = (double)length;
+  }
+  return bytes;
+}
+
+// ---- documents ----
+
+typedef struct { const char *name, *text; size_t n; } Document;
+typedef struct {
+  TextFile *files;
+  size_t file_count;
+  Buffer stories;
+  Document *documents;
+  size_t count, capacity;
+  size_t bytes;              // of all documents
+  size_t train_count;        // documents before the split ...
+  size_t train_tail;         // ... and bytes of documents[train_count] that still belong to training
+} Corpus;
+
+static void add_document(Corpus *c, const char *name, const char *text, size_t n) {
+  if (n == 0) return;
+  if (c->count == c->capacity) { c->capacity = MAX((size_t)64, 2 * c->capacity); c->documents = xrealloc(c->documents, c->capacity, sizeof *c->documents); }
+  c->documents[c->count++] = (Document){name, text, n};
+  c->bytes += n;
+}
+
+double corpus_story(Buffer *out, bool validation, uint64_t index) {
+  return stories_generate(out, validation ? STORIES_SEED_VALIDATION : STORIES_SEED_TRAIN, index);
+}
+
+static void read_stories(Corpus *c) {
+  enum { ALL = STORIES_TRAIN + STORIES_VALIDATION };
+  size_t *ends = xmalloc(ALL, sizeof *ends), begin = 0;
+  for (uint64_t i = 0; i < ALL; i++) {
+    corpus_story(&c->stories, i >= STORIES_TRAIN, i >= STORIES_TRAIN ? i - STORIES_TRAIN : i);
+    ends[i] = c->stories.len;
+  }
+  for (size_t i = 0; i < ALL; begin = ends[i++]) add_document(c, "stories", c->stories.data + begin, ends[i] - begin);
+  c->train_count = STORIES_TRAIN;
+  free(ends);
+}
+
+static void split_file(Corpus *c, const TextFile *f, const char *separator) {
+  size_t length = separator ? strlen(separator) : 0;
+  for (const char *p = f->text, *end = f->text + f->n; p < end;) {
+    const char *at = length ? memmem(p, (size_t)(end - p), separator, length) : NULL;
+    add_document(c, f->name, p, (size_t)((at ? at : end) - p));
+    p = at ? at + length : end;
+  }
+}
+
+// A cut inside a character would make two bytes that are no text.
+static size_t character_start(const char *text, size_t at) {
+  while (at > 0 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+  return at;
+}
+
+// The last `fraction` of the bytes validate. Separated documents stay whole; a plain text is cut at a character.
+static void split_tail(Corpus *c, double fraction, bool whole) {
+  size_t train = (size_t)((double)c->bytes * (1 - fraction)), seen = 0;
+  c->train_count = c->count;
+  if (fraction <= 0) return;
+  for (size_t i = 0; i < c->count; seen += c->documents[i++].n) {
+    if (seen + c->documents[i].n <= train) continue;
+    c->train_count = i;
+    c->train_tail = whole ? 0 : character_start(c->documents[i].text, train - seen);
+    return;
+  }
+}
+
+static void read_corpus(Corpus *c, Run *r) {
+  const Options *o = r->o;
+  if (r->stories) { read_stories(c); return; }
+  const char *const *names = o->args;
+  size_t count = o->arg_count;
+  char *list = NULL;
+  const char *parts[256];
+  if (!count) {          // --text a,b of a settings file
+    list = xstrdup(o->text);
+    for (char *save, *p = strtok_r(list, ",", &save); p && count < ARRAY_LEN(parts); p = strtok_r(NULL, ",", &save)) parts[count++] = p;
+    names = parts;
+  }
+  c->files = corpus_read_files(names, count, &c->file_count);
+  free(list);
+  for (size_t i = 0; i < c->file_count; i++) split_file(c, &c->files[i], o->separator);
+  split_tail(c, o->val_fraction, o->separator != NULL);
+}
+
+// ---- tokenizer ----
+
+// About a thousand bytes of text for each merge, so that each is seen often enough to be learned.
+static int64_t vocabulary_for(size_t bytes) {
+  int64_t vocab = 512;
+  while (vocab < 8192 && (size_t)vocab * 2 * 1024 <= bytes) vocab *= 2;
+  return vocab;
+}
+
+static size_t train_documents(const Corpus *c) { return c->train_count + (c->train_tail > 0); }
+static size_t train_length(const Corpus *c, size_t i) { return i < c->train_count ? c->documents[i].n : c->train_tail; }
+
+static Tokenizer *train_bpe(const Corpus *c, int64_t vocab, size_t most_bytes) {
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_GPT2);
+  const char *special = END_OF_TEXT;
+  size_t seen = 0;
+  for (size_t i = 0; i < train_documents(c) && seen < most_bytes; seen += train_length(c, i++)) tokenizer_trainer_add(trainer, c->documents[i].text, train_length(c, i));
+  return tokenizer_trainer_finish(trainer, vocab, &special, 1);
+}
+
+static Tokenizer *char_tokenizer(const Corpus *c, bool with_eot) {
+  Buffer all = {0};
+  for (size_t i = 0; i < c->count; i++) buffer_append(&all, c->documents[i].text, c->documents[i].n);
+  Tokenizer *t = tokenizer_char_from_text(c->documents[0].name, all.data, all.len, with_eot);
+  buffer_free(&all);
+  return t;
+}
+
+static bool has_tokenizer_file(const Checkpoint *c) {
+  char *path = c ? format("%s/tokenizer.json", c->dir) : NULL;
+  bool there = path && file_exists(path);
+  free(path);
+  return there;
+}
+
+// What --tokenizer says; "auto" takes the model's own (--init), or trains byte-level BPE on the training part.
+static Tokenizer *choose_tokenizer(const Run *r, const Corpus *c) {
+  const char *spec = r->o->tokenizer;
+  bool several = c->count > 1;          // documents must be told apart
+  double number;
+  int64_t vocab;
+  if (!strcmp(spec, "auto")) {
+    if (has_tokenizer_file(r->init)) return tokenizer_open(r->init->dir);
+    return train_bpe(c, r->stories ? 512 : vocabulary_for(c->bytes), r->stories ? 1 << 20 : SIZE_MAX);
+  }
+  if (!strcmp(spec, "char")) return char_tokenizer(c, several);
+  if (!strcmp(spec, "byte")) return tokenizer_byte(several);
+  if (!strncmp(spec, "bpe:", 4)) {
+    if (!parse_number(spec + 4, true, &number, &vocab) || vocab < 257 || vocab > 1000000)
+      fail(EXIT_REQUEST, "--tokenizer %s: bpe:N needs a whole number N from 257 to 1000000", spec);
+    return train_bpe(c, vocab, SIZE_MAX);
+  }
+  return tokenizer_open(spec);
+}
+
+// ---- tokens ----
+
+static void append_document(TokenBuffer *out, const Tokenizer *t, const Document *d, size_t from, size_t to) {
+  if (from == 0 && tokenizer_eot(t) >= 0) token_buffer_append(out, tokenizer_eot(t));
+  tokenizer_encode_or_fail(t, d->name, d->text + from, to - from, out, SPECIAL_NONE);
+}
+
+static Dataloader *loader_of(const Run *r, TokenBuffer *ids) {
+  if (ids->count && r->eot >= 0) token_buffer_append(ids, r->eot);
+  Dataloader *l = ids->count >= 2 ? dataloader_open_tokens(ids->ids, (int64_t)ids->count, r->vocab, r->eot) : NULL;
+  token_buffer_free(ids);
+  return l;
+}
+
+static void open_text(Run *r) {
+  Corpus c = {0};
+  TokenBuffer ids = {0};
+  read_corpus(&c, r);
+  r->text_bytes = (int64_t)c.bytes;
+  r->tokenizer = choose_tokenizer(r, &c);
+  r->vocab = tokenizer_vocab_size(r->tokenizer);
+  r->eot = tokenizer_eot(r->tokenizer);
+  for (size_t i = 0; i < train_documents(&c); i++) append_document(&ids, r->tokenizer, &c.documents[i], 0, train_length(&c, i));
+  r->train = loader_of(r, &ids);
+  if (!r->train) fail(EXIT_REQUEST, "the text is too short: it leaves %zu tokens for training, at least 2 are needed; take a longer text or a smaller --val-fraction", ids.count);
+  ids = (TokenBuffer){0};
+  for (size_t i = c.train_count; i < c.count; i++) append_document(&ids, r->tokenizer, &c.documents[i], i == c.train_count ? c.train_tail : 0, c.documents[i].n);
+  r->val = loader_of(r, &ids);
+  corpus_free_files(c.files, c.file_count);
+  buffer_free(&c.stories);
+  free(c.documents);
+}
+
+// The tokenizer.json beside the shards, unless --tokenizer names another; it must be the one they were made with.
+static void tokenizer_of_shards(Run *r) {
+  const char *pattern = r->o->train_data, *slash = strrchr(pattern, '/');
+  char *beside = slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json"), hash[65];
+  if (strcmp(r->o->tokenizer, "auto")) r->tokenizer = tokenizer_open(r->o->tokenizer);
+  else if (file_exists(beside)) r->tokenizer = tokenizer_open(beside);
+  free(beside);
+  const char *wanted = dataloader_tokenizer_hash(r->train);
+  if (!r->tokenizer || !*wanted || strspn(wanted, "0") == 64) return;
+  tokenizer_sha256(r->tokenizer, hash);
+  if (strcmp(hash, wanted)) fail(EXIT_REQUEST, "%s: made with tokenizer %.12s, this one is %.12s; name the tokenizer.json that they were made with", pattern, wanted, hash);
+}
+
+static void open_shards(Run *r) {
+  const Options *o = r->o;
+  if (o->arg_count || o->text) fail(EXIT_REQUEST, "--train-data and TEXT %s are both given: take one", o->arg_count ? o->args[0] : o->text);
+  int64_t vocab = 0;
+  if (strcmp(o->tokenizer, "auto")) {
+    Tokenizer *t = tokenizer_open(o->tokenizer);
+    vocab = tokenizer_vocab_size(t);
+    tokenizer_free(t);
+  }
+  r->train = dataloader_open_shards(o->train_data, (ShardKind)o->raw, vocab);
+  r->vocab = (int32_t)dataloader_vocab(r->train);
+  r->eot = dataloader_eot(r->train);
+  if (o->val_data) r->val = dataloader_open_shards(o->val_data, (ShardKind)o->raw, r->vocab);
+  tokenizer_of_shards(r);
+  if (r->tokenizer && r->eot < 0) r->eot = tokenizer_eot(r->tokenizer);
+}
+
+void corpus_open(Run *r) {
+  const Options *o = r->o;
+  r->eot = -1;
+  r->stories = !o->arg_count && !o->text && !o->train_data;
+  if (o->val_data && !o->train_data) fail(EXIT_REQUEST, "--val-data needs --train-data beside it (a text brings its own tail for validation)");
+  if (o->train_data) open_shards(r); else open_text(r);
+  if (r->tokenizer) r->token_bytes = corpus_token_bytes(r->tokenizer, r->vocab);
+  Sha256 sha;
+  uint8_t digest[32];
+  sha256_init(&sha);
+  dataloader_hash(r->train, &sha);
+  if (r->val) dataloader_hash(r->val, &sha);
+  sha256_final(&sha, digest);
+  sha256_hex(digest, r->data_hash);
+}
+
+// Whole documents a row where they were separated and the longest fits; else a stream.
+void corpus_arrange(Run *r) {
+  int64_t T = r->o->context;
+  if (r->stories || r->o->separator) {
+    int64_t longest = dataloader_longest_document(r->train);
+    if (r->val) longest = MAX(longest, dataloader_longest_document(r->val));
+    r->documents = longest > 0 && longest <= T;
+  }
+  DataOrder order = r->documents ? ORDER_DOCUMENTS : ORDER_STREAM;
+  dataloader_arrange(r->train, T, order, (uint64_t)r->o->seed);
+  if (r->val) dataloader_arrange(r->val, T, order, 0);
+}
+
+void corpus_print(const Run *r) {
+  long long train = (long long)dataloader_tokens(r->train), val = r->val ? (long long)dataloader_tokens(r->val) : 0;
+  if (r->stories) printf("text      the embedded stories: %d to train on, %d unseen ones to validate, %.1f MB\n", STORIES_TRAIN, STORIES_VALIDATION, 1e-6 * (double)r->text_bytes);
+  else if (r->o->train_data) printf("text      shards %s\n", r->o->train_data);
+  else printf("text      %.3f MB, the last %.3g for validation\n", 1e-6 * (double)r->text_bytes, r->o->val_fraction);
+  if (r->tokenizer) printf("tokenizer %s, vocabulary %d", tokenizer_kind_name(r->tokenizer), r->vocab);
+  else printf("tokenizer not known, vocabulary %d", r->vocab);
+  if (r->text_bytes) printf(", %.2f bytes a token", (double)r->text_bytes / (double)(train + val));
+  printf("\ntokens    %lld to train on, %lld to validate; a row is %s\n", train, val, r->documents ? "a whole document" : "a piece of the text");
+}
+
+void corpus_close(Run *r) {
+  dataloader_close(r->train);
+  dataloader_close(r->val);
+  tokenizer_free(r->tokenizer);
+}

@@ -1,0 +1,189 @@
+// cpu.c: owns the CPU device itself: its table of operations, memory, threads, and the choice of the instruction set.
+//
+// The operations are in cpu_ops.c, cpu_gemm.c and cpu_attention.c, which are compiled once for each instruction set; this file
+// is compiled once, for any processor, asks what this one has, and fills the table from the best set. All sets give the same bits.
+// Tests: tests/test_ops.c
+#include "cpu.h"        // CpuState, the functions of each instruction set
+#include "machine.h"    // machine_cores
+#include "util.h"       // fail, xcalloc, round_up
+#include <stdio.h>      // snprintf
+#include <stdlib.h>     // getenv, strtol, free
+#include <string.h>     // memset, memmove, strcmp
+#include <sys/mman.h>   // mmap, madvise
+#include <unistd.h>     // sysconf
+
+// ---- instruction sets, the best first ----
+
+typedef struct {
+  const char *name;
+  void (*ops)(Device *), (*attention)(Device *);
+  size_t (*gemm_scratch_bytes)(int threads);
+  double (*fma_rate)(double seconds);
+} InstructionSet;
+
+static const InstructionSet instruction_sets[] = {
+#if defined(__x86_64__)
+  {"avx512", cpu_ops_avx512, cpu_attention_avx512, cpu_gemm_scratch_bytes_avx512, cpu_fma_rate_avx512},
+  {"avx2", cpu_ops_avx2, cpu_attention_avx2, cpu_gemm_scratch_bytes_avx2, cpu_fma_rate_avx2},
+#endif
+  {"generic", cpu_ops_generic, cpu_attention_generic, cpu_gemm_scratch_bytes_generic, cpu_fma_rate_generic},
+};
+
+// The processor has it and the system saves its registers.
+static bool available(const InstructionSet *set) {
+#if defined(__x86_64__)
+  if (!strcmp(set->name, "avx512"))
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+  if (!strcmp(set->name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return !strcmp(set->name, "generic");
+}
+
+static const InstructionSet *choose_instruction_set(void) {
+  const char *wanted = getenv("GPT_CPU");
+  if (wanted && !*wanted) wanted = NULL;
+  char names[64] = "";
+  for (size_t i = 0; i < ARRAY_LEN(instruction_sets); i++) {
+    const InstructionSet *set = &instruction_sets[i];
+    if (wanted ? !strcmp(wanted, set->name) : available(set)) {
+      if (available(set)) return set;
+      fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
+    }
+    snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", set->name);
+  }
+  fail(EXIT_REQUEST, "GPT_CPU=%s: no such instruction set in this build; there are %s", wanted, names);
+}
+
+// ---- threads ----
+
+// 0: OMP_NUM_THREADS if it is set, else one for each physical core within affinity and quota.
+static int choose_threads(int threads) {
+#ifdef _OPENMP
+  const char *text = getenv("OMP_NUM_THREADS");
+  if (threads <= 0 && text) threads = (int)MIN(strtol(text, NULL, 10), 4096L);
+  return threads > 0 ? threads : machine_cores();
+#else
+  (void)threads;
+  return 1;
+#endif
+}
+
+void *cpu_scratch(CpuState *state, int slot, size_t bytes) {
+  if (bytes <= state->scratch[slot].bytes) return state->scratch[slot].data;
+  const size_t size = round_up(bytes + bytes / 8, (size_t)1 << 16);   // a growing cache does not ask anew for each token
+  free(state->scratch[slot].data);
+  state->scratch[slot].data = aligned_alloc(64, size);
+  state->scratch[slot].bytes = size;
+  if (!state->scratch[slot].data) fail(EXIT_MACHINE, "memory: no %zu MiB for the CPU device's working memory; use a smaller --context or fewer --threads", size >> 20);
+  return state->scratch[slot].data;
+}
+
+// ---- memory: whole pages from the system, which come zeroed; huge ones where there are any ----
+
+enum { HUGE_PAGE = 1 << 21 };
+
+static size_t mapped_size(size_t bytes) {
+  size_t unit = bytes >= HUGE_PAGE ? (size_t)HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
+  return bytes > SIZE_MAX - 2 * (size_t)HUGE_PAGE ? 0 : round_up(MAX(bytes, (size_t)1), unit);
+}
+
+static void *cpu_allocate(Device *d, size_t bytes) {
+  (void)d;
+  const size_t size = mapped_size(bytes), spare = size >= HUGE_PAGE ? HUGE_PAGE : 0;
+  if (size == 0) return NULL;
+  char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return NULL;
+  if (!spare) return p;
+  char *begin = (char *)round_up((size_t)p, HUGE_PAGE);   // cut off what is before and behind whole huge pages
+  if (begin > p) munmap(p, (size_t)(begin - p));
+  if (begin + size < p + size + spare) munmap(begin + size, (size_t)(p + spare - begin));
+  madvise(begin, size, MADV_HUGEPAGE);                    // advice: nothing depends on it
+  return begin;
+}
+
+static void cpu_release(Device *d, void *p, size_t bytes) {
+  (void)d;
+  if (p) munmap(p, mapped_size(bytes));
+}
+
+// Large blocks by all threads: one core alone does not fill the memory's bandwidth.
+enum { SMALLEST_SHARED_COPY = 1 << 20, COPY_PIECE = 1 << 18 };
+
+static void cpu_zero(Device *d, void *p, size_t bytes) {
+  #pragma omp parallel for schedule(static) num_threads(bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads)
+  for (size_t at = 0; at < bytes; at += COPY_PIECE) memset((char *)p + at, 0, MIN((size_t)COPY_PIECE, bytes - at));
+  (void)d;
+}
+
+static void cpu_copy(Device *d, void *dst, const void *src, size_t bytes) {
+  #pragma omp parallel for schedule(static) num_threads(bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads)
+  for (size_t at = 0; at < bytes; at += COPY_PIECE) memcpy((char *)dst + at, (const char *)src + at, MIN((size_t)COPY_PIECE, bytes - at));
+  (void)d;
+}
+
+static void narrow(float *dst, const double *src, size_t n) {
+  for (size_t i = 0; i < n; i++) dst[i] = (float)src[i];
+}
+static void widen(double *dst, const float *src, size_t n) {
+  for (size_t i = 0; i < n; i++) dst[i] = src[i];
+}
+
+static void cpu_upload_real(Device *d, real *dst, const double *src, size_t n) { (void)d; narrow(floats(dst), src, n); }
+static void cpu_upload_acc(Device *d, acc *dst, const double *src, size_t n) { (void)d; narrow(acc_floats(dst), src, n); }
+static void cpu_upload_real_float(Device *d, real *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
+static void cpu_upload_acc_float(Device *d, acc *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
+static void cpu_upload_ids(Device *d, int32_t *dst, const int32_t *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(int32_t)); }
+static void cpu_download_real(Device *d, double *dst, const real *src, size_t n) { (void)d; widen(dst, const_floats(src), n); }
+static void cpu_download_acc(Device *d, double *dst, const acc *src, size_t n) { (void)d; widen(dst, const_acc_floats(src), n); }
+static void cpu_download_stat(Device *d, double *dst, const scalar *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(double)); }
+static void cpu_sync(Device *d) { (void)d; }   // every operation has ended when it returns
+static void cpu_refresh(Device *d, const real *params, size_t n) { (void)d; (void)params; (void)n; }   // no copies to renew
+static real *cpu_real_at(real *p, size_t i) { return (real *)(floats(p) + i); }
+static acc *cpu_acc_at(acc *p, size_t i) { return (acc *)(acc_floats(p) + i); }
+static scalar *cpu_stat_at(scalar *p, size_t i) { return (scalar *)((double *)p + i); }
+
+static void cpu_destroy(Device *d) {
+  for (int slot = 0; slot < CPU_SCRATCH_COUNT; slot++) free(cpu_state(d)->scratch[slot].data);
+  free(d->state);
+  free(d);
+}
+
+// ---- the device ----
+
+// FLOP/s of all threads together: each runs on registers alone for 1 ms, twice, for the first time may find a slow clock.
+static double measure_peak(const InstructionSet *set, int threads) {
+  double best = 0, *rate = xcalloc((size_t)threads, sizeof *rate);
+  for (int trial = 0; trial < 2; trial++) {
+    double total = 0;
+    #pragma omp parallel num_threads(threads)
+    rate[omp_get_thread_num()] = set->fma_rate(1e-3);
+    for (int t = 0; t < threads; t++) total += rate[t];
+    best = MAX(best, total);
+  }
+  free(rate);
+  return best;
+}
+
+Device *cpu_device(int threads) {
+  const InstructionSet *set = choose_instruction_set();
+  CpuState *state = xcalloc(1, sizeof *state);
+  Device *d = xcalloc(1, sizeof *d);
+  state->threads = choose_threads(threads);
+  state->l2_bytes = (size_t)1 << 20;
+  snprintf(state->description, sizeof state->description, "fp32, %s, %d thread%s", set->name, state->threads, state->threads == 1 ? "" : "s");
+  cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start
+  *d = (Device){
+    .name = "cpu", .description = state->description, .real_size = sizeof(float), .acc_size = sizeof(float), .real_is_acc = 1,
+    .row_multiple = 16, .state = state, .peak_flops = measure_peak(set, state->threads),
+    .scratch_bytes = set->gemm_scratch_bytes(state->threads) + ((size_t)state->threads << 21),   // attention at 1,024 x 64: 2 MiB a thread
+    .allocate = cpu_allocate, .release = cpu_release, .zero = cpu_zero, .copy = cpu_copy,
+    .upload_real = cpu_upload_real, .upload_acc = cpu_upload_acc, .upload_real_float = cpu_upload_real_float,
+    .upload_acc_float = cpu_upload_acc_float, .upload_ids = cpu_upload_ids, .download_real = cpu_download_real,
+    .download_acc = cpu_download_acc, .download_stat = cpu_download_stat, .sync = cpu_sync, .destroy = cpu_destroy,
+    .real_at = cpu_real_at, .acc_at = cpu_acc_at, .stat_at = cpu_stat_at, .refresh = cpu_refresh,
+  };
+  set->ops(d);
+  set->attention(d);
+  return d;
+}

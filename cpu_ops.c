@@ -1,0 +1,615 @@
+// cpu_ops.c: owns the CPU device's operations other than matrix products and attention: embedding, dropout, norms, activations,
+// rotary positions, classifier, norm of the gradient, AdamW; and the thin wrappers around the products of cpu_gemm.c.
+//
+// It promises bits (DESIGN.md, "Numbers: same bits"). Three habits give them:
+//   - every output element has one owner, and threads divide outputs: rows where rows are independent, columns where
+//     a column is a sum over rows, which is then one chain in row order from the stored value;
+//   - a sum within a row adds element j to lane j mod 16, in order, and the 16 lanes in one fixed tree (vec_sum);
+//   - every fused multiply-add is written out, and exp and log are our own (simd.h).
+// Read it beside reference.c: same order, same names, only vectors and threads differ. The loop over a row is always
+//   for (c = 0; c < C; c += LANES) ... vec_load_row(x + c, C - c) ...
+// Compiled once per instruction set (CPU_ISA, see cpu.h). Tests: tests/test_ops.c
+#include "cpu.h"        // CPU_NAME, CpuState, cpu_flush_denormals, the products
+#include "detmath.h"    // det_pow, det_cos, det_sin: the rotary table
+#include "simd.h"       // vec and its operations
+#include "util.h"       // MIN, MAX, fail
+#include <math.h>       // sqrtf, sqrt, isfinite
+#include <string.h>     // memcpy, memset
+
+// ---- threads ----
+
+// How many threads an operation gets that touches `work` floats: all, or one where waking the others costs more than it saves
+// (about a microsecond, in which one core works on this many).
+enum { SMALLEST_TEAM_WORK = 8192 };
+static int team(const Device *d, size_t work) { return work < SMALLEST_TEAM_WORK ? 1 : cpu_state(d)->threads; }
+
+// The calling thread's part of [0, n) in units of `unit` elements. Called by every thread of a team.
+typedef struct { size_t begin, end; } Range;
+static Range my_part(size_t n, size_t unit) {
+  size_t units = (n + unit - 1) / unit, thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
+  return (Range){MIN(units * thread / threads * unit, n), MIN(units * (thread + 1) / threads * unit, n)};
+}
+enum { LINE = 64 };   // floats in a unit: a thread's elements begin at a multiple of 64, so no two threads write one cache line
+
+// ---- embedding ----
+
+static void cpu_embedding_forward(Device *d, real *out, const int32_t *ids, const real *wte, const real *wpe, size_t B, size_t T,
+                                  size_t C, size_t position) {
+  #pragma omp parallel num_threads(team(d, B * T * C))
+  {
+    cpu_flush_denormals();
+    Range rows = my_part(B * T, 1);
+    for (size_t r = rows.begin; r < rows.end; r++) {
+      float *row = floats(out) + r * C;
+      const float *token = const_floats(wte) + (size_t)ids[r] * C;
+      if (!wpe) { memcpy(row, token, C * sizeof(float)); continue; }
+      const float *place = const_floats(wpe) + (position + r % T) * C;
+      for (size_t c = 0; c < C; c += LANES)
+        vec_store_row(row + c, vec_add(vec_load_row(token + c, C - c), vec_load_row(place + c, C - c)), C - c);
+    }
+  }
+}
+
+// out[begin, end) += x[begin, end)
+static void add_range(float *out, const float *x, size_t begin, size_t end) {
+  for (size_t c = begin; c < end; c += LANES)
+    vec_store_row(out + c, vec_add(vec_load_row(out + c, end - c), vec_load_row(x + c, end - c)), end - c);
+}
+
+// Each thread walks over all rows in order and adds its own columns.
+static void cpu_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real *dout, const int32_t *ids, size_t B, size_t T,
+                                   size_t C, size_t V) {
+  (void)V;
+  #pragma omp parallel num_threads(team(d, B * T * C))
+  {
+    cpu_flush_denormals();
+    Range columns = my_part(C, LANES);
+    for (size_t r = 0; r < B * T && columns.begin < columns.end; r++) {
+      const float *row = const_floats(dout) + r * C;
+      if (dwte) add_range(acc_floats(dwte) + (size_t)ids[r] * C, row, columns.begin, columns.end);
+      if (dwpe) add_range(acc_floats(dwpe) + r % T * C, row, columns.begin, columns.end);
+    }
+  }
+}
+
+// ---- dropout ----
+
+static void cpu_dropout(Device *d, real *x, size_t rows, size_t width, const Dropout *dropout) {
+  if (dropout->p == 0) return;
+  const uint32_t threshold = (uint32_t)(dropout->p * 0x1p32);
+  const vec factor = vec_set((float)(1 / (1 - dropout->p)));
+  const uint64_t first = dropout->row0 * width;   // element number of x[0]
+  #pragma omp parallel num_threads(team(d, rows * width))
+  {
+    cpu_flush_denormals();
+    enum { CHUNK = 256 };
+    uint32_t word[CHUNK + 4 + LANES + PHILOX_ROOM];
+    Range mine = my_part(rows * width, LINE);
+    for (size_t begin = mine.begin; begin < mine.end; begin += CHUNK) {
+      size_t n = MIN((size_t)CHUNK, mine.end - begin), skip = (first + begin) % 4;   // words come in blocks of four
+      philox_words(word, dropout->seed, dropout->step, dropout->site, first + begin - skip, skip + round_up(n, LANES));
+      float *p = floats(x) + begin;
+      for (size_t i = 0; i < n; i += LANES)
+        vec_store_row(p + i, vec_keep(vec_mul(vec_load_row(p + i, n - i), factor), word + skip + i, threshold), n - i);
+    }
+  }
+}
+
+// ---- norms ----
+
+// row = x + delta (delta NULL: x is returned and nothing written); *sum = sum of the row
+static const float *add_residual(float *residual, const float *x, const float *delta, size_t C, vec *sum) {
+  vec total = vec_zero();
+  for (size_t c = 0; c < C; c += LANES) {
+    vec v = vec_load_row(x + c, C - c);
+    if (delta) {
+      v = vec_add(v, vec_load_row(delta + c, C - c));
+      vec_store_row(residual + c, v, C - c);
+    }
+    total = vec_add(total, v);
+  }
+  *sum = total;
+  return delta ? residual : x;
+}
+
+static void cpu_layernorm_forward(Device *d, real *residual, real *out, acc *mean, acc *rstd, const real *x, const real *delta,
+                                  const real *weight, const real *bias, size_t rows, size_t C, double eps) {
+  #pragma omp parallel num_threads(team(d, rows * C))
+  {
+    cpu_flush_denormals();
+    const float *w = const_floats(weight), *b = const_floats(bias);
+    Range mine = my_part(rows, 1);
+    for (size_t r = mine.begin; r < mine.end; r++) {
+      vec sum, squares = vec_zero();
+      const float *row = add_residual(delta ? floats(residual) + r * C : NULL, const_floats(x) + r * C,
+                                      delta ? const_floats(delta) + r * C : NULL, C, &sum);
+      const vec average = vec_set(vec_sum(sum) / (float)C);
+      for (size_t c = 0; c < C; c += LANES) {
+        vec centered = vec_cut(vec_sub(vec_load_row(row + c, C - c), average), C - c);
+        squares = vec_fma(centered, centered, squares);
+      }
+      const float scale = 1.0f / sqrtf(vec_sum(squares) / (float)C + (float)eps);
+      float *o = floats(out) + r * C;
+      for (size_t c = 0; c < C; c += LANES) {
+        vec norm = vec_mul(vec_sub(vec_load_row(row + c, C - c), average), vec_set(scale));
+        vec shift = b ? vec_load_row(b + c, C - c) : vec_zero();
+        vec_store_row(o + c, vec_fma(norm, vec_load_row(w + c, C - c), shift), C - c);
+      }
+      acc_floats(mean)[r] = vec_sum(sum) / (float)C;
+      acc_floats(rstd)[r] = scale;
+    }
+  }
+}
+
+// norm = (x - mean) * rstd of 16 elements; RMS norm has mean 0
+ALWAYS_INLINE vec normalised(const float *x, size_t n, float mean, float rstd) {
+  return vec_mul(vec_sub(vec_load_row(x, n), vec_set(mean)), vec_set(rstd));
+}
+
+// One row of dx: dresidual + rstd * (dnorm - average(dnorm) - norm * average(dnorm * norm)), dnorm = dout * weight.
+// centered false (RMS norm): without average(dnorm).
+static void norm_backward_row(float *dx, const float *dout, const float *dresidual, const float *x, const float *w, float mean,
+                              float rstd, size_t C, bool centered) {
+  vec sum_dnorm = vec_zero(), sum_dnorm_norm = vec_zero();
+  for (size_t c = 0; c < C; c += LANES) {
+    size_t n = C - c;
+    vec dnorm = vec_mul(vec_load_row(dout + c, n), vec_load_row(w + c, n));   // 0 beyond the row, because both are
+    sum_dnorm = vec_add(sum_dnorm, dnorm);
+    sum_dnorm_norm = vec_fma(dnorm, vec_cut(normalised(x + c, n, mean, rstd), n), sum_dnorm_norm);
+  }
+  const vec average = vec_set(centered ? vec_sum(sum_dnorm) / (float)C : 0.0f), average_norm = vec_set(vec_sum(sum_dnorm_norm) / (float)C);
+  for (size_t c = 0; c < C; c += LANES) {
+    size_t n = C - c;
+    vec dnorm = vec_mul(vec_load_row(dout + c, n), vec_load_row(w + c, n));
+    vec through = vec_fnma(normalised(x + c, n, mean, rstd), average_norm, vec_sub(dnorm, average));
+    vec start = dresidual ? vec_load_row(dresidual + c, n) : vec_zero();
+    vec_store_row(dx + c, vec_fma(vec_set(rstd), through, start), n);
+  }
+}
+
+// dweight, dbias (NULL: none) += over all rows in order, for columns [begin, end)
+static void norm_backward_columns(float *dweight, float *dbias, const float *dout, const float *x, const float *mean,
+                                  const float *rstd, size_t rows, size_t C, Range columns) {
+  for (size_t r = 0; r < rows && columns.begin < columns.end; r++) {
+    for (size_t c = columns.begin; c < columns.end; c += LANES) {
+      size_t n = columns.end - c;
+      vec dy = vec_load_row(dout + r * C + c, n), norm = normalised(x + r * C + c, n, mean ? mean[r] : 0.0f, rstd[r]);
+      vec_store_row(dweight + c, vec_fma(dy, norm, vec_load_row(dweight + c, n)), n);
+      if (dbias) vec_store_row(dbias + c, vec_add(vec_load_row(dbias + c, n), dy), n);
+    }
+  }
+}
+
+// Both norms: mean NULL is RMS norm. The two halves read the same inputs and write different outputs: no barrier.
+static void norm_backward(Device *d, float *dx, float *dweight, float *dbias, const float *dout, const float *dresidual,
+                          const float *x, const float *w, const float *mean, const float *rstd, size_t rows, size_t C) {
+  #pragma omp parallel num_threads(team(d, rows * C))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(rows, 1);
+    for (size_t r = mine.begin; r < mine.end; r++)
+      norm_backward_row(dx + r * C, dout + r * C, dresidual ? dresidual + r * C : NULL, x + r * C, w, mean ? mean[r] : 0.0f, rstd[r], C, mean != NULL);
+    norm_backward_columns(dweight, dbias, dout, x, mean, rstd, rows, C, my_part(C, LANES));
+  }
+}
+
+static void cpu_layernorm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const real *dout, const real *dresidual,
+                                   const real *x, const real *weight, const acc *mean, const acc *rstd, size_t rows, size_t C) {
+  norm_backward(d, floats(dx), acc_floats(dweight), acc_floats(dbias), const_floats(dout), const_floats(dresidual), const_floats(x),
+                const_floats(weight), const_acc_floats(mean), const_acc_floats(rstd), rows, C);
+}
+
+static void cpu_rmsnorm_forward(Device *d, real *residual, real *out, acc *rstd, const real *x, const real *delta,
+                                const real *weight, size_t rows, size_t C, double eps) {
+  #pragma omp parallel num_threads(team(d, rows * C))
+  {
+    cpu_flush_denormals();
+    const float *w = const_floats(weight);
+    Range mine = my_part(rows, 1);
+    for (size_t r = mine.begin; r < mine.end; r++) {
+      vec sum, squares = vec_zero();
+      const float *row = add_residual(delta ? floats(residual) + r * C : NULL, const_floats(x) + r * C,
+                                      delta ? const_floats(delta) + r * C : NULL, C, &sum);
+      for (size_t c = 0; c < C; c += LANES) {
+        vec v = vec_load_row(row + c, C - c);
+        squares = vec_fma(v, v, squares);
+      }
+      const float scale = 1.0f / sqrtf(vec_sum(squares) / (float)C + (float)eps);
+      float *o = floats(out) + r * C;
+      for (size_t c = 0; c < C; c += LANES)
+        vec_store_row(o + c, vec_mul(vec_mul(vec_load_row(row + c, C - c), vec_set(scale)), vec_load_row(w + c, C - c)), C - c);
+      acc_floats(rstd)[r] = scale;
+    }
+  }
+}
+
+static void cpu_rmsnorm_backward(Device *d, real *dx, acc *dweight, const real *dout, const real *dresidual, const real *x,
+                                 const real *weight, const acc *rstd, size_t rows, size_t C) {
+  norm_backward(d, floats(dx), acc_floats(dweight), NULL, const_floats(dout), const_floats(dresidual), const_floats(x),
+                const_floats(weight), NULL, const_acc_floats(rstd), rows, C);
+}
+
+static void cpu_residual_forward(Device *d, real *out, const real *x, const real *delta, size_t n) {
+  #pragma omp parallel num_threads(team(d, n))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(n, LINE);
+    for (size_t i = mine.begin; i < mine.end; i += LANES) {
+      vec sum = vec_add(vec_load_row(const_floats(x) + i, mine.end - i), vec_load_row(const_floats(delta) + i, mine.end - i));
+      vec_store_row(floats(out) + i, sum, mine.end - i);
+    }
+  }
+}
+
+// ---- activations ----
+
+// e^(-2u) with u = sqrt(2/pi) (x + 0.044715 x^3). Because (1 + tanh u) / 2 = 1 / (1 + e^(-2u)), gelu(x) = x / (1 + e^(-2u)), which
+// loses nothing to cancellation. x is held within +-9.9, where e^(-2u) is still a normal number and gelu(x) is x or 0 in fp32.
+static const float GELU_LINEAR = 1.5957691216f, GELU_CUBIC = 0.071354816273f;   // 2 sqrt(2/pi), and that times 0.044715
+ALWAYS_INLINE vec gelu_held(vec x) { return vec_max(vec_set(-9.9f), vec_min(vec_set(9.9f), x)); }
+ALWAYS_INLINE vec gelu_exp(vec held) {
+  vec slope = vec_fma(vec_mul(held, held), vec_set(-GELU_CUBIC), vec_set(-GELU_LINEAR));
+  return vec_exp(vec_mul(held, slope));
+}
+ALWAYS_INLINE vec gelu(vec x) { return vec_div(x, vec_add(vec_set(1.0f), gelu_exp(gelu_held(x)))); }
+// With s = 1 / (1 + e), e = e^(-2u): gelu' = s + x s (1-s) (2u)', and 1 - s = e s
+ALWAYS_INLINE vec gelu_derivative(vec x) {
+  vec held = gelu_held(x), e = gelu_exp(held), s = vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), e));
+  vec inner = vec_fma(vec_mul(held, held), vec_set(3.0f * GELU_CUBIC), vec_set(GELU_LINEAR));
+  return vec_fma(vec_mul(held, inner), vec_mul(vec_mul(e, s), s), s);   // e s <= 1 first: s s alone would underflow
+}
+
+// e^-x, held below 2^126 so that 1 - s = e s stays finite in the derivative
+ALWAYS_INLINE vec silu_exp(vec x) { return vec_exp(vec_min(vec_set(87.0f), vec_sub(vec_zero(), x))); }
+ALWAYS_INLINE vec silu(vec x) { return vec_div(x, vec_add(vec_set(1.0f), silu_exp(x))); }
+// silu' = s (1 + x (1 - s)), 1 - s = e s
+ALWAYS_INLINE vec silu_derivative(vec x) {
+  vec e = silu_exp(x), s = vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), e));
+  return vec_fma(vec_mul(s, x), vec_mul(e, s), s);
+}
+
+static void gelu_range(float *post, const float *pre, size_t n) {
+  for (size_t i = 0; i < n; i += LANES) vec_store_row(post + i, gelu(vec_load_row(pre + i, n - i)), n - i);
+}
+
+static void swiglu_row(float *post, const float *pre, size_t half) {
+  for (size_t j = 0; j < half; j += LANES)
+    vec_store_row(post + j, vec_mul(silu(vec_load_row(pre + j, half - j)), vec_load_row(pre + half + j, half - j)), half - j);
+}
+
+static void cpu_activation_forward(Device *d, real *post, const real *pre, size_t rows, size_t width, Activation activation) {
+  #pragma omp parallel num_threads(team(d, rows * width))
+  {
+    cpu_flush_denormals();
+    float *y = floats(post);
+    const float *x = const_floats(pre);
+    Range elements = my_part(rows * width, LINE), mine = my_part(rows, 1);
+    switch (activation) {
+      case ACTIVATION_NONE: memcpy(y + elements.begin, x + elements.begin, (elements.end - elements.begin) * sizeof(float)); break;
+      case ACTIVATION_GELU: gelu_range(y + elements.begin, x + elements.begin, elements.end - elements.begin); break;
+      case ACTIVATION_SWIGLU:
+        for (size_t r = mine.begin; r < mine.end; r++) swiglu_row(y + r * (width / 2), x + r * width, width / 2);
+        break;
+    }
+  }
+}
+
+static void gelu_backward_range(float *dpre, const float *dpost, const float *pre, size_t n) {
+  for (size_t i = 0; i < n; i += LANES)
+    vec_store_row(dpre + i, vec_mul(vec_load_row(dpost + i, n - i), gelu_derivative(vec_load_row(pre + i, n - i))), n - i);
+}
+
+static void swiglu_backward_row(float *dpre, const float *dpost, const float *pre, size_t half) {
+  for (size_t j = 0; j < half; j += LANES) {
+    size_t n = half - j;
+    vec gate = vec_load_row(pre + j, n), up = vec_load_row(pre + half + j, n), dy = vec_load_row(dpost + j, n);
+    vec_store_row(dpre + j, vec_mul(vec_mul(dy, silu_derivative(gate)), up), n);
+    vec_store_row(dpre + half + j, vec_mul(dy, silu(gate)), n);
+  }
+}
+
+static void cpu_activation_backward(Device *d, real *dpre, const real *dpost, const real *pre, size_t rows, size_t width,
+                                    Activation activation) {
+  #pragma omp parallel num_threads(team(d, rows * width))
+  {
+    cpu_flush_denormals();
+    float *dx = floats(dpre);
+    const float *dy = const_floats(dpost), *x = const_floats(pre);
+    Range elements = my_part(rows * width, LINE), mine = my_part(rows, 1);
+    size_t begin = elements.begin, n = elements.end - elements.begin;
+    switch (activation) {
+      case ACTIVATION_NONE: memmove(dx + begin, dy + begin, n * sizeof(float)); break;
+      case ACTIVATION_GELU: gelu_backward_range(dx + begin, dy + begin, x + begin, n); break;
+      case ACTIVATION_SWIGLU:
+        for (size_t r = mine.begin; r < mine.end; r++) swiglu_backward_row(dx + r * width, dy + r * (width / 2), x + r * width, width / 2);
+        break;
+    }
+  }
+}
+
+// ---- matrix products: cpu_gemm.c does them; here are activations and the gradient of the bias ----
+
+typedef struct { float *post; const float *pre; size_t OC; } GeluBlock;
+// pre and post may be the same array: an element is read before it is written
+static void gelu_block(const void *arg, size_t row0, size_t row1, size_t col0, size_t col1) {
+  const GeluBlock *g = arg;
+  for (size_t r = row0; r < row1; r++) gelu_range(g->post + r * g->OC + col0, g->pre + r * g->OC + col0, col1 - col0);
+}
+
+// SwiGLU needs two distant columns of pre for each one of post, so it follows the product, a few rows at a time.
+static void linear_swiglu(Device *d, float *pre, float *post, const float *x, const float *weight, const float *bias, size_t rows, size_t IC, size_t OC) {
+  const size_t most = MAX((size_t)1, MIN(rows, MAX((size_t)64, ((size_t)1 << 20) / MAX(OC, (size_t)1))));
+  for (size_t first = 0; first < rows; first += most) {
+    size_t n = MIN(most, rows - first);
+    float *block = pre ? pre + first * OC : cpu_scratch(cpu_state(d), CPU_SCRATCH_OPS, n * OC * sizeof(float));
+    CPU_NAME(gemm_forward)(cpu_state(d), block, x + first * IC, weight, bias, n, IC, OC, NULL);
+    cpu_activation_forward(d, (real *)(post + first * (OC / 2)), (const real *)block, n, OC, ACTIVATION_SWIGLU);
+  }
+}
+
+static void cpu_linear_forward(Device *d, real *pre, real *post, const real *x, const real *weight, const real *bias, size_t rows,
+                               size_t IC, size_t OC, Activation activation) {
+  const float *in = const_floats(x), *w = const_floats(weight), *b = const_floats(bias);
+  float *product = pre || activation == ACTIVATION_NONE ? floats(pre) : floats(post);
+  GeluBlock block = {floats(post), product, OC};
+  CpuEpilogue epilogue = {activation == ACTIVATION_GELU ? gelu_block : NULL, &block};
+  if (activation == ACTIVATION_SWIGLU) linear_swiglu(d, floats(pre), floats(post), in, w, b, rows, IC, OC);
+  else CPU_NAME(gemm_forward)(cpu_state(d), product, in, w, b, rows, IC, OC, &epilogue);
+}
+
+static void cpu_linear_backward_input(Device *d, real *dx, const real *dout, const real *weight, size_t rows, size_t IC, size_t OC) {
+  CPU_NAME(gemm_backward_input)(cpu_state(d), floats(dx), const_floats(dout), const_floats(weight), rows, IC, OC);
+}
+
+static void cpu_linear_backward_weight(Device *d, acc *dweight, acc *dbias, const real *dout, const real *x, size_t rows, size_t IC, size_t OC) {
+  CPU_NAME(gemm_backward_weight)(cpu_state(d), acc_floats(dweight), const_floats(dout), const_floats(x), rows, IC, OC);
+  if (!dbias) return;
+  #pragma omp parallel num_threads(team(d, rows * OC))
+  {
+    cpu_flush_denormals();
+    Range columns = my_part(OC, LANES);
+    for (size_t r = 0; r < rows; r++) add_range(acc_floats(dbias), const_floats(dout) + r * OC, columns.begin, columns.end);
+  }
+}
+
+// ---- rotary positions ----
+
+static void cpu_rope_table(Device *d, acc *table, size_t context, size_t HS, double theta) {
+  #pragma omp parallel num_threads(team(d, context * HS * 16))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(context, 1);
+    for (size_t p = mine.begin; p < mine.end; p++) {
+      for (size_t i = 0; i < HS / 2; i++) {
+        double angle = (double)p * det_pow(theta, -2.0 * (double)i / (double)HS);
+        acc_floats(table)[(p * (HS / 2) + i) * 2] = (float)det_cos(angle);
+        acc_floats(table)[(p * (HS / 2) + i) * 2 + 1] = (float)det_sin(angle);
+      }
+    }
+  }
+}
+
+// The pairs (head[i], head[i + half]) of one head; angles: cos and sin in turn
+static void rotate_head(float *head, const float *angles, size_t half, float direction) {
+  for (size_t i = 0; i < half; i += LANES) {
+    size_t n = half - i;
+    vec cos, sin;
+    if (n >= LANES) vec_load_pairs(angles + 2 * i, &cos, &sin);
+    else {
+      float last[2 * LANES] = {0};
+      memcpy(last, angles + 2 * i, 2 * n * sizeof(float));
+      vec_load_pairs(last, &cos, &sin);
+    }
+    sin = vec_mul(sin, vec_set(direction));
+    vec first = vec_load_row(head + i, n), second = vec_load_row(head + half + i, n);
+    vec_store_row(head + i, vec_fnma(second, sin, vec_mul(first, cos)), n);
+    vec_store_row(head + half + i, vec_fma(second, cos, vec_mul(first, sin)), n);
+  }
+}
+
+static void cpu_rope(Device *d, real *x, const acc *table, size_t B, size_t T, size_t position, size_t heads, size_t HS, size_t stride,
+                     int direction) {
+  #pragma omp parallel num_threads(team(d, B * T * heads * HS))
+  {
+    cpu_flush_denormals();
+    Range rows = my_part(B * T, 1);
+    for (size_t r = rows.begin; r < rows.end; r++)
+      for (size_t h = 0; h < heads; h++)
+        rotate_head(floats(x) + r * stride + h * HS, const_acc_floats(table) + (position + r % T) * (HS / 2 * 2), HS / 2, (float)direction);
+  }
+}
+
+static void cpu_copy_rows(Device *d, real *dst, size_t dst_stride, const real *src, size_t src_stride, size_t rows, size_t width) {
+  #pragma omp parallel num_threads(team(d, rows * width))
+  {
+    Range mine = my_part(rows, 1);
+    for (size_t r = mine.begin; r < mine.end; r++) memcpy(floats(dst) + r * dst_stride, const_floats(src) + r * src_stride, width * sizeof(float));
+  }
+}
+
+// ---- classifier ----
+
+// The exponentials of the sum are kept in the row where the gradient is wanted: there is one exp for each logit, not two.
+static void crossentropy_row(float *row, float *loss, int32_t target, size_t V, size_t stride, float scale, WantGradient gradient) {
+  if (target == IGNORED_TARGET) {
+    *loss = 0;
+    if (gradient == WITH_GRADIENT) memset(row, 0, stride * sizeof(float));
+    return;
+  }
+  vec largest = vec_set(-INFINITY), sum = vec_zero();
+  for (size_t j = 0; j < V; j += LANES) {
+    vec v = vec_load_row(row + j, V - j);
+    largest = vec_max(largest, V - j >= LANES ? v : vec_head(v, V - j, largest));
+  }
+  const float max = vec_largest(largest), logit = row[target];
+  for (size_t j = 0; j < V; j += LANES) {
+    vec e = vec_cut(vec_exp(vec_sub(vec_load_row(row + j, V - j), vec_set(max))), V - j);
+    sum = vec_add(sum, e);
+    if (gradient == WITH_GRADIENT) vec_store_row(row + j, e, V - j);
+  }
+  const float total = vec_sum(sum);
+  float log_total[LANES];
+  vec_store(log_total, vec_log(vec_set(total)));
+  *loss = (max - logit) + log_total[0];
+  if (gradient == WITHOUT_GRADIENT) return;
+  const vec factor = vec_set(scale / total);
+  for (size_t j = 0; j < V; j += LANES) vec_store_row(row + j, vec_mul(vec_load_row(row + j, V - j), factor), V - j);
+  row[target] -= scale;
+  memset(row + V, 0, (stride - V) * sizeof(float));
+}
+
+static void cpu_crossentropy(Device *d, real *logits, acc *loss, const int32_t *targets, size_t rows, size_t V, size_t stride,
+                             double scale, WantGradient gradient) {
+  #pragma omp parallel num_threads(team(d, rows * V))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(rows, 1);
+    for (size_t r = mine.begin; r < mine.end; r++)
+      crossentropy_row(floats(logits) + r * stride, acc_floats(loss) + r, targets[r], V, stride, (float)scale, gradient);
+  }
+}
+
+// ---- the step's scalars and the optimizer ----
+
+static void cpu_add_acc(Device *d, acc *out, const acc *x, size_t n) {
+  #pragma omp parallel num_threads(team(d, n))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(n, LINE);
+    add_range(acc_floats(out), const_acc_floats(x), mine.begin, mine.end);
+  }
+}
+
+static void cpu_sum(Device *d, scalar *out, const acc *x, size_t n) {
+  (void)d;
+  double *sum = (double *)out;
+  for (size_t i = 0; i < n; i++) *sum += (double)const_acc_floats(x)[i];
+}
+
+enum { SUMSQ_BLOCK = 4096 };
+static double sum_of_squares(const float *x, size_t n) {
+  vecd sum = vecd_zero();
+  for (size_t i = 0; i < n; i += LANES) sum = vecd_add_squares(sum, vec_load_row(x + i, n - i));
+  return vecd_sum(sum);
+}
+
+static void cpu_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
+  const size_t blocks = (n + SUMSQ_BLOCK - 1) / SUMSQ_BLOCK;
+  double *partial = cpu_scratch(cpu_state(d), CPU_SCRATCH_OPS, blocks * sizeof(double)), *sum = (double *)out;
+  #pragma omp parallel num_threads(team(d, n))
+  {
+    cpu_flush_denormals();
+    Range mine = my_part(blocks, 1);
+    for (size_t b = mine.begin; b < mine.end; b++)
+      partial[b] = sum_of_squares(const_acc_floats(x) + b * SUMSQ_BLOCK, MIN((size_t)SUMSQ_BLOCK, n - b * SUMSQ_BLOCK));
+  }
+  for (size_t b = 0; b < blocks; b++) *sum += partial[b];
+}
+
+// The scalars of an update, rounded once.
+typedef struct { float clip, beta1, rest1, beta2, rest2, unbias1, unbias2, eps, lr, decay; } AdamWScalars;
+
+static void adamw_range(const AdamWTensor *t, Range mine, const AdamWScalars *s) {
+  float *w = t->master ? acc_floats(t->master) : floats(t->param), *m = acc_floats(t->m), *v = acc_floats(t->v);
+  const float *grad = const_acc_floats(t->grad);
+  for (size_t i = mine.begin; i < mine.end; i += LANES) {
+    size_t n = mine.end - i;
+    vec g = vec_mul(vec_load_row(grad + i, n), vec_set(s->clip)), old = vec_load_row(w + i, n);
+    vec first = vec_fma(vec_set(s->rest1), g, vec_mul(vec_set(s->beta1), vec_load_row(m + i, n)));
+    vec second = vec_fma(vec_mul(vec_set(s->rest2), g), g, vec_mul(vec_set(s->beta2), vec_load_row(v + i, n)));
+    vec root = vec_add(vec_sqrt(vec_mul(second, vec_set(s->unbias2))), vec_set(s->eps));
+    vec step = vec_fma(vec_set(s->decay), old, vec_div(vec_mul(first, vec_set(s->unbias1)), root));
+    vec updated = vec_fnma(vec_set(s->lr), step, old);
+    vec_store_row(m + i, first, n);
+    vec_store_row(v + i, second, n);
+    vec_store_row(w + i, updated, n);
+    if (t->master) vec_store_row(floats(t->param) + i, updated, n);
+  }
+}
+
+static void cpu_adamw(Device *d, const AdamWTensor *tensors, size_t count, const AdamWSettings *settings, const scalar *step_stat) {
+  const double *stats = (const double *)step_stat;
+  const double norm = sqrt(stats[STAT_GRAD_SUMSQ]);
+  if (!isfinite(stats[STAT_LOSS]) || !isfinite(norm)) return;
+  if (settings->max_norm > 0 && norm > settings->max_norm) return;
+  AdamWScalars scalars = {
+    .clip = (float)(settings->grad_clip > 0 && norm > settings->grad_clip ? settings->grad_clip / norm : 1),
+    .beta1 = (float)settings->beta1, .rest1 = (float)(1 - settings->beta1), .beta2 = (float)settings->beta2, .rest2 = (float)(1 - settings->beta2),
+    .unbias1 = (float)(1 / settings->bias1), .unbias2 = (float)(1 / settings->bias2), .eps = (float)settings->eps, .lr = (float)settings->lr,
+  };
+  size_t elements = 0;
+  for (size_t t = 0; t < count; t++) elements += tensors[t].n;
+  #pragma omp parallel num_threads(team(d, elements))
+  {
+    cpu_flush_denormals();
+    AdamWScalars mine = scalars;
+    for (size_t t = 0; t < count; t++) {
+      mine.decay = (float)tensors[t].weight_decay;
+      adamw_range(&tensors[t], my_part(tensors[t].n, LINE), &mine);
+    }
+  }
+}
+
+static void count_nonfinite(double *count, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++) *count += !isfinite(x[i]);   // whole numbers: exact in any order
+}
+
+static void cpu_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) {
+  (void)d;
+  count_nonfinite((double *)out, const_floats(x), n);
+}
+
+static void cpu_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t n) {
+  (void)d;
+  count_nonfinite((double *)out, const_acc_floats(x), n);
+}
+
+// ---- the peak: fused multiply-adds on registers alone ----
+
+double CPU_NAME(fma_rate)(double seconds) {
+  enum { SUMS = sizeof(vec) == 64 && VEC_TILE_VECS == 2 ? 16 : 5, ROUNDS = 1000 };   // enough independent sums to hide the latency
+  vec sum[SUMS], factor = vec_set(0.999f), term = vec_set(0.001f);
+  UNROLL for (int i = 0; i < SUMS; i++) sum[i] = vec_set((float)i);
+  const double start = seconds_now();
+  double elapsed = 0, flops = 0;
+  while (elapsed < seconds) {
+    for (int round = 0; round < ROUNDS; round++) {
+      UNROLL for (int i = 0; i < SUMS; i++) sum[i] = vec_fma(sum[i], factor, term);
+    }
+    flops += 2.0 * LANES * SUMS * ROUNDS;
+    elapsed = seconds_now() - start;
+  }
+  vec total = vec_zero();
+  UNROLL for (int i = 0; i < SUMS; i++) total = vec_add(total, sum[i]);
+  volatile float used = vec_sum(total);   // so that the loop is not removed
+  (void)used;
+  return flops / elapsed;
+}
+
+// ---- the table ----
+
+void CPU_NAME(ops)(Device *d) {
+  d->embedding_forward = cpu_embedding_forward;
+  d->embedding_backward = cpu_embedding_backward;
+  d->dropout = cpu_dropout;
+  d->layernorm_forward = cpu_layernorm_forward;
+  d->layernorm_backward = cpu_layernorm_backward;
+  d->rmsnorm_forward = cpu_rmsnorm_forward;
+  d->rmsnorm_backward = cpu_rmsnorm_backward;
+  d->residual_forward = cpu_residual_forward;
+  d->linear_forward = cpu_linear_forward;
+  d->linear_backward_input = cpu_linear_backward_input;
+  d->linear_backward_weight = cpu_linear_backward_weight;
+  d->activation_forward = cpu_activation_forward;
+  d->activation_backward = cpu_activation_backward;
+  d->rope_table = cpu_rope_table;
+  d->rope = cpu_rope;
+  d->copy_rows = cpu_copy_rows;
+  d->crossentropy = cpu_crossentropy;
+  d->add_acc = cpu_add_acc;
+  d->sum = cpu_sum;
+  d->sumsq = cpu_sumsq;
+  d->adamw = cpu_adamw;
+  d->count_nonfinite_real = cpu_count_nonfinite_real;
+  d->count_nonfinite_acc = cpu_count_nonfinite_acc;
+}

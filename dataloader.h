@@ -1,0 +1,78 @@
+// dataloader.h: the shard format, and a reader whose order is a pure function of (seed, epoch, index).
+//
+// THE SPLIT is one stream of N tokens, over all its shards. Every token but the first is a TARGET exactly once an epoch; what
+// is predicted from it stands right before it, also across the edge of two shards.
+//
+// ORDER_STREAM cuts the targets 1..N-1 into windows of T. The grid shifts from epoch to epoch by s in [0,T): window w holds
+// the targets 1-s+wT .. 1-s+(w+1)T-1. Positions before the first or behind the last target are IGNORED_TARGET: nothing
+// is dropped. The shift is drawn from those that give the same number of windows W in every epoch (at least half
+// of all), so that sample k is window permutation(k mod W) of epoch k / W: O(1) to seek, nothing to remember.
+// ORDER_DOCUMENTS makes a row of each document: end-of-text token, the document, and as last target the next
+// end-of-text token; the rest of the row is ignored. A document longer than a row is cut into several rows.
+//
+// Sample k is the same whoever reads it, whatever was read before. Files are read with pread and never mapped; every id is
+// checked against the vocabulary as it is read.
+// Tests: tests/test_data.c
+#pragma once
+#include "device.h"   // IGNORED_TARGET
+#include "util.h"
+
+typedef struct Dataloader Dataloader;
+typedef enum { ORDER_STREAM, ORDER_DOCUMENTS } DataOrder;
+typedef enum { SHARD_HEADER, SHARD_RAW_U16, SHARD_RAW_U32 } ShardKind;   // places of --raw's words
+
+// ---- shards: 256 little-endian int32 of header, then uint16 or uint32 ids ----
+// Words 0-2 are those of llm.c: magic, version, count (-1 past 2^31-1). Ours, from word 8 on: "GPTC", format version 1,
+// count (int64), documents (int64), vocabulary size, end-of-text id, SHA-256 of the tokenizer.json (8 words), CRC32C of the payload.
+enum { SHARD_HEADER_BYTES = 1024, SHARD_MAGIC_U16 = 20240520, SHARD_MAGIC_U32 = 20240801, SHARD_VERSION_U16 = 1, SHARD_VERSION_U32 = 7 };
+
+typedef struct {
+  char *path;
+  int fd;
+  int width;                 // bytes of an id: 2 or 4
+  int64_t count;             // tokens
+  int64_t payload;           // offset of the first id: 1024, or 0 for raw files
+  bool ours;                 // has the words from 8 on; else the next five are -1 or empty
+  int64_t documents;
+  int64_t vocab, eot;
+  char tokenizer[65];        // SHA-256 in hexadecimal
+  uint32_t crc;
+} Shard;
+
+// Opens and checks header against size. Exit 2 with path, byte, number found and number needed.
+Shard shard_open(const char *path, ShardKind kind);
+void shard_close(Shard *s);
+// Fills in the 1,024 bytes for these values (path, fd, payload are not looked at).
+void shard_header(const Shard *s, uint8_t header[SHARD_HEADER_BYTES]);
+// ids = tokens first..first+n-1; false on an I/O error or a file that became shorter.
+bool shard_read(const Shard *s, int64_t first, size_t n, int32_t *ids);
+// Paths that match a quoted glob, sorted; exit 2 if there are none.
+char **shard_glob(const char *pattern, size_t *count);
+
+// ---- the reader ----
+// Copies the tokens (n of them, each below vocab). eot -1: none.
+Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t vocab, int32_t eot);
+// Every shard that matches. vocab 0: what the shards say (exit 2 if they do not). All must agree in tokenizer and vocabulary.
+Dataloader *dataloader_open_shards(const char *pattern, ShardKind kind, int64_t vocab);
+void dataloader_close(Dataloader *l);
+int64_t dataloader_tokens(const Dataloader *l);       // N
+int64_t dataloader_vocab(const Dataloader *l);
+int32_t dataloader_eot(const Dataloader *l);          // -1: none
+const char *dataloader_tokenizer_hash(const Dataloader *l);   // "" if not known
+void dataloader_hash(Dataloader *l, Sha256 *sha);     // adds all its tokens, as int32
+
+// Before the first sample: rows of T, the order and its seed. ORDER_DOCUMENTS needs an end-of-text token at the start (exit 2).
+void dataloader_arrange(Dataloader *l, int64_t T, DataOrder order, uint64_t seed);
+int64_t dataloader_longest_document(Dataloader *l);   // tokens between two end-of-text tokens; 0: none found
+int64_t dataloader_windows(const Dataloader *l);      // W, samples of an epoch
+// Sample `index` (from 0, over all epochs): inputs (T), targets (T) set; returns how many targets are not ignored.
+int64_t dataloader_sample(Dataloader *l, int64_t index, int32_t *inputs, int32_t *targets);
+// Targets that samples first..first+count-1 hold, without reading them.
+int64_t dataloader_counted(const Dataloader *l, int64_t first, int64_t count);
+// For validation: windows side by side from the first target on (documents: in order), the last one partly ignored.
+int64_t dataloader_sequential_count(const Dataloader *l);
+int64_t dataloader_sequential(Dataloader *l, int64_t window, int32_t *inputs, int32_t *targets);
+
+// Place of i in a permutation of 0..n-1 that (seed, epoch) choose: a Feistel network with cycle walking
+// (Black & Rogaway 2002). 0 <= i < n.
+int64_t data_permute(int64_t i, int64_t n, uint64_t seed, uint64_t epoch);

@@ -1,0 +1,11 @@
+// doctor.h: `gpt doctor`: what this machine has, what this build can use, what to do about the rest; the self-test hash.
+// Tests: tests/test_bits.c
+#pragma once
+#include "flags.h"    // Options
+#include "model.h"    // Gpt
+
+// Trains a tiny model of each family for a few steps on the device and hashes the weights. On the CPU in fp32 the hash
+// is the same on every machine, compiler and number of threads.
+void doctor_self_test(Device *d, char hex[65]);
+const char *doctor_expected_hash(void);
+int doctor_command(const Options *o);

@@ -1,0 +1,98 @@
+// gpt.c: main and the command table. A command is a function of its parsed flags that returns the exit code.
+#include "bench.h"          // bench_command
+#include "data.h"           // data_command
+#include "doctor.h"         // doctor_command
+#include "evaluate.h"       // eval_command
+#include "flags.h"          // Options
+#include "report.h"         // report_command
+#include "sample.h"         // sample_command
+#include "tokenizer_cli.h"  // tokenizer_command
+#include "train.h"          // train_command, plan_command
+#include "version.h"        // GPT_VERSION
+#include <errno.h>          // errno
+#include <string.h>         // strcmp
+
+static const struct {
+  const char *name, *sub;       // "tokenizer", "train"; sub NULL: none
+  unsigned bit;
+  int (*run)(const Options *);
+  int (*run_resolving)(Options *);   // writes what it resolves back into the options
+  const char *usage, *summary;
+} commands[] = {
+  {"train", NULL, COMMAND_TRAIN, NULL, train_command, "[TEXT...]", "raw text in, a run folder out; no text: the embedded stories; --resume RUN goes on, bit for bit"},
+  {"sample", NULL, COMMAND_SAMPLE, sample_command, NULL, "[MODEL]", "generate text; MODEL: a run, a checkpoint, a model directory (default: the newest run here)"},
+  {"eval", NULL, COMMAND_EVAL, eval_command, NULL, "MODEL TEXT...", "loss, perplexity and bits per byte of a text"},
+  {"tokenizer", "train", COMMAND_TOKENIZER_TRAIN, tokenizer_command, NULL, "TEXT... --vocab N --out tokenizer.json", "byte-level BPE from text"},
+  {"tokenizer", "encode", COMMAND_TOKENIZER_ENCODE, tokenizer_command, NULL, "--tokenizer T [TEXT|-]", "text to ids"},
+  {"tokenizer", "decode", COMMAND_TOKENIZER_DECODE, tokenizer_command, NULL, "--tokenizer T [IDS|-]", "ids to text, exact bytes"},
+  {"tokenizer", "info", COMMAND_TOKENIZER_INFO, tokenizer_command, NULL, "--tokenizer T", "what a tokenizer is"},
+  {"data", "build", COMMAND_DATA_BUILD, data_command, NULL, "TEXT... --tokenizer T --out DIR", "text to shards of ids"},
+  {"data", "check", COMMAND_DATA_CHECK, data_command, NULL, "PATTERN", "verify shards"},
+  {"data", "info", COMMAND_DATA_INFO, data_command, NULL, "PATTERN", "describe shards"},
+  {"report", NULL, COMMAND_REPORT, report_command, NULL, "RUN...", "one page over several runs"},
+  {"plan", NULL, COMMAND_PLAN, NULL, plan_command, "[TEXT...]", "what a training run would need and cost, without running it"},
+  {"bench", "train", COMMAND_BENCH_TRAIN, bench_command, NULL, "", "speed of a training step beside the processor's peak"},
+  {"doctor", NULL, COMMAND_DOCTOR, doctor_command, NULL, "", "what this machine has, what this build can use, a self-test"},
+};
+
+static void print_usage(FILE *out) {
+  fprintf(out, "gpt %s: raw text to a trained GPT, and out again\n\n", GPT_VERSION);
+  for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+    char call[96];
+    snprintf(call, sizeof call, "gpt %s%s%s %s", commands[i].name, commands[i].sub ? " " : "", commands[i].sub ? commands[i].sub : "", commands[i].usage);
+    fprintf(out, "  %-62s %s\n", call, commands[i].summary);
+  }
+  fprintf(out, "  %-62s %s\n  %-62s %s\n", "gpt help [COMMAND]", "the flags of a command", "gpt --version", "version, commit, compiler");
+}
+
+// The row for argv[0] (and argv[1] where there are sub-commands); *used = words taken. Exit 2 with the nearest name.
+static size_t find_command(int argc, char **argv, int *used) {
+  const char *names[ARRAY_LEN(commands)];
+  size_t count = 0;
+  bool known = false;
+  for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+    bool same = !strcmp(argv[0], commands[i].name);
+    known |= same;
+    if (same && (!commands[i].sub || (argc > 1 && !strcmp(argv[1], commands[i].sub)))) { *used = commands[i].sub ? 2 : 1; return i; }
+  }
+  for (size_t i = 0; i < ARRAY_LEN(commands); i++) names[count++] = known ? (!strcmp(argv[0], commands[i].name) ? commands[i].sub : "") : commands[i].name;
+  const char *word = known ? (argc > 1 ? argv[1] : "") : argv[0], *near = nearest(word, names, count);
+  if (known && argc < 2) fail(EXIT_REQUEST, "gpt %s needs a word behind it; see gpt help", argv[0]);
+  fail(EXIT_REQUEST, "gpt %s%s%s: no such command%s%s; see gpt help", argv[0], known ? " " : "", known ? word : "", near && *near ? "; did you mean " : "", near ? near : "");
+}
+
+static int print_help(int argc, char **argv) {
+  if (argc == 0) { print_usage(stdout); return 0; }
+  bool whole = argc == 1;          // `gpt help tokenizer`: all its sub-commands
+  int used;
+  bool any = false;
+  for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+    if (strcmp(argv[0], commands[i].name) || (!whole && commands[i].sub && strcmp(argv[1], commands[i].sub))) continue;
+    printf("%sgpt %s%s%s %s\n  %s\n", any ? "\n" : "", commands[i].name, commands[i].sub ? " " : "", commands[i].sub ? commands[i].sub : "", commands[i].usage, commands[i].summary);
+    options_print_help(commands[i].bit, stdout);
+    any = true;
+  }
+  if (!any) find_command(argc, argv, &used);   // says what is wrong
+  return 0;
+}
+
+static bool asks_for_help(int argc, char **argv) {
+  for (int i = 0; i < argc && strcmp(argv[i], "--"); i++) if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return true;
+  return false;
+}
+
+int main(int argc, char **argv) {
+  int used;
+  setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+  if (argc < 2) { print_usage(stderr); return EXIT_REQUEST; }
+  if (!strcmp(argv[1], "--version")) { printf("gpt %s, commit %s, built with %s\n", GPT_VERSION, GPT_COMMIT, GPT_COMPILER); return 0; }
+  if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return print_help(argc - 2, argv + 2);
+  size_t c = find_command(argc - 1, argv + 1, &used);
+  if (asks_for_help(argc - 1 - used, argv + 1 + used)) return print_help(used, argv + 1);
+  Options o;
+  char *name = format("%s%s%s", commands[c].name, commands[c].sub ? " " : "", commands[c].sub ? commands[c].sub : "");
+  options_parse(&o, commands[c].bit, name, argc - 1 - used, argv + 1 + used);
+  int code = commands[c].run ? commands[c].run(&o) : commands[c].run_resolving(&o);
+  if (fflush(stdout)) fail(EXIT_MACHINE, "cannot write to stdout: %s", strerror(errno));
+  return code;
+}

@@ -1,0 +1,56 @@
+// load.c: owns opening a MODEL for use: checkpoint, tokenizer, device, weights on it. See load.h.
+#include "load.h"
+#include "machine.h"   // machine_memory_available
+#include <stdlib.h>    // free
+
+Device *device_open(const Options *o) {
+  int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
+  return o->device == DEVICE_REFERENCE ? reference_device() : cpu_device(threads);
+}
+
+void require_memory(const MemoryTable *table, size_t more, const char *advice) {
+  const char *from;
+  size_t available = machine_memory_available(&from), needed;
+  if (!add_size(table->total, more, &needed)) needed = SIZE_MAX;
+  if (needed <= available) return;
+  fail(EXIT_MACHINE, "memory: %.2f GiB are needed, %.2f GiB are left (%s); %s", (double)needed / (1 << 30), (double)available / (1 << 30), from, advice);
+}
+
+void checkpoint_get_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, double *values) { gpt_read(gpt, part, row, first, n, values); }
+void checkpoint_put_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, const double *values) { gpt_write(gpt, part, row, first, n, values); }
+
+void require_same_vocabulary(const Tokenizer *t, const GptConfig *c, const char *where) {
+  if (tokenizer_vocab_size(t) > c->vocab)
+    fail(EXIT_REQUEST, "%s: the tokenizer has %d ids, the model's vocabulary %lld: they do not belong together", where, tokenizer_vocab_size(t), (long long)c->vocab);
+}
+
+LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B, int64_t T) {
+  LoadedModel l = {.checkpoint = checkpoint_resolve(model)};
+  char *path = format("%s/config.json", l.checkpoint->dir), *tokenizer = format("%s/tokenizer.json", l.checkpoint->dir);
+  config_read_json(&l.config, l.checkpoint->config, path);
+  l.config.dropout = 0;
+  if (file_exists(tokenizer)) {
+    l.tokenizer = tokenizer_open(tokenizer);
+    require_same_vocabulary(l.tokenizer, &l.config, l.checkpoint->dir);
+  }
+  if (T == 0) T = purpose == PURPOSE_SAMPLE ? MIN(l.config.context, 128) : l.config.context;
+  GptOptions options = {.config = l.config, .purpose = purpose, .B = B, .T = T};
+  l.device = device_open(o);
+  MemoryTable table;
+  gpt_memory(&table, l.device, &options);
+  require_memory(&table, l.device->scratch_bytes, purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");
+  l.gpt = gpt_create(l.device, &options);
+  checkpoint_load_weights(l.checkpoint, gpt_table(l.gpt), checkpoint_put_gpt, l.gpt);
+  gpt_refresh(l.gpt);
+  free(path);
+  free(tokenizer);
+  return l;
+}
+
+void unload_model(LoadedModel *l) {
+  gpt_destroy(l->gpt);
+  if (l->device) l->device->destroy(l->device);
+  tokenizer_free(l->tokenizer);
+  checkpoint_close(l->checkpoint);
+  *l = (LoadedModel){0};
+}

@@ -1,0 +1,31 @@
+// load.h: opening a MODEL of the command line for use: checkpoint, tokenizer, device, weights on it.
+// Tests: tests/test_train.c, tests/test_cli.sh
+#pragma once
+#include "checkpoint.h"   // Checkpoint
+#include "flags.h"        // Options
+#include "model.h"        // Gpt
+#include "tokenizer.h"    // Tokenizer
+
+// The device that --device, --precision and --threads ask for.
+Device *device_open(const Options *o);
+
+typedef struct {
+  Checkpoint *checkpoint;
+  GptConfig config;
+  Tokenizer *tokenizer;   // of its tokenizer.json; NULL if the folder has none
+  Device *device;
+  Gpt *gpt;               // with the checkpoint's weights
+} LoadedModel;
+
+// model NULL: the newest run folder here. B, T: rows at once; T = 0: the model's context (PURPOSE_SAMPLE: a piece of a
+// prompt, at most 128 tokens). Exit 2 where the model is wrong, 3 where memory is short.
+LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B, int64_t T);
+void unload_model(LoadedModel *l);
+
+// Refuses (exit 3) what does not fit: needed and available bytes, and the flag that shrinks it. Nothing is allocated yet.
+void require_memory(const MemoryTable *table, size_t more, const char *advice);
+// The callbacks of checkpoint.h for a Gpt as context.
+void checkpoint_get_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, double *values);
+void checkpoint_put_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, const double *values);
+// Exit 2 unless tokenizer and model have the same vocabulary.
+void require_same_vocabulary(const Tokenizer *t, const GptConfig *c, const char *where);

@@ -1,0 +1,12 @@
+// machine.h: what this machine has: memory, cores, processor. Plumbing. Tests: tests/test_util.c
+#pragma once
+#include "util.h"
+
+// Bytes a new allocation can count on: the smaller of the system's available memory and what is left in the control
+// group's limit; *from (may be NULL) = "memory" or "cgroup limit".
+size_t machine_memory_available(const char **from);
+size_t machine_memory_total(void);
+size_t machine_resident(void);            // resident set of this process, bytes
+int machine_cores(void);                  // physical cores within affinity and cgroup quota, at least 1
+int machine_threads(void);                // logical processors this process may run on
+void machine_processor(char name[128]);   // "Intel(R) Xeon(R) ..."; the architecture where unknown

@@ -1,0 +1,335 @@
+// run.c: owns everything between flags and the training loop: defaults, the run folder, its settings and its log. The text
+// and its tokens are corpus.c's. See run.h.
+#include "run.h"
+#include "corpus.h"    // corpus_open: text or shards to tokens
+#include "load.h"      // checkpoint_get_gpt
+#include "machine.h"   // machine_processor
+#include "version.h"   // GPT_VERSION, GPT_COMMIT
+#include <errno.h>     // errno
+#include <math.h>      // INFINITY
+#include <stdlib.h>    // free
+#include <string.h>    // strcmp
+
+// ---- --resume: the stored settings rule ----
+
+static char *config_path(const char *dir) { return format("%s/config.txt", dir); }
+
+// --steps upward is allowed where what was done so far does not depend on the length.
+static void check_more_steps(const Options *stored, const Options *o, int64_t done) {
+  if (o->steps == stored->steps) return;
+  if (o->steps < stored->steps) fail(EXIT_REQUEST, "--steps %lld is less than the run's %lld; a run can only be made longer", (long long)o->steps, (long long)stored->steps);
+  bool constant = stored->schedule == SCHEDULE_CONSTANT, before_decay = stored->schedule == SCHEDULE_WSD && done <= stored->steps - stored->decay;
+  if (!constant && !before_decay)
+    fail(EXIT_REQUEST, "--steps %lld: the learning rate so far followed a schedule of %lld steps; start a new run from its weights with --init %s", (long long)o->steps, (long long)stored->steps, o->resume);
+}
+
+static void resume_options(Run *r) {
+  Options *o = r->o;
+  if (!is_run_folder(o->resume)) fail(EXIT_REQUEST, "--resume %s: is no run folder (config.txt is missing); runs are made by gpt train", o->resume);
+  bool longer = o->given[FLAG_steps];
+  int64_t steps = o->steps;
+  o->given[FLAG_steps] = false;
+  const char *changer = o->arg_count ? "TEXT" : options_result_changer(o);
+  if (changer) fail(EXIT_REQUEST, "%s%s cannot be given beside --resume, for it would change the result; start a new run with --init %s", o->arg_count ? "" : "--", changer, o->resume);
+  char *path = config_path(o->resume);
+  if (!file_exists(path)) fail(EXIT_REQUEST, "%s: is missing, so the run's settings are not known", path);
+  options_read_config(o, path);
+  free(path);
+  r->dir = xstrdup(o->resume);
+  r->resumed = true;
+  checkpoint_lock(r->dir);
+  r->init = checkpoint_newest(r->dir);
+  if (r->init) snprintf(r->run_id, sizeof r->run_id, "%s", r->init->run_id);
+  if (!longer) return;
+  Options asked = *o;
+  asked.steps = steps;
+  check_more_steps(o, &asked, r->init ? r->init->step : 0);
+  o->steps = steps;
+}
+
+// ---- what the flags left open ----
+
+static void resolve_model(Run *r) {
+  Options *o = r->o;
+  GptConfig *c = &r->config;
+  if (r->init && !r->resumed) {           // --init: the model is given; only what may differ is taken from flags
+    static const int fixed[] = {FLAG_model, FLAG_family, FLAG_layers, FLAG_heads, FLAG_kv_heads, FLAG_channels, FLAG_ffn, FLAG_bias, FLAG_tie};
+    for (size_t i = 0; i < ARRAY_LEN(fixed); i++)
+      if (o->given[fixed[i]]) fail(EXIT_REQUEST, "--%s cannot be given beside --init: the model's shape is that of %s", flag_name(fixed[i]), o->init);
+    char *path = format("%s/config.json", r->init->dir);
+    config_read_json(c, r->init->config, path);
+    free(path);
+  } else {
+    config_preset(c, o->model ? o->model : o->family == FAMILY_LLAMA ? "llama-tiny" : "tiny");
+    if (o->model && !o->given[FLAG_family]) o->family = (int64_t)c->family;
+    bool other_family = c->family != (Family)o->family;
+    c->family = (Family)o->family;
+    if (o->layers != AUTO_INT) c->layers = o->layers;
+    if (o->channels != AUTO_INT) c->channels = o->channels;
+    if (o->heads != AUTO_INT) c->heads = o->heads;
+    if (o->heads != AUTO_INT || other_family) c->kv_heads = c->heads;
+    if (o->kv_heads != AUTO_INT) c->kv_heads = o->kv_heads;
+    bool reshaped = o->channels != AUTO_INT || other_family;
+    c->ffn = o->ffn != AUTO_INT ? o->ffn : reshaped ? config_default_ffn(c) : c->ffn;
+    c->bias = c->family == FAMILY_GPT2 && o->bias;
+    c->tie = o->tie;
+    if (c->family == FAMILY_LLAMA && o->given[FLAG_bias] && o->bias) fail(EXIT_REQUEST, "--bias on with --family llama: it has no biases; leave the flag out");
+    c->vocab = r->vocab;
+  }
+  c->dropout = o->dropout;
+  if (c->vocab < r->vocab) fail(EXIT_REQUEST, "the tokenizer has %d ids, the model's vocabulary %lld: take the model's own with --tokenizer %s", r->vocab, (long long)c->vocab, o->init);
+}
+
+// A row is at most a quarter of the text, so that there is something to shuffle.
+static void resolve_context(Run *r) {
+  Options *o = r->o;
+  int64_t tokens = dataloader_tokens(r->train);
+  if (o->context == AUTO_INT) {
+    o->context = r->init && !r->resumed ? r->config.context : o->model ? r->config.context : 256;
+    while (o->context > 16 && o->context > tokens / 4) o->context /= 2;
+  }
+  if (tokens < o->context + 1)
+    fail(EXIT_REQUEST, "the text is too short: %lld tokens are there for training, %lld are needed for one row of --context %lld; take a longer text or a smaller --context",
+         (long long)tokens, (long long)o->context + 1, (long long)o->context);
+  if (r->init && !r->resumed) {
+    if (o->context > r->config.context && r->config.family == FAMILY_GPT2)
+      fail(EXIT_REQUEST, "--context %lld is more than the %lld learned positions of %s", (long long)o->context, (long long)r->config.context, o->init);
+    if (r->config.family == FAMILY_LLAMA) r->config.context = MAX(o->context, r->config.context);
+  } else r->config.context = o->context;
+}
+
+enum { LISTED = 12 };
+
+static void refuse_tokens_per_step(const Options *o, int64_t unit) {
+  Buffer valid = {0};
+  int64_t total = o->tokens_per_step / o->context;     // sequences that the wish comes nearest to
+  for (int64_t b = 1, n = 0; b <= total && n < LISTED; b++)
+    if (total % b == 0) buffer_printf(&valid, "%s%lld", n++ ? ", " : "", (long long)b);
+  fail(EXIT_REQUEST, "--tokens-per-step %lld is no multiple of --batch %lld x --context %lld = %lld; with --tokens-per-step %lld these batches fit: %s", (long long)o->tokens_per_step,
+       (long long)o->batch, (long long)o->context, (long long)unit, (long long)(MAX(total, 1) * o->context), valid.len ? valid.data : "1");
+}
+
+static void resolve_batch(Run *r) {
+  Options *o = r->o;
+  int64_t unit;
+  if (o->batch == AUTO_INT) {
+    int64_t wish = o->tokens_per_step != AUTO_INT ? o->tokens_per_step / o->context : MAX(1, 4096 / o->context);
+    // a micro-batch of about 4,096 tokens keeps the processor busy; it must divide the step
+    o->batch = MAX(1, MIN(wish, MAX(1, 4096 / o->context)));
+    while (wish > 0 && wish % o->batch) o->batch--;
+  }
+  if (__builtin_mul_overflow(o->batch, o->context, &unit)) fail(EXIT_REQUEST, "--batch %lld x --context %lld overflows", (long long)o->batch, (long long)o->context);
+  if (o->tokens_per_step == AUTO_INT) o->tokens_per_step = unit;
+  if (o->tokens_per_step % unit) refuse_tokens_per_step(o, unit);
+  r->sequences = o->tokens_per_step / o->context;
+  r->micro_batches = r->sequences / o->batch;
+}
+
+// 1, 2 or 5 times a power of ten, at most x, at least 1
+static int64_t round_number(double x) {
+  int64_t p = 1;
+  while ((double)(10 * p) <= x) p *= 10;
+  return (double)(5 * p) <= x ? 5 * p : (double)(2 * p) <= x ? 2 * p : p;
+}
+
+void run_resolve_intervals(Run *r) {
+  Options *o = r->o;
+  bool *given = o->given;
+  double steps = (double)o->steps;
+  if (!given[FLAG_warmup]) o->warmup = (int64_t)MIN(100.0, ceil(steps / 10));
+  if (!given[FLAG_decay]) o->decay = (int64_t)ceil(steps / 5);
+  if (!given[FLAG_log_every]) o->log_every = round_number(steps / 40);
+  if (!given[FLAG_val_every]) o->val_every = round_number(steps / 8);
+  if (!given[FLAG_sample_every]) o->sample_every = round_number(steps / 4);
+  if (!given[FLAG_save_every]) o->save_every = round_number(steps / 4);
+}
+
+// The length of a run nobody gave a length: a fixed amount of arithmetic (about a minute on two good cores), but no more
+// than EPOCHS passes over the text, after which a small model only learns it by heart. A function of text and model, never of the clock.
+static void resolve_length(Run *r) {
+  static const double FLOPS = 1.5e13, EPOCHS = 30;
+  Options *o = r->o;
+  double per_step = (double)o->tokens_per_step, tokens = (double)dataloader_tokens(r->train);
+  int given = o->given[FLAG_steps] + o->given[FLAG_tokens] + o->given[FLAG_epochs] + o->given[FLAG_minutes];
+  if (given > 1 && !r->resumed) fail(EXIT_REQUEST, "--steps, --tokens, --epochs and --minutes all say how long: give one");
+  if (o->steps == AUTO_INT) {
+    double steps = MIN(FLOPS / (config_flops_per_token(&r->config, o->context) * per_step), EPOCHS * tokens / per_step);
+    if (o->tokens != AUTO_INT) steps = ceil((double)o->tokens / per_step);
+    else if (o->epochs != AUTO_REAL) steps = ceil(o->epochs * tokens / per_step);
+    else steps = MAX(steps, 20);
+    if (steps > 1e12) fail(EXIT_REQUEST, "the length comes to %.3g steps, at most 1e12 are possible", steps);
+    o->steps = (int64_t)MAX(steps, 1);
+  }
+  o->tokens = AUTO_INT;      // from here on steps says it all, also in config.txt
+  o->epochs = AUTO_REAL;
+  if (o->steps > (int64_t)UINT32_MAX) fail(EXIT_REQUEST, "--steps %lld: at most %u are possible", (long long)o->steps, UINT32_MAX);
+  run_resolve_intervals(r);
+}
+
+// Higher for narrow models, as the best rate falls with width: 6.4e-4 at 768 channels, GPT-2 124M's usual value.
+static void resolve_optimizer(Run *r) {
+  Options *o = r->o;
+  if (o->lr == AUTO_REAL) o->lr = r->init && !r->resumed ? 1e-4 : 2.5e-3 * pow(128 / (double)r->config.channels, 0.76);
+  if (o->min_lr == AUTO_REAL) o->min_lr = o->lr / 10;
+  if (o->min_lr > o->lr) fail(EXIT_REQUEST, "--min-lr %g is more than --lr %g", o->min_lr, o->lr);
+  if (o->beta2 == AUTO_REAL) o->beta2 = o->tokens_per_step < 100000 ? 0.99 : 0.95;   // few tokens a step: a longer memory
+  if (o->val_tokens == AUTO_INT) o->val_tokens = 1 << 16;
+}
+
+static const char *join_names(const char *const *names, size_t count) {
+  Buffer list = {0};
+  for (size_t i = 0; i < count; i++) buffer_printf(&list, "%s%s", i ? "," : "", names[i]);
+  return list.data;     // lives as long as the options
+}
+
+Run *run_prepare(Options *o) {
+  Run *r = xcalloc(1, sizeof *r);
+  r->o = o;
+  if (o->resume) resume_options(r);
+  else if (o->init) r->init = checkpoint_resolve(o->init);
+  if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
+    fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
+  corpus_open(r);
+  if (o->arg_count) o->text = join_names(o->args, o->arg_count);   // so that config.txt names it
+  resolve_model(r);
+  resolve_context(r);
+  corpus_arrange(r);
+  resolve_batch(r);
+  resolve_optimizer(r);
+  resolve_length(r);
+  r->config.starts_with_eot = r->documents;
+  config_check(&r->config);
+  r->gpt = (GptOptions){.config = r->config, .purpose = PURPOSE_TRAIN, .B = o->batch, .T = o->context, .recompute = (Recompute)o->recompute};
+  o->layers = r->config.layers; o->heads = r->config.heads; o->kv_heads = r->config.kv_heads;
+  o->channels = r->config.channels; o->ffn = r->config.ffn; o->bias = r->config.bias; o->tie = r->config.tie;
+  return r;
+}
+
+// ---- the banner ----
+
+void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory) {
+  const Options *o = r->o;
+  const GptConfig *c = &r->config;
+  TensorTable table;
+  tensor_table_build(&table, c, 1);
+  double per_token = config_flops_per_token(c, o->context), total = per_token * (double)o->tokens_per_step * (double)o->steps;
+  printf("gpt %s\n", GPT_VERSION);
+  corpus_print(r);
+  printf("model     %s: %lld layers, %lld heads%s, %lld channels, context %lld; %lld parameters\n", c->family == FAMILY_GPT2 ? "gpt2" : "llama", (long long)c->layers,
+         (long long)c->heads, c->kv_heads != c->heads ? " (grouped keys)" : "", (long long)c->channels, (long long)c->context, (long long)table.parameters);
+  printf("step      %lld tokens: %lld micro-batch%s of %lld x %lld\n", (long long)o->tokens_per_step, (long long)r->micro_batches, r->micro_batches > 1 ? "es" : "", (long long)o->batch, (long long)o->context);
+  printf("length    %lld steps, %.3g tokens, %.2f epochs, %.3g FLOP (6N + 6LCT = %.4g a token)\n", (long long)o->steps, (double)o->steps * (double)o->tokens_per_step,
+         (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
+  printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
+         (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
+  printf("device    %s: %s\n", d->name, d->description);
+  size_t resident = machine_resident();
+  printf("memory    %.1f MiB:", (double)(memory->total + resident) / (1 << 20));
+  for (size_t i = 0; i < memory->count; i++) printf(" %s %.1f,", memory->line[i].kind, (double)memory->line[i].bytes / (1 << 20));
+  printf(" program and tokens %.1f\n", (double)resident / (1 << 20));
+  fflush(stdout);
+  tensor_table_free(&table);
+}
+
+// ---- the folder ----
+
+static char *free_name(void) {
+  if (!file_exists("run")) return xstrdup("run");
+  for (int i = 2; i < 1000000; i++) {
+    char *name = format("run%d", i);
+    if (!file_exists(name)) return name;
+    free(name);
+  }
+  fail(EXIT_MACHINE, "run, run2, ... run999999 are all taken; name a folder with --out");
+}
+
+static void write_config(const Run *r, const char *device) {
+  Buffer text = {0};
+  char processor[128], *path = config_path(r->dir);
+  machine_processor(processor);
+  buffer_printf(&text, "# settings of this run; gpt train --config FILE repeats it, gpt train --resume goes on\n");
+  buffer_printf(&text, "# version %s, commit %s, device %s, %s\n# data-sha256 %s\n", GPT_VERSION, GPT_COMMIT, device, processor, r->data_hash);
+  options_write_config(r->o, &text);
+  replace_file(path, text.data, text.len);
+  buffer_free(&text);
+  free(path);
+}
+
+// The text of a resumed run must be the text it began with.
+static void check_data_hash(const Run *r) {
+  char *path = config_path(r->dir);
+  size_t size;
+  char *text = read_file(path, "settings", 1 << 24, &size), *at = strstr(text, "# data-sha256 ");
+  if (at && strncmp(at + strlen("# data-sha256 "), r->data_hash, 64))
+    fail(EXIT_REQUEST, "%s: the text has changed since this run began (its tokens have SHA-256 %.16s..., the run's %.16s...); restore it or start a new run", r->dir, r->data_hash, at + strlen("# data-sha256 "));
+  free(text);
+  free(path);
+}
+
+void run_create_folder(Run *r, const char *device, int64_t step) {
+  if (r->resumed) check_data_hash(r);
+  else {
+    r->dir = r->o->out ? xstrdup(r->o->out) : free_name();
+    if (!r->o->out && strcmp(r->dir, "run")) printf("out       run is taken: this run goes to %s\n", r->dir);
+    if (r->o->out && r->o->overwrite && file_exists(r->dir)) {
+      if (!is_run_folder(r->dir)) fail(EXIT_REQUEST, "--overwrite %s: is no run folder, so it is not removed", r->dir);
+      remove_tree(r->dir);
+    }
+    make_directory(r->dir);
+    checkpoint_lock(r->dir);
+  }
+  if (!r->run_id[0]) checkpoint_new_run_id(r->run_id);
+  checkpoint_clean(r->dir);
+  write_config(r, device);
+  char *path = format("%s/log.jsonl", r->dir);
+  r->log = fopen(path, "a");
+  if (!r->log) fail(EXIT_MACHINE, "%s: cannot be opened: %s", path, strerror(errno));
+  free(path);
+  run_log(r, r->resumed ? "resume" : "start", ", \"step\": %lld, \"run_id\": \"%s\", \"version\": \"%s\", \"steps\": %lld, \"parameters_flops_per_token\": %.9g", (long long)step,
+          r->run_id, GPT_VERSION, (long long)r->o->steps, config_flops_per_token(&r->config, r->o->context));
+  if (r->resumed) printf("resume    %s goes on after step %lld\n", r->dir, (long long)step);
+  else printf("run       %s\n", r->dir);
+  fflush(stdout);
+}
+
+void run_free(Run *r) {
+  if (r->log) fclose(r->log);
+  checkpoint_close(r->init);
+  corpus_close(r);
+  free(r->token_bytes);
+  free(r->dir);
+  free(r);
+}
+
+void run_log(Run *r, const char *kind, const char *fmt, ...) {
+  if (!r->log) return;
+  va_list args;
+  va_start(args, fmt);
+  fprintf(r->log, "{\"kind\": \"%s\"", kind);
+  vfprintf(r->log, fmt, args);
+  fprintf(r->log, "}\n");
+  va_end(args);
+  if (fflush(r->log)) fail(EXIT_MACHINE, "%s/log.jsonl: cannot be written: %s; checkpoints so far are intact", r->dir, strerror(errno));
+}
+
+void run_save(Run *r, Gpt *m, const TrainerState *state) {
+  Buffer config = {0}, tokenizer = {0}, tokenizer_config = {0};
+  double start = seconds_now();
+  config_write_json(&r->config, r->eot, &config);
+  CheckpointFile files[3] = {{"config.json", config.data, config.len}};
+  size_t count = 1;
+  if (r->tokenizer) {
+    tokenizer_json(r->tokenizer, &tokenizer);
+    tokenizer_config_json(r->tokenizer, r->config.context, &tokenizer_config);
+    files[count++] = (CheckpointFile){"tokenizer.json", tokenizer.data, tokenizer.len};
+    files[count++] = (CheckpointFile){"tokenizer_config.json", tokenizer_config.data, tokenizer_config.len};
+  }
+  CheckpointSource source = {.table = gpt_table(m), .fp64 = gpt_device(m)->acc_size == sizeof(double), .get = checkpoint_get_gpt, .context = m,
+                             .files = files, .file_count = count, .state = state, .run_id = r->run_id};
+  fflush(r->log);
+  checkpoint_save(&source, r->dir, r->o->keep);
+  run_log(r, "save", ", \"step\": %lld, \"seconds\": %.3f", (long long)state->step, seconds_now() - start);
+  buffer_free(&config);
+  buffer_free(&tokenizer);
+  buffer_free(&tokenizer_config);
+}

@@ -1,0 +1,368 @@
+// stories.c: owns the embedded default corpus: a grammar of English stories, its generator and its exact probabilities.
+//
+// The grammar is the tables of this file and one rule. A LIST holds rows, a row has named columns, a column is a text. A
+// REGISTER belongs to a list. In a text, {register} stands for the first column of the register's row and
+// {register.column} for another. Where a register is met for the first time in a story its row is drawn, each row that may be taken
+// being equally likely; from then on the row is the same until the story ends. So "{hero}" draws a name, a later
+// "{hero.his}" agrees with it, and what the wind did in the second sentence is still what it did in the last.
+// Columns may hold references themselves: a story is nothing but the row drawn for {story}.
+// To add a name or a sentence add a row; the rest is counted. check_tables() names a row that does not fit.
+//
+// Promises: a story is a pure function of (seed, index), the same text on every machine; its probability is exact; no text
+// has two derivations; at least 100 bits of choice a story; pronouns agree by construction.
+// Tests: tests/test_stories.c
+#include "stories.h"
+
+#include <assert.h>     // static_assert
+#include <math.h>       // log2, INFINITY
+#include <stdatomic.h>  // the compiled grammar is published once
+#include <stdlib.h>     // free
+#include <string.h>     // memcmp, strlen, strchr
+
+#include "rng.h"  // rng_below, rng_site
+
+// ---- the tables ----
+
+enum { MAX_COLUMNS = 7, MAX_DEPTH = 4 };
+typedef struct { const char *column[MAX_COLUMNS]; } Row;
+
+#define GIRL(name) {{name, "she", "She", "her", "her", "Her", "girl"}}
+#define BOY(name) {{name, "he", "He", "him", "his", "His", "boy"}}
+static const Row people[] = {
+  GIRL("Anna"), GIRL("Clara"), GIRL("Daisy"), GIRL("Ella"), GIRL("Fern"), GIRL("Hazel"), GIRL("Kate"), GIRL("Lily"),
+  GIRL("Mia"), GIRL("Nora"), GIRL("Olga"), GIRL("Polly"), GIRL("Rosa"), GIRL("Sally"), GIRL("Tess"), GIRL("Zoe"),
+  BOY("Adam"), BOY("Ben"), BOY("Carl"), BOY("Dan"), BOY("Felix"), BOY("Hugo"), BOY("Jack"), BOY("Leo"),
+  BOY("Max"), BOY("Ned"), BOY("Oscar"), BOY("Paul"), BOY("Sam"), BOY("Toby"), BOY("Victor"), BOY("Yuri"),
+};
+
+#define ONE(name) {{name, "a", "it", "was"}}
+#define PAIR(name) {{name, "a pair of", "them", "were"}}
+#define SOME(name) {{name, "some", "them", "were"}}
+static const Row things[] = {
+  ONE("kite"), ONE("drum"), ONE("doll"), ONE("bell"), ONE("lantern"), ONE("whistle"), ONE("flute"), ONE("puppet"),
+  ONE("locket"), ONE("compass"), ONE("trumpet"), ONE("mirror"), ONE("teapot"), ONE("blanket"), ONE("ribbon"), ONE("medal"),
+  ONE("fan"), ONE("book"), ONE("crown"), ONE("clock"), ONE("ball"), ONE("boat"), ONE("hoop"), ONE("purse"),
+  PAIR("boots"), PAIR("skates"), PAIR("slippers"), PAIR("gloves"), SOME("beads"), SOME("marbles"), SOME("shells"), SOME("cards"),
+};
+
+static const Row colours[] = {{{"red"}}, {{"blue"}}, {{"green"}}, {{"yellow"}}, {{"white"}}, {{"black"}}, {{"brown"}}, {{"pink"}},
+                              {{"purple"}}, {{"grey"}}, {{"silver"}}, {{"golden"}}, {{"striped"}}, {{"spotted"}}, {{"shiny"}}, {{"painted"}}};
+static const Row traits[] = {{{"brave"}}, {{"shy"}}, {{"kind"}}, {{"quiet"}}, {{"clever"}}, {{"cheerful"}}, {{"curious"}}, {{"gentle"}},
+                             {{"lively"}}, {{"lonely"}}, {{"merry"}}, {{"patient"}}, {{"polite"}}, {{"proud"}}, {{"dreamy"}}, {{"careful"}}};
+static const Row places[] = {{{"windmill"}}, {{"castle"}}, {{"bridge"}}, {{"harbour"}}, {{"market"}}, {{"forest"}}, {{"river"}}, {{"lake"}},
+                             {{"meadow"}}, {{"garden"}}, {{"farm"}}, {{"chapel"}}, {{"beach"}}, {{"orchard"}}, {{"valley"}}, {{"station"}}};
+static const Row relatives[] = {{{"mother"}}, {{"father"}}, {{"grandmother"}}, {{"grandfather"}}, {{"aunt"}}, {{"uncle"}}, {{"sister"}}, {{"brother"}},
+                                {{"cousin"}}, {{"teacher"}}, {{"neighbour"}}, {{"nurse"}}, {{"doctor"}}, {{"baker"}}, {{"tailor"}}, {{"captain"}}};
+static const Row stuffs[] = {{{"wooden"}}, {{"tin"}}, {{"leather"}}, {{"paper"}}, {{"glass"}}, {{"straw"}}, {{"velvet"}}, {{"copper"}},
+                             {{"round"}}, {{"square"}}, {{"tall"}}, {{"flat"}}, {{"heavy"}}, {{"broken"}}, {{"rusty"}}, {{"plain"}}};
+static const Row boxes[] = {{{"box"}}, {{"drawer"}}, {{"chest"}}, {{"jar"}}, {{"trunk"}}, {{"basket"}}, {{"bag"}}, {{"cupboard"}},
+                            {{"case"}}, {{"sack"}}, {{"bowl"}}, {{"bucket"}}, {{"pot"}}, {{"tray"}}, {{"pouch"}}, {{"bin"}}};
+static const Row days[] = {{{"Monday"}}, {{"Tuesday"}}, {{"Wednesday"}}, {{"Thursday"}}, {{"Friday"}}, {{"Saturday"}}, {{"Sunday"}}, {{"morning"}}};
+static const Row spots[] = {{{"bench"}}, {{"barrel"}}, {{"ladder"}}, {{"cart"}}, {{"log"}}, {{"stone"}}, {{"hedge"}}, {{"fence"}},
+                            {{"wall"}}, {{"gate"}}, {{"well"}}, {{"haystack"}}, {{"bush"}}, {{"oak"}}, {{"stump"}}, {{"wheel"}}};
+static const Row sides[] = {{{"under"}}, {{"behind"}}, {{"beside"}}, {{"near"}}};
+static const Row finds[] = {{{"nail"}}, {{"spoon"}}, {{"feather"}}, {{"leaf"}}, {{"coin"}}, {{"bone"}}, {{"pebble"}}, {{"rope"}},
+                            {{"sock"}}, {{"stick"}}, {{"cork"}}, {{"rag"}}, {{"brick"}}, {{"button"}}, {{"pin"}}, {{"comb"}}};
+static const Row foods[] = {{{"bread"}}, {{"cheese"}}, {{"honey"}}, {{"cake"}}, {{"soup"}}, {{"jam"}}, {{"rice"}}, {{"corn"}},
+                            {{"butter"}}, {{"pie"}}, {{"toast"}}, {{"nuts"}}, {{"berries"}}, {{"plums"}}, {{"carrots"}}, {{"milk"}}};
+static const Row feelings[] = {{{"sad"}}, {{"angry"}}, {{"upset"}}, {{"worried"}}, {{"sorry"}}, {{"gloomy"}}, {{"tired"}}, {{"cross"}},
+                               {{"puzzled"}}, {{"scared"}}, {{"unhappy"}}, {{"hurt"}}, {{"cold"}}, {{"bored"}}, {{"pale"}}, {{"sick"}}};
+static const Row looks[] = {{{"little"}}, {{"big"}}, {{"huge"}}, {{"tiny"}}, {{"fat"}}, {{"thin"}}, {{"fluffy"}}, {{"dusty"}},
+                            {{"muddy"}}, {{"hungry"}}, {{"lazy"}}, {{"wise"}}, {{"grumpy"}}, {{"noisy"}}, {{"friendly"}}, {{"funny"}}};
+
+static const Row animals[] = {
+  {{"owl", "hooted"}}, {{"duck", "quacked"}}, {{"frog", "croaked"}}, {{"mouse", "squeaked"}}, {{"dog", "barked"}}, {{"cat", "purred"}},
+  {{"bee", "buzzed"}}, {{"crow", "cawed"}}, {{"horse", "neighed"}}, {{"lamb", "bleated"}}, {{"cow", "mooed"}}, {{"hen", "clucked"}},
+  {{"donkey", "brayed"}}, {{"pigeon", "cooed"}}, {{"bear", "growled"}}, {{"pig", "grunted"}},
+};
+
+// What the weather was, what one wears in it, what had become of it by the evening.
+static const Row weathers[] = {
+  {{"sunny", "hat", "The sun went down"}},   {{"rainy", "raincoat", "The rain stopped"}}, {{"snowy", "scarf", "The snow lay deep"}},
+  {{"windy", "jacket", "The wind fell"}},    {{"foggy", "cloak", "The fog lifted"}},      {{"frosty", "mittens", "The frost came back"}},
+  {{"stormy", "hood", "The storm passed"}},  {{"chilly", "sweater", "The air grew warm"}},
+};
+
+// How the thing was lost; the helper's account of the same; who did it.
+static const Row losses[] = {
+  {{"the wind blew {thing.it} away", "The wind dropped {thing.it}", "the wind"}},
+  {{"a magpie flew off with {thing.it}", "The magpie dropped {thing.it}", "the magpie"}},
+  {{"a fox ran off with {thing.it}", "The fox hid {thing.it}", "the fox"}},
+  {{"the stream swept {thing.it} away", "The stream left {thing.it}", "the stream"}},
+  {{"a puppy took {thing.it} away", "The puppy hid {thing.it}", "the puppy"}},
+  {{"a thief ran off with {thing.it}", "The thief hid {thing.it}", "the thief"}},
+  {{"a goat took {thing.it} away", "The goat left {thing.it}", "the goat"}},
+  {{"a monkey took {thing.it} away", "The monkey left {thing.it}", "the monkey"}},
+};
+
+static const Row openings[] = {
+  {{"{hero} was a {trait} {hero.child} from the {home}."}},
+  {{"Once a {trait} {hero.child} called {hero} lived by the {home}."}},
+  {{"By the {home} lived a {trait} {hero.child} called {hero}."}},
+  {{"There was a {trait} {hero.child} by the {home}, and {hero.his} name was {hero}."}},
+};
+static const Row treasures[] = {
+  {{"{hero.His} {giver} gave {hero.him} {thing.a} {colour} {thing} in a {stuff} {box}."}},
+  {{"{hero.He} had {thing.a} {colour} {thing} from {hero.his} {giver} in a {stuff} {box}."}},
+  {{"In a {stuff} {box} {hero.he} kept {thing.a} {colour} {thing} from {hero.his} {giver}."}},
+  {{"From {hero.his} {giver} {hero.he} got a {stuff} {box} with {thing.a} {colour} {thing}."}},
+};
+static const Row outings[] = {
+  {{"One {weather} {day} {hero} put on {hero.his} {weather.wear} and took the {thing} to the {place} with {manner} {friend}."}},
+  {{"On a {weather} {day} {hero.he} put on {hero.his} {weather.wear} and met a {manner} {friend.child} called {friend} at the {place}."}},
+  {{"{hero.He} ran to the {place} one {weather} {day} to show the {thing} to {manner} {friend}, and forgot {hero.his} {weather.wear}."}},
+  {{"One {weather} {day} {hero.he} showed {thing.it} to {friend}, a {manner} {friend.child} in a {weather.wear}, at the {place}."}},
+};
+static const Row troubles[] = {
+  {{"But {loss}, and {hero} was {feeling}."}},
+  {{"There {loss}. {hero} felt {feeling}."}},
+  {{"Then {loss}. How {feeling} {hero.he} was!"}},
+  {{"\"My {thing}!\" cried {hero}, very {feeling}, when {loss}."}},
+};
+static const Row searches[] = {
+  {{"{hero} looked {side} the {spot} and found a {find}. {friend} found a {other_find} {other_side} the {other_spot}."}},
+  {{"{hero} found only a {find} {side} the {spot}, and {friend} a {other_find} {other_side} the {other_spot}."}},
+  {{"There was a {find} {side} the {spot} and a {other_find} {other_side} the {other_spot}, but no {thing}."}},
+  {{"They looked {side} the {spot} and {other_side} the {other_spot}, but found only a {find} and a {other_find}."}},
+};
+static const Row helps[] = {
+  {{"A {look} {animal} took the {find} and some {food}. \"{loss.truth} {hide_side} the {hide},\" it {animal.said}."}},
+  {{"{friend} gave some {food} to a {look} {animal}. \"{loss.truth} {hide_side} the {hide},\" the {animal} {animal.said}."}},
+  {{"\"{loss.truth} {hide_side} the {hide},\" {animal.said} a {look} {animal}, and got the {find} and some {food}."}},
+  {{"For some {food} and the {other_find} a {look} {animal} {animal.said}, \"{loss.truth} {hide_side} the {hide}!\""}},
+};
+static const Row recoveries[] = {
+  {{"They ran to the {hide}, and {hide_side} it {thing.was} the {colour} {thing}!"}},
+  {{"And there, {hide_side} the {hide}, {thing.was} the {colour} {thing}!"}},
+  {{"{hero} looked {hide_side} the {hide} and found the {colour} {thing}."}},
+  {{"{friend} ran to the {hide} and got the {colour} {thing} from {loss.who}."}},
+};
+static const Row evenings[] = {
+  {{"{weather.end}. {hero} put {thing.it} back in the {stuff} {box}, and {hero.his} {giver} made {dish} for {friend}."}},
+  {{"{weather.end}, and at the {home} {hero.his} {giver} gave {friend} and the {animal} some {dish}."}},
+  {{"Back at the {home} {hero} and {friend} ate some {dish}. {weather.end}, and the {thing} lay in the {stuff} {box} again."}},
+  {{"{weather.end}. \"Thank you, {friend},\" said {hero} at the {home}, and gave {friend.him} some {dish} from the {stuff} {box}."}},
+};
+static const Row morals[] = {
+  {{"The {trait} {hero.child} was never {feeling} again."}},
+  {{"From that {day} on {hero} and {manner} {friend} were friends."}},
+  {{"After that {weather} {day} {hero} watched out for {loss.who}."}},
+  {{"They never forgot the {weather} {day} at the {place}."}},
+};
+static const Row stories[] = {
+  {{"{opening} {treasure} {outing} {trouble} {search} {help} {recovery} {evening} {moral}"}},
+};
+
+// repeats: two registers of this list may hold the same row (otherwise never, as two friends have two names).
+typedef struct { const char *name, *columns; const Row *rows; size_t count; bool repeats; } List;
+#define LIST(name, columns, repeats) {#name, columns, name, ARRAY_LEN(name), repeats}
+static const List lists[] = {
+  LIST(people, "name he He him his His child", false),
+  LIST(things, "name a it was", false),
+  LIST(animals, "name said", false),
+  LIST(weathers, "sky wear end", false),
+  LIST(losses, "what truth who", false),
+  LIST(colours, "word", false),
+  LIST(traits, "word", false),
+  LIST(places, "word", false),
+  LIST(relatives, "word", false),
+  LIST(stuffs, "word", false),
+  LIST(boxes, "word", false),
+  LIST(days, "word", false),
+  LIST(spots, "word", false),
+  LIST(sides, "word", true),
+  LIST(finds, "word", false),
+  LIST(foods, "word", false),
+  LIST(feelings, "word", false),
+  LIST(looks, "word", false),
+  LIST(openings, "text", false),
+  LIST(treasures, "text", false),
+  LIST(outings, "text", false),
+  LIST(troubles, "text", false),
+  LIST(searches, "text", false),
+  LIST(helps, "text", false),
+  LIST(recoveries, "text", false),
+  LIST(evenings, "text", false),
+  LIST(morals, "text", false),
+  LIST(stories, "text", false),
+};
+
+// What a text may refer to, and the list its row is drawn from. The first is the story itself.
+static const struct { const char *name, *list; } registers[] = {
+  {"story", "stories"},
+  {"opening", "openings"}, {"treasure", "treasures"}, {"outing", "outings"}, {"trouble", "troubles"}, {"search", "searches"},
+  {"help", "helps"}, {"recovery", "recoveries"}, {"evening", "evenings"}, {"moral", "morals"},
+  {"hero", "people"}, {"trait", "traits"}, {"home", "places"},
+  {"friend", "people"}, {"manner", "traits"}, {"place", "places"},
+  {"thing", "things"}, {"colour", "colours"}, {"giver", "relatives"}, {"stuff", "stuffs"}, {"box", "boxes"},
+  {"weather", "weathers"}, {"day", "days"}, {"loss", "losses"}, {"feeling", "feelings"},
+  {"side", "sides"}, {"spot", "spots"}, {"find", "finds"}, {"other_side", "sides"}, {"other_spot", "spots"}, {"other_find", "finds"},
+  {"look", "looks"}, {"animal", "animals"}, {"food", "foods"}, {"hide_side", "sides"}, {"hide", "spots"}, {"dish", "foods"},
+};
+enum { LISTS = ARRAY_LEN(lists), REGISTERS = ARRAY_LEN(registers) };
+
+// ---- the tables, compiled ----
+
+// A text is a run of parts: characters as they stand, or a reference to (register, column).
+typedef struct { const char *literal; uint16_t length; uint8_t reg, column; } Part;  // literal NULL: a reference
+typedef struct { uint32_t first, count; } Text;                                      // parts[first .. first + count)
+typedef struct {
+  Part *parts;
+  Text *texts;                  // of every list: texts[list_text[l] + row * list_columns[l] + column]
+  uint32_t list_text[LISTS];
+  uint8_t list_columns[LISTS];
+  uint8_t register_list[REGISTERS];
+  double surprise[257];         // surprise[n] = log2(n)
+} Grammar;
+
+static const Text *text_of(const Grammar *g, size_t reg, size_t row, size_t column) {
+  size_t list = g->register_list[reg];
+  return &g->texts[g->list_text[list] + row * g->list_columns[list] + column];
+}
+
+// The place of a word among the blank-separated words, or -1.
+static int word_index(const char *words, const char *word, size_t length) {
+  for (int i = 0; *words; i++) {
+    size_t n = strcspn(words, " ");
+    if (n == length && !memcmp(words, word, n)) return i;
+    words += n + (words[n] == ' ');
+  }
+  return -1;
+}
+
+static size_t word_count(const char *words) {
+  size_t n = 1;
+  for (; *words; words++) n += *words == ' ';
+  return n;
+}
+
+_Noreturn static void bad_row(const List *list, size_t row, const char *what, const char *at, size_t length) {
+  fail(EXIT_REQUEST, "stories.c: row %zu of %s %s \"%.*s\": mend the table and build again", row + 1, list->name, what, (int)length, at);
+}
+
+// The reference between the braces: register or register.column.
+static Part parse_reference(const Grammar *g, const List *list, size_t row, const char *name, size_t length) {
+  const char *dot = memchr(name, '.', length);
+  size_t head = dot ? (size_t)(dot - name) : length;
+  for (size_t r = 0; r < REGISTERS; r++) {
+    if (strlen(registers[r].name) != head || memcmp(registers[r].name, name, head)) continue;
+    int column = dot ? word_index(lists[g->register_list[r]].columns, dot + 1, length - head - 1) : 0;
+    if (column < 0) bad_row(list, row, "names an unknown column", name, length);
+    return (Part){.literal = NULL, .length = 0, .reg = (uint8_t)r, .column = (uint8_t)column};
+  }
+  bad_row(list, row, "names an unknown register", name, length);
+}
+
+// Appends the parts of one text; returns how many. With parts NULL it only counts.
+static size_t parse_text(const Grammar *g, const List *list, size_t row, const char *text, Part *parts) {
+  size_t n = 0;
+  while (*text) {
+    size_t length = strcspn(text, "{");
+    if (length) {
+      if (parts) parts[n] = (Part){.literal = text, .length = (uint16_t)length, .reg = 0, .column = 0};
+      n++;
+      text += length;
+    } else {
+      length = strcspn(text, "}");
+      if (!text[length]) bad_row(list, row, "has a brace that does not close in", text, length);
+      Part part = parse_reference(g, list, row, text + 1, length - 1);
+      if (parts) parts[n] = part;
+      n++;
+      text += length + 1;
+    }
+  }
+  return n;
+}
+
+static Grammar *compile(void) {
+  Grammar *g = xcalloc(1, sizeof *g);
+  for (size_t n = 1; n <= 256; n++) g->surprise[n] = log2((double)n);
+  size_t text_count = 0;
+  for (size_t l = 0; l < LISTS; l++) {
+    if (lists[l].count > 255) bad_row(&lists[l], 255, "is one too many for a list; its first column is", lists[l].rows[255].column[0], 40);
+    g->list_text[l] = (uint32_t)text_count;
+    g->list_columns[l] = (uint8_t)word_count(lists[l].columns);
+    text_count += lists[l].count * g->list_columns[l];
+  }
+  for (size_t r = 0; r < REGISTERS; r++) {
+    size_t l = 0;
+    while (l < LISTS && strcmp(lists[l].name, registers[r].list)) l++;
+    if (l == LISTS) fail(EXIT_REQUEST, "stories.c: register %s draws from %s, which is no list: add it to lists", registers[r].name, registers[r].list);
+    g->register_list[r] = (uint8_t)l;
+  }
+  g->texts = xcalloc(text_count, sizeof *g->texts);
+  for (int pass = 0; pass < 2; pass++) {  // count, then place
+    size_t part_count = 0;
+    for (size_t l = 0; l < LISTS; l++)
+      for (size_t row = 0; row < lists[l].count; row++)
+        for (size_t column = 0; column < g->list_columns[l]; column++) {
+          const char *text = lists[l].rows[row].column[column];
+          if (!text) bad_row(&lists[l], row, "lacks a column of", lists[l].columns, strlen(lists[l].columns));
+          size_t n = parse_text(g, &lists[l], row, text, pass ? g->parts + part_count : NULL);
+          g->texts[g->list_text[l] + row * g->list_columns[l] + column] = (Text){(uint32_t)part_count, (uint32_t)n};
+          part_count += n;
+        }
+    if (!pass) g->parts = xcalloc(part_count, sizeof *g->parts);
+  }
+  return g;
+}
+
+// The compiled grammar, made on first use. Several threads may make it at once; the first one done wins.
+static const Grammar *grammar(void) {
+  static _Atomic(Grammar *) shared;
+  Grammar *g = atomic_load(&shared), *none = NULL;
+  if (g) return g;
+  g = compile();
+  if (atomic_compare_exchange_strong(&shared, &none, g)) return g;
+  free(g->parts);
+  free(g->texts);
+  free(g);
+  return none;
+}
+
+// The rows register r may draw: taken[row] is set for those another register of its list holds. held[r] is row + 1, or 0.
+static size_t rows_free(const Grammar *g, const uint8_t *held, size_t r, bool taken[256]) {
+  const List *list = &lists[g->register_list[r]];
+  size_t free_rows = list->count;
+  memset(taken, 0, list->count);
+  if (list->repeats) return free_rows;
+  for (size_t other = 0; other < REGISTERS; other++)
+    if (held[other] && g->register_list[other] == g->register_list[r]) {
+      taken[held[other] - 1] = true;
+      free_rows--;
+    }
+  return free_rows;
+}
+
+// ---- writing a story ----
+
+typedef struct { Buffer *out; uint64_t seed, index, draws; double log2p; uint8_t held[REGISTERS]; } Writer;
+enum { DRAWS_PER_STORY = 256 };  // random words set aside for a story: more than REGISTERS, which draw once each
+
+static void write_text(const Grammar *g, Writer *w, const Text *text) {
+  static_assert((int)REGISTERS <= (int)DRAWS_PER_STORY, "a story draws at most once for each register");
+  for (size_t i = 0; i < text->count; i++) {
+    const Part *part = &g->parts[text->first + i];
+    if (part->literal) {
+      buffer_append(w->out, part->literal, part->length);
+      continue;
+    }
+    if (!w->held[part->reg]) {
+      bool taken[256];
+      size_t n = rows_free(g, w->held, part->reg, taken), row = 0;
+      size_t skip = rng_below(n, w->seed, 0, rng_site("stories"), w->index * DRAWS_PER_STORY + w->draws++);
+      while (taken[row] || skip--) row++;
+      w->held[part->reg] = (uint8_t)(row + 1);
+      w->log2p -= g->surprise[n];
+    }
+    write_text(g, w, text_of(g, part->reg, w->held[part->reg] - 1u, part->column));
+  }
+}
+
+double stories_generate(Buffer *out, uint64_t seed, uint64_t index) {
+  const Grammar *g = grammar();
+  Writer w = {.out = out, .seed = seed, .index = index};
+  w.held[0] = 1;
+  write_text(g, &w, text_of(g, 0, 0, 0));
+  return w.log2p;
+}

@@ -1,0 +1,294 @@
+// op_test.h: owns the way an operation of the CPU device is tested: against the reference, and against itself.
+//
+// An operation is a row: its shapes, its arrays for a shape, the call, and the bound on each output element. For every row
+//   check_against_reference   42 odd shapes (1, primes, tile edges +-1), canaries around every array, inputs unchanged,
+//                             |cpu - reference| <= bound, and "all NaN" and "all zero" fail the same comparison
+//   check_same_bits           every instruction set of this processor and 1, 2, 3, 7 threads give the same bits
+// Inputs are rounded to float first, so that both devices start from the same numbers and a bound counts roundings only:
+// u = 2^-24 is one rounding. A chain of n additions or fused multiply-adds errs by at most n u times the sum of magnitudes (Higham,
+// Accuracy and Stability of Numerical Algorithms, 3.1); "magnitudes" runs the reference on absolute values to get that sum.
+#pragma once
+#include "../device.h"  // Device
+#include "../rng.h"     // rng_u32, rng_below, rng_site
+#include "../util.h"    // xmalloc, ARRAY_LEN, MIN, MAX
+#include "test.h"       // CHECK_MSG
+
+static const double U = 0x1p-24;       // one rounding to float
+static const double TINY = 0x1p-120;   // what lies below is flushed to zero sooner or later (2^-126, times a few factors)
+
+enum { SHAPES = 42, MOST_DIMS = 8, MOST_ARRAYS = 12, CANARIES = 17 };   // 17: nothing is aligned to a vector
+static const double CANARY = 12345;
+
+typedef enum { KIND_REAL, KIND_ACC, KIND_IDS, KIND_STAT } Kind;
+typedef enum { IN, OUT, IN_OUT } Role;
+typedef struct {
+  const char *name;
+  Kind kind;
+  Role role;
+  size_t n;
+  double *start;   // (n) before; NaN for OUT
+  double *want;    // (n) after, on the reference
+  double *bound;   // (n) allowed difference, where role is not IN
+} Array;
+
+typedef struct Case Case;
+typedef struct {
+  const char *name;
+  void (*shape)(Case *c);                                        // dims and arrays of shape number c->number
+  void (*run)(Device *d, const size_t *dim, void *const p[]);    // the call
+  void (*bounds)(Case *c);                                       // bound of each output, from start and want
+} Operation;
+
+struct Case {
+  const Operation *op;
+  int number;                // 0 .. SHAPES-1
+  size_t dim[MOST_DIMS];
+  double size;               // magnitude of this case's inputs: 1, 1e4 or 10
+  Array array[MOST_ARRAYS];
+  int arrays;
+};
+
+// ---- shapes and arrays ----
+
+// Dimension `which` of a case: 1, primes, edges of vectors and tiles +-1; the first case is all ones.
+static inline size_t odd_size(const Case *c, unsigned which, size_t most) {
+  static const size_t sizes[] = {1, 2, 3, 5, 7, 11, 13, 15, 16, 17, 23, 31, 32, 33, 47, 48, 49, 61, 63, 64, 65, 79, 95, 96, 97, 113, 127, 128, 129,
+                                 151, 191, 192, 193, 211, 255, 256, 257, 383, 384, 385, 509, 511, 512, 513, 769};
+  if (c->number == 0) return 1;
+  size_t n = 0;
+  while (n < ARRAY_LEN(sizes) && sizes[n] <= most) n++;
+  return sizes[rng_below(n, 7, which, rng_site(c->op->name), (uint64_t)c->number)];
+}
+
+// Uniform in (-1, 1), by Stafford's mixing of a counter: Philox would take most of these tests' time.
+static inline double mixed_value(uint64_t stream, uint64_t i) {
+  uint64_t x = (stream + 1) * 0x9e3779b97f4a7c15u + i * 0xd1342543de82ef95u;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return (double)((int64_t)(x ^ x >> 31) >> 11) * 0x1p-52;
+}
+
+static inline Array *array_add(Case *c, const char *name, Kind kind, Role role, size_t n, double size) {
+  Array *a = &c->array[c->arrays++];
+  *a = (Array){name, kind, role, n, xmalloc(n, 8), xmalloc(n, 8), xmalloc(n, 8)};
+  for (size_t i = 0; i < n; i++) {
+    double value = (float)(size * mixed_value((uint64_t)c->number << 32 | rng_site(name), i));
+    a->start[i] = role == OUT ? (kind == KIND_STAT ? 0 : NAN) : value;
+    a->bound[i] = 0;
+  }
+  return a;
+}
+static inline Array *input(Case *c, const char *name, size_t n) { return array_add(c, name, KIND_REAL, IN, n, c->size); }
+static inline Array *input_acc(Case *c, const char *name, size_t n) { return array_add(c, name, KIND_ACC, IN, n, c->size); }
+static inline Array *output(Case *c, const char *name, size_t n) { return array_add(c, name, KIND_REAL, OUT, n, 0); }
+static inline Array *output_acc(Case *c, const char *name, size_t n) { return array_add(c, name, KIND_ACC, OUT, n, 0); }
+static inline Array *accumulated(Case *c, const char *name, size_t n) { return array_add(c, name, KIND_ACC, IN_OUT, n, c->size); }
+static inline Array *input_ids(Case *c, const char *name, size_t n, size_t below) {
+  Array *a = array_add(c, name, KIND_IDS, IN, n, 0);
+  for (size_t i = 0; i < n; i++) a->start[i] = (double)rng_below(below, 3, (uint32_t)c->number, rng_site(name), i);
+  return a;
+}
+
+static inline void case_begin(Case *c, const Operation *op, int number) {
+  *c = (Case){.op = op, .number = number, .size = number % 3 == 1 ? 1e4 : number % 3 == 2 ? 10 : 1};
+  op->shape(c);
+}
+static inline void case_end(Case *c) {
+  for (int a = 0; a < c->arrays; a++) free(c->array[a].start), free(c->array[a].want), free(c->array[a].bound);
+}
+
+// ---- running a case on a device ----
+
+static inline size_t kind_bytes(const Device *d, Kind kind) {
+  return kind == KIND_REAL ? d->real_size : kind == KIND_ACC ? d->acc_size : kind == KIND_IDS ? sizeof(int32_t) : sizeof(double);
+}
+
+static inline void put(Device *d, const Array *a, char *memory, const double *values) {
+  size_t all = a->n + 2 * CANARIES;
+  double *padded = xmalloc(all, sizeof *padded);
+  int32_t *ids = xmalloc(all, sizeof *ids);
+  for (size_t i = 0; i < all; i++) padded[i] = i < CANARIES || i >= CANARIES + a->n ? CANARY : values[i - CANARIES];
+  for (size_t i = 0; i < all && a->kind == KIND_IDS; i++) ids[i] = (int32_t)padded[i];
+  if (a->kind == KIND_REAL) d->upload_real(d, (real *)memory, padded, all);
+  if (a->kind == KIND_ACC) d->upload_acc(d, (acc *)memory, padded, all);
+  if (a->kind == KIND_IDS) d->upload_ids(d, (int32_t *)memory, ids, all);
+  free(padded), free(ids);   // KIND_STAT starts at zero, as allocate gives it
+}
+
+static inline void get(Device *d, const Array *a, const char *memory, double *values, bool *canaries) {
+  size_t all = a->n + 2 * CANARIES;
+  double *padded = xmalloc(all, sizeof *padded);
+  if (a->kind == KIND_REAL) d->download_real(d, padded, (const real *)memory, all);
+  if (a->kind == KIND_ACC) d->download_acc(d, padded, (const acc *)memory, all);
+  if (a->kind == KIND_STAT) d->download_stat(d, padded, (const scalar *)memory, all);
+  for (size_t i = 0; i < all && a->kind == KIND_IDS; i++) padded[i] = ((const int32_t *)memory)[i];
+  for (size_t i = 0; i < all; i++) {
+    bool outside = i < CANARIES || i >= CANARIES + a->n;
+    if (outside && padded[i] != (a->kind == KIND_STAT ? 0 : CANARY)) *canaries = false;
+  }
+  memcpy(values, padded + CANARIES, a->n * sizeof *values);
+  free(padded);
+}
+
+// Runs the case on the device from the given start values; got[a] (n) receives every array. Returns whether all canaries live.
+static inline bool run_case(const Case *c, Device *d, double *const start[], double *const got[]) {
+  char *memory[MOST_ARRAYS];
+  void *p[MOST_ARRAYS];
+  bool canaries = true;
+  for (int a = 0; a < c->arrays; a++) {
+    size_t bytes = (c->array[a].n + 2 * CANARIES) * kind_bytes(d, c->array[a].kind);
+    memory[a] = d->allocate(d, bytes);
+    if (!memory[a]) abort();
+    put(d, &c->array[a], memory[a], start[a]);
+    p[a] = memory[a] + CANARIES * kind_bytes(d, c->array[a].kind);
+  }
+  c->op->run(d, c->dim, p);
+  for (int a = 0; a < c->arrays; a++) {
+    get(d, &c->array[a], memory[a], got[a], &canaries);
+    d->release(d, memory[a], (c->array[a].n + 2 * CANARIES) * kind_bytes(d, c->array[a].kind));
+  }
+  return canaries;
+}
+
+typedef struct { double *p[MOST_ARRAYS]; } Results;
+static inline Results results_of(const Case *c, Device *d, bool absolute, bool *canaries) {
+  Results start, got;
+  for (int a = 0; a < c->arrays; a++) {
+    size_t n = c->array[a].n;
+    start.p[a] = xmalloc(n, 8), got.p[a] = xmalloc(n, 8);
+    for (size_t i = 0; i < n; i++) start.p[a][i] = absolute && c->array[a].kind != KIND_IDS ? fabs(c->array[a].start[i]) : c->array[a].start[i];
+  }
+  bool live = run_case(c, d, start.p, got.p);
+  if (canaries) *canaries = live;
+  for (int a = 0; a < c->arrays; a++) free(start.p[a]);
+  return got;
+}
+static inline void results_free(const Case *c, Results *r) {
+  for (int a = 0; a < c->arrays; a++) free(r->p[a]);
+}
+// Every array after the reference has run on absolute values: the sums of magnitudes of operations that are linear.
+static inline Results magnitudes(const Case *c) { return results_of(c, reference_device(), true, NULL); }
+
+// bound = roundings u times the sum of magnitudes, for one output of a linear operation
+static inline void bound_linear(Case *c, int a, double roundings) {
+  Results m = magnitudes(c);
+  for (size_t i = 0; i < c->array[a].n; i++) c->array[a].bound[i] = roundings * U * m.p[a][i] + TINY;
+  results_free(c, &m);
+}
+// bound = roundings u times the result itself
+static inline void bound_relative(Case *c, int a, double roundings) {
+  for (size_t i = 0; i < c->array[a].n; i++) c->array[a].bound[i] = roundings * U * fabs(c->array[a].want[i]) + TINY;
+}
+
+// ---- the two checks ----
+
+// Elements of array a that are not within their bound; *first: the first of them
+static inline size_t bad_elements(const Array *a, const double *got, size_t *first) {
+  size_t bad = 0;
+  for (size_t i = 0; i < a->n; i++)
+    if (!(fabs(got[i] - a->want[i]) <= a->bound[i]) && bad++ == 0) *first = i;
+  return bad;
+}
+
+static inline const char *dims_text(const Case *c) {
+  static char text[128];
+  int n = 0;
+  for (int i = 0; i < MOST_DIMS; i++) n += snprintf(text + n, sizeof text - (size_t)n, "%s%zu", i ? " " : "", c->dim[i]);
+  return text;
+}
+
+static inline void prepare(Case *c, const Operation *op, int number) {
+  case_begin(c, op, number);
+  Results want = results_of(c, reference_device(), false, NULL);
+  for (int a = 0; a < c->arrays; a++) memcpy(c->array[a].want, want.p[a], c->array[a].n * sizeof(double));
+  results_free(c, &want);
+  op->bounds(c);
+}
+
+static inline void check_case(Case *c, Device *d, int zero_passes[MOST_ARRAYS]) {
+  bool canaries;
+  Results got = results_of(c, d, false, &canaries);
+  CHECK_MSG(canaries, "%s [%s]: wrote outside an array", c->op->name, dims_text(c));
+  for (int a = 0; a < c->arrays; a++) {
+    Array *array = &c->array[a];
+    size_t first = 0, bad = bad_elements(array, got.p[a], &first);
+    CHECK_MSG(bad == 0, "%s [%s]: %s: %zu of %zu wrong, first [%zu] %.9g, reference %.9g, |diff| %.3g, bound %.3g", c->op->name, dims_text(c),
+              array->name, bad, array->n, first, got.p[a][first], array->want[first], fabs(got.p[a][first] - array->want[first]), array->bound[first]);
+    if (array->role == IN || array->n == 0) continue;
+    for (size_t i = 0; i < array->n; i++) got.p[a][i] = NAN;
+    CHECK_MSG(bad_elements(array, got.p[a], &first) == array->n, "%s [%s]: %s: NaN passes", c->op->name, dims_text(c), array->name);
+    for (size_t i = 0; i < array->n; i++) got.p[a][i] = 0;
+    zero_passes[a] += bad_elements(array, got.p[a], &first) == 0;
+  }
+  results_free(c, &got);
+}
+
+// Zero may be right for a case or two (a norm over one channel, a loss over one word), never for most.
+static inline void check_against_reference(const Operation *op) {
+  Device *d = cpu_device(2);
+  int zero_passes[MOST_ARRAYS] = {0};
+  for (int number = 0; number < SHAPES; number++) {
+    Case c;
+    prepare(&c, op, number);
+    check_case(&c, d, zero_passes);
+    for (int a = 0; number == SHAPES - 1 && a < c.arrays; a++)
+      CHECK_MSG(zero_passes[a] <= SHAPES / 4, "%s: all zeros pass as %s in %d of %d cases", op->name, c.array[a].name, zero_passes[a], SHAPES);
+    case_end(&c);
+  }
+  d->destroy(d);
+}
+
+static inline bool has_instruction_set(const char *name) {
+#if defined(__x86_64__)
+  if (!strcmp(name, "avx512")) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return !strcmp(name, "generic");
+}
+
+// A device with this instruction set; "" is the best.
+static inline Device *device_with(const char *instruction_set, int threads) {
+  const char *before = getenv("GPT_CPU");
+  char *saved = before ? xstrdup(before) : NULL;
+  if (*instruction_set) setenv("GPT_CPU", instruction_set, 1);
+  Device *d = cpu_device(threads);
+  if (saved) setenv("GPT_CPU", saved, 1);
+  else unsetenv("GPT_CPU");
+  free(saved);
+  return d;
+}
+
+static const struct { const char *instruction_set; int threads; } variants[] = {
+  {"", 1}, {"", 2}, {"", 3}, {"", 7}, {"avx512", 2}, {"avx2", 2}, {"avx2", 7}, {"generic", 3},
+};
+
+static inline void check_same_bits(const Operation *op) {
+  Results first[SHAPES];
+  for (size_t v = 0; v < ARRAY_LEN(variants); v++) {
+    if (*variants[v].instruction_set && !has_instruction_set(variants[v].instruction_set)) continue;
+    Device *d = device_with(variants[v].instruction_set, variants[v].threads);
+    for (int number = 0; number < SHAPES; number++) {
+      Case c;
+      case_begin(&c, op, number);
+      Results got = results_of(&c, d, false, NULL);
+      for (int a = 0; v && a < c.arrays; a++)
+        CHECK_MSG(!memcmp(got.p[a], first[number].p[a], c.array[a].n * sizeof(double)), "%s [%s]: %s: other bits with %s", op->name, dims_text(&c),
+                  c.array[a].name, d->description);
+      if (v) results_free(&c, &got);
+      else first[number] = got;
+      case_end(&c);
+    }
+    d->destroy(d);
+  }
+  for (int number = 0; number < SHAPES; number++) {
+    Case c;
+    case_begin(&c, op, number);
+    results_free(&c, &first[number]);
+    case_end(&c);
+  }
+}
+
+static inline void check_operation(const Operation *op) {
+  check_against_reference(op);
+  check_same_bits(op);
+}

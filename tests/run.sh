@@ -1,0 +1,34 @@
+#!/bin/sh
+# run.sh BUILD OP: runs the test programs of a build folder and the shell tests, adds up their counts, fails if any failed.
+# Every program prints "...: N passed, N failed" as its last line; one that ends in any other way counts as a failure.
+build=$1 op=$2
+passed=0 failed=0
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+
+count() {   # name, exit code; reads $log
+  line=$(grep -E '[0-9]+ passed, [0-9]+ failed$' "$log" | tail -1)
+  p=$(printf '%s' "$line" | sed -n 's/.* \([0-9]*\) passed.*/\1/p')
+  f=$(printf '%s' "$line" | sed -n 's/.* \([0-9]*\) failed$/\1/p')
+  if [ -z "$line" ] || { [ "$2" -ne 0 ] && [ "${f:-0}" -eq 0 ]; }; then f=$((${f:-0} + 1)); echo "$1 ended with exit code $2"; fi
+  passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
+}
+
+if [ -n "$op" ]; then programs="$build/test_ops $build/test_gradients"; else programs=$(ls "$build"/test_* | grep -v '\.'); fi
+for program in $programs; do
+  "$program" $op > "$log" 2>&1
+  code=$?
+  cat "$log"
+  count "$(basename "$program")" $code
+done
+if [ -z "$op" ]; then
+  for script in tests/test_*.sh; do
+    [ -e "$script" ] || continue
+    GPT=${GPT:-$PWD/gpt} bash "$script" > "$log" 2>&1
+    code=$?
+    cat "$log"
+    count "$script" $code
+  done
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,970 @@
+// test_checkpoint.c: owns the checks of checkpoint.c and manifest.c: what is saved comes back bit for bit, a save that dies
+// or fails anywhere leaves a whole checkpoint, and every damaged byte is found.
+#include "../checkpoint.h"
+#include "test.h"
+#include <errno.h>         // EIO, ENOSPC
+#include <fcntl.h>         // open
+#include <signal.h>        // kill, SIGKILL
+#include <sys/resource.h>  // setrlimit
+#include <sys/syscall.h>   // SYS_fsync
+#include <utime.h>         // utime
+
+static char folder[200];
+
+// Stands in for the system's fsync: counts, and asks the disk only where a test wants it, since thousands would take minutes.
+static int fsync_calls;
+static bool really_fsync;
+int fsync(int fd) {
+  fsync_calls++;
+  return really_fsync ? (int)syscall(SYS_fsync, fd) : 0;
+}
+
+// ---- a pretended model: a table, and its numbers in plain arrays ----
+
+enum { MAX_ROWS = 12 };
+typedef struct {
+  TensorTable table;
+  TensorRow rows[MAX_ROWS];
+  double *values[MAX_ROWS][3];  // weight, m, v: rows*cols each
+  bool fp64;
+} Model;
+
+static int part_index(Part part) { return part == PART_WEIGHT ? 0 : part == PART_M ? 1 : 2; }
+
+static TensorRow *add_row(Model *m, const char *name, int64_t rows, int64_t cols, int dims) {
+  TensorRow *row = &m->rows[m->table.count++];
+  *row = (TensorRow){.rows = rows, .cols = cols, .dims = dims, .trainable = true, .padded_rows = (size_t)rows};
+  snprintf(row->name, sizeof row->name, "%s", name);
+  m->table.rows = m->rows;
+  for (int p = 0; p < 3; p++) m->values[m->table.count - 1][p] = xcalloc((size_t)(rows * cols), sizeof(double));
+  return row;
+}
+
+// Numbers that depend on everything: salt, part, tensor, element. In fp32 they are floats.
+static void fill(Model *m, uint32_t salt) {
+  for (size_t r = 0; r < m->table.count; r++) {
+    for (int p = 0; p < 3; p++) {
+      for (int64_t i = 0; i < m->rows[r].rows * m->rows[r].cols; i++) {
+        uint64_t h = (salt * 3u + (uint64_t)p) * 0x9e3779b97f4a7c15u + r * 0xbf58476d1ce4e5b9u + (uint64_t)i * 0x94d049bb133111ebu;
+        double x = ((double)(int64_t)(h ^ h >> 29) + 0.5) * 0x1p-63;
+        m->values[r][p][i] = m->fp64 ? x : (double)(float)x;
+      }
+    }
+  }
+}
+
+static void small_model(Model *m, bool fp64) {
+  *m = (Model){.fp64 = fp64};
+  add_row(m, "transformer.wte.weight", 3, 2, 2)->padded_rows = 16;
+  add_row(m, "transformer.h.0.attn.c_attn.weight", 6, 2, 2)->file_transposed = true;
+  add_row(m, "transformer.h.0.attn.c_attn.bias", 1, 6, 1);
+  add_row(m, "transformer.h.0.ln_1.weight", 1, 2, 1)->trainable = false;
+  TensorRow *bias = add_row(m, "transformer.h.0.ln_1.bias", 1, 2, 1);
+  bias->zero_in_file_only = true;
+  bias->trainable = false;
+}
+
+static void free_model(Model *m) {
+  for (size_t r = 0; r < m->table.count; r++)
+    for (int p = 0; p < 3; p++) free(m->values[r][p]);
+}
+
+static void get(void *context, Part part, const TensorRow *row, size_t start, size_t n, double *values) {
+  Model *m = context;
+  CHECK(n > 0 && start + n <= (size_t)(row->rows * row->cols) && !row->zero_in_file_only);
+  memcpy(values, m->values[row - m->rows][part_index(part)] + start, n * sizeof *values);
+}
+
+static void put(void *context, Part part, const TensorRow *row, size_t start, size_t n, const double *values) {
+  Model *m = context;
+  CHECK(n > 0 && start + n <= (size_t)(row->rows * row->cols) && !row->zero_in_file_only);
+  memcpy(m->values[row - m->rows][part_index(part)] + start, values, n * sizeof *values);
+}
+
+static TrainerState some_state(int64_t step) {
+  TrainerState s = {.step = step, .updates = step - 1, .sample_index = 123456789012345, .tokens_seen = step * 77,
+                    .seed = UINT64_MAX - 5, .outlier_count = 130};
+  for (int i = 0; i < OUTLIER_WINDOW; i++) s.outlier_window[i] = 1.0 / (i + 3) + (double)step;
+  s.outlier_window[3] = -0.0;
+  return s;
+}
+
+static const char *const RUN_ID = "0123456789abcdef0123456789abcdef";
+
+static void save(Model *m, const char *run, int64_t step, int64_t keep, const char *run_id) {
+  const CheckpointFile files[] = {{"config.json", "{\"model_type\":\"gpt2\"}", 21}, {"tokenizer.json", "{}", 2}};
+  TrainerState state = some_state(step);
+  CheckpointSource source = {.table = &m->table, .fp64 = m->fp64, .get = get, .context = m, .files = files, .file_count = 2,
+                             .state = &state, .run_id = run_id};
+  checkpoint_save(&source, run, keep);
+}
+
+static void save_filled(const char *run, int64_t step, uint32_t salt, int64_t keep) {
+  Model m;
+  small_model(&m, false);
+  fill(&m, salt);
+  save(&m, run, step, keep, RUN_ID);
+  free_model(&m);
+}
+
+static char *new_run(const char *name) {
+  char *run = format("%s/%s", folder, name);
+  remove_tree(run);
+  make_directory(run);
+  return run;
+}
+
+static char *contents(const char *dir, const char *name, size_t *size) {
+  char *path = format("%s/%s", dir, name), *bytes = read_file(path, "file", 1 << 26, size);
+  free(path);
+  return bytes;
+}
+
+static void overwrite(const char *dir, const char *name, const char *bytes, size_t size) {
+  char *path = format("%s/%s", dir, name);
+  FILE *f = fopen(path, "wb");
+  CHECK(f && fwrite(bytes, 1, size, f) == size && fclose(f) == 0);
+  free(path);
+}
+
+static void damage(const char *run, int64_t step, const char *name) {
+  size_t size;
+  char *dir = checkpoint_path(run, step), *bytes = contents(dir, name, &size);
+  bytes[size / 2] ^= 1;
+  overwrite(dir, name, bytes, size);
+  free(bytes);
+  free(dir);
+}
+
+// Names in the folder, hidden ones too, separated by blanks.
+static char *names_in(const char *dir) {
+  size_t count;
+  char **names = list_directory(dir, &count);
+  Buffer b = {0};
+  buffer_append(&b, "", 0);
+  for (size_t i = 0; i < count; i++) buffer_printf(&b, "%s%s", i ? " " : "", names[i]);
+  free_names(names, count);
+  return b.data;
+}
+
+#define CHECK_NAMES(dir, expected) do { char *found_ = names_in(dir); CHECK_STR(found_, expected); free(found_); } while (0)
+
+// Warnings are expected in these lines and would bury what matters.
+#define QUIETLY(statement) do { \
+    fflush(stderr); int keep_ = dup(2), null_ = open("/dev/null", O_WRONLY); dup2(null_, 2); close(null_); \
+    statement; fflush(stderr); dup2(keep_, 2); close(keep_); } while (0)
+
+// The numbers of the open checkpoint are those that fill(m, salt) makes.
+static void check_holds(const Checkpoint *c, bool fp64, uint32_t salt, int64_t step) {
+  Model expected, loaded;
+  small_model(&expected, fp64);
+  small_model(&loaded, fp64);
+  fill(&expected, salt);
+  TrainerState state, wanted = some_state(step);
+  checkpoint_load_weights(c, &loaded.table, put, &loaded);
+  checkpoint_load_trainer(c, &loaded.table, fp64, put, &loaded, &state);
+  for (size_t r = 0; r < loaded.table.count; r++) {
+    const TensorRow *row = &loaded.rows[r];
+    size_t bytes = (size_t)(row->rows * row->cols) * sizeof(double);
+    for (int p = 0; p < 3; p++) {
+      bool kept = !row->zero_in_file_only && (row->trainable || p == 0);
+      if (!kept) memset(expected.values[r][p], 0, bytes);
+      CHECK_MSG(memcmp(loaded.values[r][p], expected.values[r][p], bytes) == 0, "%s, part %d", row->name, p);
+    }
+  }
+  CHECK(memcmp(&state, &wanted, sizeof state) == 0);
+  free_model(&expected);
+  free_model(&loaded);
+}
+
+// ---- the round trip ----
+
+static void round_trip(void) {
+  for (int fp64 = 0; fp64 <= 1; fp64++) {
+    char *run = new_run("run"), *dir = checkpoint_path(run, 12);
+    Model m;
+    small_model(&m, fp64);
+    fill(&m, 1);
+    save(&m, run, 12, 0, RUN_ID);
+    CHECK_NAMES(run, "step_00000012");
+    CHECK_NAMES(dir, "config.json manifest.json model.safetensors tokenizer.json trainer.safetensors");
+    Checkpoint *c = checkpoint_newest(run);
+    CHECK(c && c->saved_by_gpt && c->step == 12);
+    CHECK_STR(c->run_id, RUN_ID);
+    CHECK_STR(c->dir, dir);
+    CHECK_STR(json_string(c->config, "model_type", ""), "gpt2");
+    check_holds(c, fp64, 1, 12);
+    checkpoint_close(c);
+    free_model(&m);
+    free(run);
+    free(dir);
+  }
+}
+
+// What other programs will see in model.safetensors: names, shapes, F32, (in, out) where the row says so, zero biases.
+static void file_layout(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 1), *path = format("%s/model.safetensors", dir);
+  Model m;
+  small_model(&m, false);
+  fill(&m, 9);
+  save(&m, run, 1, 0, RUN_ID);
+  Buffer why = {0};
+  Safetensors *s = safetensors_open(path, &why);
+  CHECK(s && s->count == m.table.count);
+  if (!s) return;
+  CHECK_STR(safetensors_metadata(s, "format"), "pt");
+  for (size_t i = 0; i < s->count; i++) CHECK(s->tensors[i].type == SAFE_F32 && !strcmp(s->tensors[i].name, m.rows[i].name));
+  const SafeTensor *t = safetensors_find(s, "transformer.h.0.attn.c_attn.weight");
+  double x[12];
+  CHECK(t->dims == 2 && t->shape[0] == 2 && t->shape[1] == 6 && safetensors_read(s, t, 0, 12, x));
+  for (int in = 0; in < 2; in++)
+    for (int out = 0; out < 6; out++) CHECK(x[in * 6 + out] == m.values[1][0][out * 2 + in]);
+  t = safetensors_find(s, "transformer.wte.weight");
+  CHECK(t->dims == 2 && t->shape[0] == 3 && t->shape[1] == 2 && safetensors_read(s, t, 0, 6, x) && !memcmp(x, m.values[0][0], 48));
+  t = safetensors_find(s, "transformer.h.0.ln_1.bias");
+  CHECK(t->dims == 1 && t->shape[0] == 2 && safetensors_read(s, t, 0, 2, x) && x[0] == 0 && x[1] == 0);
+  safetensors_close(s);
+  free_model(&m);
+  free(path);
+  free(dir);
+  free(run);
+}
+
+// Tensors of several pieces: more columns than a piece has elements, more rows, and neither.
+static void big_tensors(void) {
+  static const int64_t shapes[][2] = {{300, 500}, {70001, 2}, {2, 70001}, {65536, 1}, {1, 65537}};
+  char *run = new_run("run");
+  Model m = {0}, loaded = {0};
+  for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+    char name[20];
+    snprintf(name, sizeof name, "t%zu", i);
+    add_row(&m, name, shapes[i][0], shapes[i][1], 2)->file_transposed = true;
+    add_row(&loaded, name, shapes[i][0], shapes[i][1], 2)->file_transposed = true;
+  }
+  fill(&m, 4);
+  save(&m, run, 1, 0, RUN_ID);
+  Checkpoint *c = checkpoint_newest(run);
+  TrainerState state;
+  checkpoint_load_weights(c, &loaded.table, put, &loaded);
+  checkpoint_load_trainer(c, &loaded.table, false, put, &loaded, &state);
+  for (size_t i = 0; i < m.table.count; i++) {
+    size_t n = (size_t)(m.rows[i].rows * m.rows[i].cols);
+    for (int p = 0; p < 3; p++) CHECK_MSG(memcmp(loaded.values[i][p], m.values[i][p], n * 8) == 0, "tensor %zu part %d", i, p);
+    const SafeTensor *t = safetensors_find(c->model, m.rows[i].name);
+    double x;
+    for (size_t at = 0; at < n; at += 997) {  // file (in, out): element (i, o) is (o, i) of memory
+      size_t in = at / (size_t)m.rows[i].rows, out = at % (size_t)m.rows[i].rows;
+      CHECK(safetensors_read(c->model, t, (int64_t)at, 1, &x) && x == m.values[i][0][out * (size_t)m.rows[i].cols + in]);
+    }
+  }
+  checkpoint_close(c);
+  free_model(&m);
+  free_model(&loaded);
+  free(run);
+}
+
+// The bytes are a function of the state: not of the folder, the time, the run id.
+static void same_state_same_bytes(void) {
+  char *a = new_run("a"), *b = new_run("another-folder"), id[33], id2[33];
+  checkpoint_new_run_id(id);
+  checkpoint_new_run_id(id2);
+  CHECK(strlen(id) == 32 && strspn(id, "0123456789abcdef") == 32 && strcmp(id, id2) != 0);
+  Model m;
+  small_model(&m, false);
+  fill(&m, 2);
+  save(&m, a, 5, 0, id);
+  save(&m, b, 5, 0, id2);
+  const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "trainer.safetensors", "manifest.json"};
+  char *dir_a = checkpoint_path(a, 5), *dir_b = checkpoint_path(b, 5);
+  for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+    size_t size_a, size_b;
+    char *bytes_a = contents(dir_a, names[i], &size_a), *bytes_b = contents(dir_b, names[i], &size_b);
+    bool same = size_a == size_b && memcmp(bytes_a, bytes_b, size_a) == 0;
+    CHECK_MSG(same == (i < 4), "%s", names[i]);  // the manifest names the run
+    free(bytes_a);
+    free(bytes_b);
+  }
+  free_model(&m);
+  free(dir_a);
+  free(dir_b);
+  free(a);
+  free(b);
+}
+
+// ---- damage ----
+
+static const char *const all_files[] = {"config.json", "model.safetensors", "tokenizer.json", "trainer.safetensors", "manifest.json"};
+
+// The newest checkpoint is step 2 if it is whole, else step 1.
+static int64_t newest_step(const char *run) {
+  int64_t step = -1;
+  QUIETLY(Checkpoint *c = checkpoint_newest(run); if (c) step = c->step; checkpoint_close(c));
+  return step;
+}
+
+static void every_byte_is_guarded(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2);
+  save_filled(run, 1, 1, 0);
+  save_filled(run, 2, 2, 0);
+  CHECK_EQ(newest_step(run), 2);
+  for (size_t f = 0; f < ARRAY_LEN(all_files); f++) {
+    size_t size;
+    char *bytes = contents(dir, all_files[f], &size), *path = format("%s/%s", dir, all_files[f]);
+    int fd = open(path, O_WRONLY);
+    for (size_t i = 0; i < size; i++) {
+      // One bit of each byte (every bit takes its turn), and all bits of the manifest, which guards itself.
+      for (int bit = 0; bit < 8; bit++) {
+        if (f < 4 && bit != (int)(i % 8)) continue;
+        char flipped = (char)(bytes[i] ^ (1 << bit));
+        CHECK(pwrite(fd, &flipped, 1, (off_t)i) == 1);
+        CHECK_MSG(newest_step(run) == 1, "%s: bit %d of byte %zu was flipped and not found", all_files[f], bit, i);
+        CHECK(pwrite(fd, &bytes[i], 1, (off_t)i) == 1);
+      }
+    }
+    close(fd);
+    CHECK_EQ(newest_step(run), 2);
+    for (size_t shorter = 0; shorter < size; shorter += f == 4 ? 1 : 1 + size / 20) {
+      overwrite(dir, all_files[f], bytes, shorter);
+      CHECK_MSG(newest_step(run) == 1, "%s: cut to %zu bytes and not found", all_files[f], shorter);
+    }
+    char *longer = xcalloc(size + 1, 1);
+    memcpy(longer, bytes, size);
+    overwrite(dir, all_files[f], longer, size + 1);
+    CHECK_MSG(newest_step(run) == 1, "%s: a byte more", all_files[f]);
+    remove(path);
+    CHECK_MSG(newest_step(run) == 1, "%s: missing", all_files[f]);
+    make_directory(path);
+    CHECK_MSG(newest_step(run) == 1, "%s: a directory", all_files[f]);
+    remove_tree(path);
+    overwrite(dir, all_files[f], bytes, size);
+    CHECK_EQ(newest_step(run), 2);
+    free(path);
+    free(longer);
+    free(bytes);
+  }
+  free(dir);
+  free(run);
+}
+
+static void says_what_is_wrong(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2), *model = format("%s/model.safetensors", dir);
+  save_filled(run, 2, 2, 0);
+  damage(run, 2, "model.safetensors");
+  EXPECT_FAIL(EXIT_REQUEST, "step_00000002/model.safetensors: is damaged: CRC32C ", checkpoint_open(dir));
+  EXPECT_FAIL(EXIT_REQUEST, "none of its 1 checkpoints is whole; the newest: ", checkpoint_newest(run));
+  EXPECT_FAIL(EXIT_REQUEST, "is damaged", checkpoint_resolve(dir));
+  size_t size;
+  char *bytes = contents(dir, "model.safetensors", &size), *numbers = format("has %zu bytes, the manifest says %zu", size - 1, size);
+  overwrite(dir, "model.safetensors", bytes, size - 1);
+  EXPECT_FAIL(EXIT_REQUEST, numbers, checkpoint_open(dir));
+  remove(model);
+  EXPECT_FAIL(EXIT_REQUEST, "model.safetensors: is missing", checkpoint_open(dir));
+  char *manifest = format("%s/manifest.json", dir);
+  remove(manifest);
+  EXPECT_FAIL(EXIT_REQUEST, "manifest.json: is missing", checkpoint_open(dir));
+  save_filled(run, 1, 1, 0);
+  EXPECT_FAIL(0, "manifest.json: is missing; looking for an older checkpoint", checkpoint_newest(run));
+  remove_tree(run);
+  make_directory(run);
+  CHECK(checkpoint_newest(run) == NULL);
+  save_filled(run, 3, 3, 0);
+  char *from = checkpoint_path(run, 3), *to = checkpoint_path(run, 4);
+  CHECK(rename(from, to) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "its manifest is that of step 3", checkpoint_open(to));
+  free(from);
+  free(to);
+  free(manifest);
+  free(numbers);
+  free(bytes);
+  free(model);
+  free(dir);
+  free(run);
+}
+
+// A manifest whose own checksum is right and whose fields are not: somebody else's doing, and no crash.
+static void wrong_manifests(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 1);
+  save_filled(run, 1, 1, 0);
+  Buffer many = {0};
+  buffer_printf(&many, "\"files\": [");
+  for (int i = 0; i < 100; i++) buffer_printf(&many, "{\"name\": \"file%d\", \"bytes\": 1, \"crc32c\": \"00000000\"}, ", i);
+  const char *const long_name = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
+  const char *const bad[][3] = {  // what, by what, and the reason if it is not that a field is wrong
+    {"gpt-checkpoint", "gpt-checkpoinT", "is no manifest"}, {"\"version\": 1", "\"version\": 2", "version 2, this program reads 1"},
+    {"\"version\": 1", "\"version\": 1e10", "is no manifest"}, {"\"version\"", "version", "line 3"},
+    {"\"step\": 1", "\"step\": 1.5", NULL}, {"\"step\": 1", "\"step\": 2", "its manifest is that of step 2"},
+    {RUN_ID, "short", NULL},
+    {"tokenizer.json", "../../else.json", NULL}, {"tokenizer.json", "sub/file.json", NULL},
+    {"tokenizer.json", "config.json", NULL}, {"tokenizer.json", ".okenizer.json", NULL},
+    {"tokenizer.json", "", NULL}, {"tokenizer.json", long_name, NULL}, {"config.json", "other.json", "does not list config.json"},
+    {"model.safetensors", "other.safetensors", "does not list model.safetensors"},
+    {"trainer.safetensors", "other.safetensors", "does not list trainer.safetensors"}, {"tokenizer.json", "absent.json", "is missing"},
+    {"\"bytes\": 21", "\"bytes\": -1", NULL}, {"\"bytes\": 21", "\"bytes\": 1e18", NULL}, {"\"files\": [", "\"files\": [[], ", NULL},
+    {"\"files\": [", "\"files\": 3, \"f\": [", NULL}, {"\"crc32c\": \"", "\"crc32c\": \"0x", NULL}, {"\"files\": [", many.data, NULL}};
+  size_t size, self;
+  char *bytes = contents(dir, "manifest.json", &size);
+  for (self = size; strncmp(bytes + self, "  \"self_crc32c\"", 15); self--) {}
+  for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+    Buffer b = {0};
+    char *at = strstr(bytes, bad[i][0]);
+    CHECK(at && at < bytes + self);
+    buffer_append(&b, bytes, (size_t)(at - bytes));
+    buffer_printf(&b, "%s", bad[i][1]);
+    at += strlen(bad[i][0]);
+    buffer_append(&b, at, (size_t)(bytes + self - at));
+    buffer_printf(&b, "  \"self_crc32c\": \"%08x\"\n}\n", crc32c(0, b.data, b.len));
+    overwrite(dir, "manifest.json", b.data, b.len);
+    EXPECT_FAIL(EXIT_REQUEST, bad[i][2] ? bad[i][2] : "a field is missing or wrong", checkpoint_open(dir));
+    buffer_free(&b);
+  }
+  overwrite(dir, "manifest.json", bytes, size);
+  checkpoint_close(checkpoint_open(dir));
+  buffer_free(&many);
+  free(bytes);
+  free(dir);
+  free(run);
+}
+
+// ---- dying and failing ----
+
+// What the hook below does at the call number `at` (from 0): dies, or makes it fail with this errno.
+static struct { int count, at, error; bool die, no_exchange; Buffer trace; } fault;
+
+static int inject(const char *call, const char *path) {
+  if (fault.at < 0) buffer_printf(&fault.trace, "%s %s\n", call, strrchr(path, '/') + 1);
+  int error = fault.no_exchange && !strcmp(call, "exchange") ? EINVAL : 0;
+  if (fault.count++ != fault.at) return error;
+  if (fault.die) kill(getpid(), SIGKILL);
+  return fault.error;
+}
+
+static void trace_save(const char *run, int64_t step, int64_t keep) {
+  fault.at = -1;
+  fault.count = 0;
+  buffer_free(&fault.trace);
+  checkpoint_fault = inject;
+  save_filled(run, step, 2, keep);
+  checkpoint_fault = NULL;
+}
+
+// Everything is on the disk before the name that promises it: files, then manifest, then folder, rename, run folder.
+static void order_of_calls(void) {
+  char *run = new_run("run");
+  really_fsync = true;
+  fsync_calls = 0;
+  trace_save(run, 2, 0);
+  CHECK_EQ(fsync_calls, 7);  // five files and two folders
+  really_fsync = false;
+  char *t = fault.trace.data, *at = t;
+  CHECK(!strncmp(t, "mkdir .tmp-step_00000002\n", 25));
+  for (size_t i = 0; i < 5; i++) {  // each file: open, writes, fsync, close, before the next
+    const char *const order[] = {"config.json", "tokenizer.json", "model.safetensors", "trainer.safetensors", "manifest.json"};
+    char *open_line = format("open %s\nwrite %s\n", order[i], order[i]), *end = format("fsync %s\nclose %s\n", order[i], order[i]);
+    char *start = strstr(at, open_line);
+    CHECK_MSG(start != NULL, "%s in %s", open_line, t);
+    at = start ? strstr(start, end) : NULL;
+    CHECK_MSG(at != NULL, "%s in %s", end, t);
+    if (!at) return;
+    at += strlen(end);
+    free(open_line);
+    free(end);
+  }
+  CHECK_STR(at, "fsync .tmp-step_00000002\nrename step_00000002\nfsync run\n");
+  free(run);
+}
+
+typedef enum { NEW_STEP, SAME_STEP, SAME_STEP_WITHOUT_EXCHANGE, PRUNING } Story;
+
+static void prepare(const char *run, Story story) {
+  checkpoint_fault = NULL;
+  remove_tree(run);
+  make_directory(run);
+  save_filled(run, 1, 1, 0);
+  if (story == PRUNING) save_filled(run, 2, 2, 0);
+}
+
+// The save that is disturbed. Salt 3 is what it saves; what was there has the salt of its step.
+static void disturbed(const char *run, Story story) {
+  fault.count = 0;
+  fault.no_exchange = story == SAME_STEP_WITHOUT_EXCHANGE;
+  checkpoint_fault = inject;
+  save_filled(run, story == NEW_STEP ? 2 : story == PRUNING ? 3 : 1, 3, story == PRUNING ? 1 : 0);
+}
+
+// Whatever happened: the newest checkpoint is whole and is the old one or the new one, and the next save works.
+static void check_survived(const char *run, Story story, int at) {
+  int64_t old_step = story == PRUNING ? 2 : 1, new_step = story == NEW_STEP ? 2 : story == PRUNING ? 3 : 1;
+  checkpoint_clean(run);  // as a run does when it starts
+  Checkpoint *c = checkpoint_newest(run);
+  CHECK_MSG(c != NULL, "story %d, call %d", story, at);
+  if (!c) return;
+  CHECK_MSG(c->step == old_step || c->step == new_step, "story %d, call %d: step %lld", story, at, (long long)c->step);
+  Model loaded, is_new, is_old;
+  small_model(&loaded, false);
+  small_model(&is_new, false);
+  small_model(&is_old, false);
+  fill(&is_new, 3);
+  fill(&is_old, (uint32_t)old_step);
+  checkpoint_load_weights(c, &loaded.table, put, &loaded);
+  bool new_bytes = !memcmp(loaded.values[0][0], is_new.values[0][0], 6 * sizeof(double));
+  bool old_bytes = !memcmp(loaded.values[0][0], is_old.values[0][0], 6 * sizeof(double));
+  CHECK_MSG(c->step == old_step && c->step == new_step ? new_bytes || old_bytes : c->step == new_step ? new_bytes : old_bytes,
+            "story %d, call %d", story, at);
+  checkpoint_close(c);
+  free_model(&loaded);
+  free_model(&is_new);
+  free_model(&is_old);
+  save_filled(run, 9, 9, 1);
+  CHECK_NAMES(run, "step_00000009");
+}
+
+// Killed before each of its system calls in turn.
+static void killed_anywhere(void) {
+  char *run = new_run("run");
+  for (Story story = NEW_STEP; story <= PRUNING; story++) {
+    bool killed = true;
+    int at = 0;
+    for (; killed; at++) {
+      prepare(run, story);
+      fflush(NULL);
+      pid_t child = fork();
+      if (child == 0) {
+        fault.at = at;
+        fault.die = true;
+        disturbed(run, story);
+        _exit(0);
+      }
+      int status;
+      waitpid(child, &status, 0);
+      killed = WIFSIGNALED(status);
+      CHECK(killed ? WTERMSIG(status) == SIGKILL : status == 0);
+      check_survived(run, story, at);
+    }
+    CHECK_MSG(at > 30, "only %d calls", at);
+  }
+  free(run);
+}
+
+// Each system call fails in turn: exit 3, one line, no temporary folder, the earlier checkpoint as it was.
+static void fails_anywhere(void) {
+  char *run = new_run("run");
+  for (Story story = NEW_STEP; story <= SAME_STEP_WITHOUT_EXCHANGE; story++) {
+    prepare(run, story);
+    fault.at = -1;
+    fault.trace.len = 0;
+    disturbed(run, story);
+    int calls = fault.count;
+    for (int at = 0; at < calls; at++) {
+      prepare(run, story);
+      fault.at = at;
+      fault.die = false;
+      fault.error = at % 2 ? ENOSPC : EIO;
+      // Only the last fsync, that of the run folder, comes after the new checkpoint took its place.
+      EXPECT_FAIL(EXIT_MACHINE, at % 2 ? "No space left on device; earlier checkpoints are intact; make room"
+                                        : "Input/output error; earlier checkpoints are intact",
+                  disturbed(run, story));
+      checkpoint_fault = NULL;
+      CHECK_NAMES(run, at == calls - 1 && story == NEW_STEP ? "step_00000001 step_00000002" : "step_00000001");
+      check_survived(run, story, at);
+    }
+  }
+  free(run);
+}
+
+// The real thing: the kernel refuses to let a file grow, with the signal that would kill us.
+static void file_size_limit(void) {
+  char *run = new_run("run");
+  for (rlim_t limit = 0; limit <= 1600; limit += 400) {
+    prepare(run, NEW_STEP);
+    struct rlimit r = {limit, limit};
+    EXPECT_FAIL(EXIT_MACHINE, "File too large; earlier checkpoints are intact",
+                setrlimit(RLIMIT_FSIZE, &r); save_filled(run, 2, 2, 0));
+    CHECK_NAMES(run, "step_00000001");
+    check_survived(run, NEW_STEP, (int)limit);
+  }
+  free(run);
+}
+
+// ---- pruning and choosing ----
+
+static void pruning(void) {
+  char *run = new_run("run");
+  for (int64_t step = 1; step <= 5; step++) save_filled(run, step, 1, 0);
+  CHECK_NAMES(run, "step_00000001 step_00000002 step_00000003 step_00000004 step_00000005");
+  save_filled(run, 6, 1, 2);
+  CHECK_NAMES(run, "step_00000005 step_00000006");
+  save_filled(run, 100000000, 1, 2);  // nine digits, and still the newest
+  CHECK_NAMES(run, "step_00000006 step_100000000");
+  CHECK_EQ(newest_step(run), 100000000);
+
+  // The newest has lost its tail: the run goes on from an older one, and keep 1 must not leave only the damaged one.
+  run = (free(run), new_run("run"));
+  save_filled(run, 1, 1, 0);
+  save_filled(run, 3, 3, 0);
+  char *dir = checkpoint_path(run, 3), *trainer = format("%s/trainer.safetensors", dir);
+  CHECK(truncate(trainer, 100) == 0);
+  QUIETLY(save_filled(run, 2, 2, 1));
+  CHECK_NAMES(run, "step_00000002 step_00000003");
+  CHECK_EQ(newest_step(run), 2);
+  // A damaged one does not count among those to keep, so the whole one below it stays.
+  save_filled(run, 4, 4, 2);
+  CHECK_NAMES(run, "step_00000002 step_00000003 step_00000004");
+  // The same with damage that sizes do not show.
+  run = (free(run), new_run("run"));
+  save_filled(run, 1, 1, 0);
+  save_filled(run, 3, 3, 0);
+  damage(run, 3, "model.safetensors");
+  save_filled(run, 2, 2, 1);
+  CHECK_EQ(newest_step(run), 2);
+  // A damaged checkpoint is replaced when the run gets there again.
+  save_filled(run, 3, 3, 2);
+  CHECK_NAMES(run, "step_00000002 step_00000003");
+  CHECK_EQ(newest_step(run), 3);
+  // Foreign names are nobody's business here.
+  char *other = format("%s/step_3", run);
+  make_directory(other);
+  overwrite(run, "log.jsonl", "", 0);
+  save_filled(run, 4, 4, 1);
+  CHECK_NAMES(run, "log.jsonl step_00000004 step_3");
+  free(other);
+  free(trainer);
+  free(dir);
+  free(run);
+}
+
+static void names(void) {
+  const struct { const char *name; int64_t step; } cases[] = {
+    {"step_00000000", 0}, {"step_00000120", 120}, {"step_99999999", 99999999}, {"step_100000000", 100000000}, {"step_0000012", -1},
+    {"step_000000120", -1}, {"step_0000012x", -1}, {"step_-0000012", -1}, {"Step_00000120", -1}, {"step_00000120 ", -1},
+    {".tmp-step_00000120", -1}, {"step_999999999999999999", 999999999999999999}, {"step_9999999999999999999999", -1}, {"", -1}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    int64_t step = -1;
+    bool is_step = checkpoint_parse_step(cases[i].name, &step);
+    CHECK_MSG(is_step == (cases[i].step >= 0) && (!is_step || step == cases[i].step), "\"%s\"", cases[i].name);
+  }
+  char *run = new_run("run");
+  TrainerState state = some_state(1);
+  const CheckpointFile twice[] = {{"config.json", "{}", 2}, {"config.json", "{}", 2}}, far = {"../config.json", "{}", 2};
+  CheckpointSource source = {.files = twice, .file_count = 2, .state = &state, .run_id = RUN_ID};
+  EXPECT_FAIL(EXIT_MACHINE, "config.json: File exists", checkpoint_save(&source, run, 0));
+  source.files = &far;
+  EXPECT_FAIL(EXIT_MACHINE, "no place for a file ../config.json", checkpoint_save(&source, run, 0));
+  CHECK_NAMES(run, "");
+  free(run);
+}
+
+static void leftovers(void) {
+  char *run = new_run("run"), *a = format("%s/.tmp-step_00000007", run), *b = format("%s/.old-step_00000001", run);
+  char *c = format("%s/.old-step_00000002", run), *two = checkpoint_path(run, 2);
+  make_directory(a);
+  overwrite(a, "config.json", "{", 1);
+  make_directory(b);
+  save_filled(run, 1, 1, 0);
+  CHECK_NAMES(run, "step_00000001");
+  save_filled(run, 2, 2, 0);
+  CHECK(rename(two, c) == 0);  // as if killed between the two renames of a replacement
+  checkpoint_clean(run);
+  CHECK_NAMES(run, "step_00000001 step_00000002");
+  CHECK_EQ(newest_step(run), 2);
+  make_directory(c);  // as if killed just after
+  EXPECT_FAIL(0, "", checkpoint_clean(run); warn("nothing else was said"));
+  CHECK_NAMES(run, "step_00000001 step_00000002");
+  CHECK_EQ(newest_step(run), 2);
+  free(a);
+  free(b);
+  free(c);
+  free(two);
+  free(run);
+}
+
+// A checkpoint that was opened can be read although the run has removed it since.
+static void open_files_outlive_pruning(void) {
+  char *run = new_run("run");
+  save_filled(run, 1, 1, 0);
+  Checkpoint *c = checkpoint_newest(run);
+  save_filled(run, 2, 2, 1);
+  CHECK_NAMES(run, "step_00000002");
+  check_holds(c, false, 1, 1);
+  checkpoint_close(c);
+  free(run);
+}
+
+// Somebody reads the newest checkpoint while the run goes on publishing and removing: always a whole one, never an error.
+static void reading_while_training(void) {
+  char *run = new_run("run");
+  save_filled(run, 1, 1, 1);
+  fflush(NULL);
+  pid_t child = fork();
+  if (child == 0) {
+    for (int64_t step = 2; step <= 120; step++) save_filled(run, step, 1, 1);
+    _exit(0);
+  }
+  int64_t last = 0;
+  for (int status; waitpid(child, &status, WNOHANG) == 0;) {
+    Checkpoint *c = checkpoint_newest(run);
+    CHECK(c && c->step >= last);
+    if (c) last = c->step;
+    checkpoint_close(c);
+  }
+  CHECK_NAMES(run, "step_00000120");
+  free(run);
+}
+
+static void one_trainer_at_a_time(void) {
+  char *run = new_run("run");
+  checkpoint_lock(run);
+  EXPECT_FAIL(EXIT_MACHINE, "another gpt process is training in this folder", checkpoint_lock(run));
+  free(run);
+}
+
+static void touch(const char *run, int64_t step, time_t when) {
+  char *dir = checkpoint_path(run, step), *path = format("%s/manifest.json", dir);
+  CHECK(utime(path, &(struct utimbuf){when, when}) == 0);
+  free(path);
+  free(dir);
+}
+
+static void resolving(void) {
+  char *here = new_run("here");
+  char before[1000];
+  CHECK(getcwd(before, sizeof before) && chdir(here) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "no run folder with a checkpoint here", checkpoint_resolve(NULL));
+  make_directory("run");
+  make_directory("run2");
+  make_directory("zoo");
+  overwrite("run2", "config.txt", "", 0);
+  EXPECT_FAIL(EXIT_REQUEST, "run2: this run has no checkpoint yet", checkpoint_resolve("run2"));
+  EXPECT_FAIL(EXIT_REQUEST, "zoo: is neither a model directory", checkpoint_resolve("zoo"));
+  EXPECT_FAIL(EXIT_REQUEST, "nowhere: no such model", checkpoint_resolve("nowhere"));
+  EXPECT_FAIL(EXIT_REQUEST, "m.gguf: GGUF files are not read yet", checkpoint_resolve("m.gguf"));
+  EXPECT_FAIL(EXIT_REQUEST, "run2/config.txt: is a file", checkpoint_resolve("run2/config.txt"));
+  save_filled("run", 1, 1, 0);
+  save_filled("run2", 8, 1, 0);
+  save_filled("run2", 9, 1, 0);
+  touch("run", 1, 2000);
+  touch("run2", 8, 5000);
+  touch("run2", 9, 3000);
+  const struct { const char *model, *dir; } cases[] = {
+    {NULL, "run2/step_00000009"}, {"run", "run/step_00000001"}, {"run/", "run/step_00000001"},
+    {"run2/step_00000008", "run2/step_00000008"}, {"run2/step_00000008//", "run2/step_00000008"}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    char *full = i == 2 ? xstrdup("run//step_00000001") : xstrdup(cases[i].dir);
+    Checkpoint *c = checkpoint_resolve(cases[i].model);
+    CHECK_STR(c->dir, full);
+    checkpoint_close(c);
+    free(full);
+  }
+  touch("run", 1, 4000);
+  Checkpoint *c = checkpoint_resolve(NULL);
+  CHECK_STR(c->dir, "run/step_00000001");
+  checkpoint_close(c);
+  CHECK(chdir(before) == 0);
+  free(here);
+}
+
+// ---- other people's models ----
+
+// A model directory whose tensors all hold 0.5, 1.5, 2.5, ... (or zeros), packed as type.
+typedef struct { const char *name; int dims; int64_t shape[2]; bool zero; SafeType type; } Foreign;
+
+static void write_foreign(const char *dir, const Foreign *tensors, size_t count) {
+  Buffer b = {0};
+  SafeEntry entries[12] = {{0}};
+  for (size_t i = 0; i < count; i++)
+    entries[i] = (SafeEntry){tensors[i].name, tensors[i].type, tensors[i].dims, {tensors[i].shape[0], tensors[i].shape[1]}};
+  safetensors_header(&b, entries, count, NULL, 0);
+  for (size_t i = 0; i < count; i++) {
+    int64_t n = tensors[i].shape[0] * (tensors[i].dims == 2 ? tensors[i].shape[1] : 1);
+    for (int64_t k = 0; k < n; k++) {
+      uint8_t bytes[8] = {0};
+      float f = tensors[i].zero ? 0 : (float)k + 0.5f;
+      uint32_t bits;
+      memcpy(&bits, &f, 4);
+      // Few bits are set, so the halves are the upper bits of the float, with F16's exponent moved by 112.
+      if (tensors[i].type == SAFE_BF16) store_u32le(bytes, bits >> 16);
+      else if (tensors[i].type == SAFE_F16) store_u32le(bytes, f == 0 ? 0 : (bits >> 13) - (112u << 10));
+      else if (tensors[i].type == SAFE_I32) store_u32le(bytes, (uint32_t)k);
+      else safetensors_pack(bytes, (double[]){(double)f}, 1, tensors[i].type);
+      buffer_append(&b, bytes, safe_type_size(tensors[i].type));
+    }
+  }
+  overwrite(dir, "model.safetensors", b.data, b.len);
+  overwrite(dir, "config.json", "{}", 2);
+  buffer_free(&b);
+}
+
+static void load_foreign(const char *dir, Model *m) {
+  Checkpoint *c = checkpoint_resolve(dir);
+  CHECK(!c->saved_by_gpt && c->trainer == NULL && c->run_id[0] == 0);
+  checkpoint_load_weights(c, &m->table, put, m);
+  checkpoint_close(c);
+}
+
+static void foreign_models(void) {
+  const Foreign tensors[] = {
+    {"wte.weight", 2, {3, 2}, false, SAFE_BF16},                      // without its prefix
+    {"transformer.h.0.attn.c_attn.weight", 2, {2, 6}, false, SAFE_F16},
+    {"h.0.attn.c_attn.bias", 1, {6}, false, SAFE_F64},
+    {"h.0.ln_1.weight", 1, {2}, false, SAFE_F32},
+    {"h.0.ln_1.bias", 1, {2}, true, SAFE_F32},
+    {"h.0.attn.bias", 2, {2, 2}, false, SAFE_F32},                    // ballast, and a tensor of zeros
+    {"lm_head.weight", 2, {3, 2}, false, SAFE_F16},
+    {"h.0.mlp.c_fc.bias", 1, {4}, true, SAFE_BF16}};
+  enum { N = ARRAY_LEN(tensors) };
+  char *dir = new_run("model");
+  write_foreign(dir, tensors, N);
+  Model m;
+  small_model(&m, false);
+  load_foreign(dir, &m);
+  for (int i = 0; i < 6; i++) CHECK(m.values[0][0][i] == i + 0.5 && m.values[2][0][i] == i + 0.5);
+  for (int in = 0; in < 2; in++)
+    for (int out = 0; out < 6; out++) CHECK(m.values[1][0][out * 2 + in] == in * 6 + out + 0.5);
+  CHECK(m.values[3][0][1] == 1.5);
+
+  const struct { size_t which; Foreign instead; const char *reason; } wrong[] = {
+    {0, {"wpe.weight", 2, {3, 2}, true, SAFE_F32}, "tensor transformer.wte.weight is missing"},
+    {0, {"wte.weight", 2, {2, 3}, false, SAFE_F32}, "tensor wte.weight has shape [2, 3], this model needs [3, 2]"},
+    {1, {"h.0.attn.c_attn.weight", 2, {6, 2}, false, SAFE_F32}, "has shape [6, 2], this model needs [2, 6]"},
+    {2, {"h.0.attn.c_attn.bias", 2, {1, 6}, false, SAFE_F32}, "has shape [1, 6], this model needs [6]"},
+    {3, {"h.0.ln_1.weight", 1, {2}, false, SAFE_I32}, "is of type I32; weights are read from F32, F16, BF16 and F64"},
+    {4, {"h.0.ln_1.bias", 1, {2}, false, SAFE_F32}, "is not zero at element 0, but config.json says \"gpt_bias\": false"},
+    {7, {"h.0.mlp.c_fc.bias", 1, {4}, false, SAFE_F32}, "h.0.mlp.c_fc.bias has no place in a model with this config.json"},
+    {7, {"transformer.wte.weight", 2, {3, 2}, false, SAFE_F32}, "tensor wte.weight has no place"}};
+  for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+    Foreign changed[N];
+    memcpy(changed, tensors, sizeof tensors);
+    changed[wrong[i].which] = wrong[i].instead;
+    write_foreign(dir, changed, N);
+    EXPECT_FAIL(EXIT_REQUEST, wrong[i].reason, load_foreign(dir, &m));
+  }
+  write_foreign(dir, tensors, N);
+  EXPECT_FAIL(EXIT_REQUEST, "is a model without the state of a run; start a new run from it with --init",
+              checkpoint_load_trainer(checkpoint_open(dir), &m.table, false, put, &m, &(TrainerState){0}));
+  overwrite(dir, "config.json", "{", 1);
+  EXPECT_FAIL(EXIT_REQUEST, "config.json: ", checkpoint_open(dir));
+  char *weights = format("%s/model.safetensors", dir), *config = format("%s/config.json", dir);
+  CHECK(truncate(config, (1 << 20) + 1) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "config.json: 1048577 bytes, at most 1048576 are read", checkpoint_open(dir));
+  free(config);
+  overwrite(dir, "model.safetensors", "garbage that is longer", 22);
+  overwrite(dir, "config.json", "{}", 2);
+  EXPECT_FAIL(EXIT_REQUEST, "model.safetensors: no safetensors file", checkpoint_open(dir));
+  remove(weights);
+  EXPECT_FAIL(EXIT_REQUEST, "model.safetensors: cannot be opened: No such file", checkpoint_open(dir));
+  overwrite(dir, "pytorch_model.bin", "", 0);
+  EXPECT_FAIL(EXIT_REQUEST, "pytorch_model.bin is not read", checkpoint_open(dir));
+  overwrite(dir, "model.safetensors.index.json", "{}", 2);
+  EXPECT_FAIL(EXIT_REQUEST, "split over several files", checkpoint_open(dir));
+  free(weights);
+  free_model(&m);
+  free(dir);
+}
+
+// Replaces text in trainer.safetensors by text of the same length and makes the manifest agree: damage with a right checksum.
+static void forge_trainer(const char *dir, const char *from, const char *to) {
+  size_t size, manifest_size;
+  char *bytes = contents(dir, "trainer.safetensors", &size), *manifest = contents(dir, "manifest.json", &manifest_size), crc[9];
+  char *line = strstr(manifest, "\"trainer.safetensors\""), *at = bytes;
+  while (memcmp(at, from, strlen(from))) at++;
+  memcpy(at, to, strlen(to));
+  overwrite(dir, "trainer.safetensors", bytes, size);
+  snprintf(crc, sizeof crc, "%08x", crc32c(0, bytes, size));
+  memcpy(strstr(line, "\"crc32c\": \"") + 11, crc, 8);
+  size_t self = (size_t)(strstr(manifest, "  \"self_crc32c\"") - manifest);
+  snprintf(crc, sizeof crc, "%08x", crc32c(0, manifest, self));
+  memcpy(manifest + self + 18, crc, 8);
+  overwrite(dir, "manifest.json", manifest, manifest_size);
+  free(bytes);
+  free(manifest);
+}
+
+static void wrong_state(void) {
+  const char *const cases[][3] = {
+    {"\"step\":\"1\"", "\"step\":\"2\"", "is of step 2, the manifest of step 1"},
+    {"\"seed\":\"1", "\"seed\":\"x", "\"seed\" is x84467"},
+    {"\"seed\":\"1", "\"seed\":\"9", "a whole number is needed"},
+    {"\"seed\":\"18", "\"seed\":\"-1", "a whole number is needed"},
+    {"\"updates\":\"0\"", "\"uodates\":\"0\"", "\"updates\" is missing"},
+    {"\"updates\":\"0\"", "\"updates\":\"\" ", "\"updates\" is , "}};
+  char *run = new_run("run"), *dir = checkpoint_path(run, 1);
+  Model m;
+  small_model(&m, false);
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    TrainerState state;
+    save_filled(run, 1, 1, 0);
+    forge_trainer(dir, cases[i][0], cases[i][1]);
+    Checkpoint *c = checkpoint_open(dir);
+    EXPECT_FAIL(EXIT_REQUEST, cases[i][2], checkpoint_load_trainer(c, &m.table, false, put, &m, &state));
+    checkpoint_close(c);
+  }
+  free_model(&m);
+  free(dir);
+  free(run);
+}
+
+// A trainer that does not belong to this model, optimizer or device.
+static void wrong_trainers(void) {
+  char *run = new_run("run");
+  Model narrow, wide;
+  small_model(&narrow, false);
+  small_model(&wide, true);
+  fill(&narrow, 1);
+  fill(&wide, 1);
+  save(&narrow, run, 1, 0, RUN_ID);
+  save(&wide, run, 2, 0, RUN_ID);
+  char *one = checkpoint_path(run, 1), *two = checkpoint_path(run, 2);
+  Checkpoint *a = checkpoint_open(one), *b = checkpoint_open(two);
+  TrainerState state;
+  EXPECT_FAIL(EXIT_REQUEST, "was saved in F32 and cannot go on in F64 bit for bit; resume with --device cpu",
+              checkpoint_load_trainer(a, &wide.table, true, put, &wide, &state));
+  EXPECT_FAIL(EXIT_REQUEST, "was saved in F64 and cannot go on in F32 bit for bit; resume with --device reference",
+              checkpoint_load_trainer(b, &narrow.table, false, put, &narrow, &state));
+  narrow.rows[0].rows = 2;
+  EXPECT_FAIL(EXIT_REQUEST, "has shape [3, 2], this model needs [2, 2]",
+              checkpoint_load_trainer(a, &narrow.table, false, put, &narrow, &state));
+  narrow.rows[0].rows = 3;
+  narrow.rows[3].trainable = true;
+  EXPECT_FAIL(EXIT_REQUEST, "tensor m/transformer.h.0.ln_1.weight is missing",
+              checkpoint_load_trainer(a, &narrow.table, false, put, &narrow, &state));
+  narrow.rows[3].trainable = narrow.rows[2].trainable = false;
+  EXPECT_FAIL(EXIT_REQUEST, "holds 7 tensors, this model and optimizer have 5",
+              checkpoint_load_trainer(a, &narrow.table, false, put, &narrow, &state));
+  checkpoint_close(a);
+  checkpoint_close(b);
+  free_model(&narrow);
+  free_model(&wide);
+  free(one);
+  free(two);
+  free(run);
+}
+
+int main(int argc, char **argv) {
+  TEST_BEGIN(argc, argv);
+  const char *temporary = getenv("TMPDIR");
+  snprintf(folder, sizeof folder, "%s/gpt-checkpoint-XXXXXX", temporary ? temporary : "/tmp");
+  if (!mkdtemp(folder)) return 1;
+  RUN(round_trip);
+  RUN(file_layout);
+  RUN(big_tensors);
+  RUN(same_state_same_bytes);
+  RUN(every_byte_is_guarded);
+  RUN(says_what_is_wrong);
+  RUN(wrong_manifests);
+  RUN(order_of_calls);
+  RUN(killed_anywhere);
+  RUN(fails_anywhere);
+  RUN(file_size_limit);
+  RUN(pruning);
+  RUN(names);
+  RUN(leftovers);
+  RUN(open_files_outlive_pruning);
+  RUN(reading_while_training);
+  RUN(one_trainer_at_a_time);
+  RUN(resolving);
+  RUN(foreign_models);
+  RUN(wrong_trainers);
+  RUN(wrong_state);
+  buffer_free(&fault.trace);
+  remove_tree(folder);
+  return TEST_END();
+}

@@ -1,0 +1,1101 @@
+// test_tokenizer.c: owns the checks of tokenizer*.c: ids that others published, round trips, the trainer against a plain
+// one, files in every format, and many wrong files. Comparisons with other programs: dev/peers/tokenizer_peers.py.
+#include "../json.h"
+#include "../tokenizer_cli.h"
+#include "../tokenizer_internal.h"
+#include "../unicode.h"
+#include "../utf8.h"
+#include "test.h"
+#include <pthread.h>  // pthread_create
+
+// ---- helpers ----
+
+static uint64_t random_state = 1;
+static uint32_t draw(uint32_t below) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)((random_state >> 33) % below);
+}
+
+static char *folder;
+static void open_folder(void) {
+  const char *parent = getenv("TMPDIR");
+  folder = format("%s/gpt_test_tokenizer_XXXXXX", parent ? parent : "/tmp");
+  if (!mkdtemp(folder)) abort();
+}
+static const char *in_folder(const char *name) {
+  static char paths[4][500];
+  static int turn;
+  char *path = paths[turn++ & 3];
+  snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+  return path;
+}
+
+// A file of tests/data, which lies beside this source.
+static char *read_data(const char *name, size_t *size) {
+  const char *slash = strrchr(__FILE__, '/');
+  char *path = format("%.*sdata/%s", slash ? (int)(slash - __FILE__ + 1) : 0, __FILE__, name);
+  char *text = read_file(path, "test data", 1 << 24, size);
+  free(path);
+  return text;
+}
+
+static void check_round_trip(const Tokenizer *t, const char *text, size_t n, const char *what) {
+  TokenBuffer ids = {0};
+  Buffer back = {0};
+  int64_t count = tokenizer_encode(t, text, n, &ids, SPECIAL_NONE);
+  CHECK_MSG(count == (int64_t)ids.count, "%s: %lld returned, %zu appended", what, (long long)count, ids.count);
+  CHECK_EQ(tokenizer_decode(t, ids.ids, ids.count, &back), -1);
+  CHECK_MSG(back.len == n && memcmp(back.data ? back.data : "", text, n) == 0, "%s: %zu bytes became %zu", what, n, back.len);
+  token_buffer_free(&ids);
+  buffer_free(&back);
+}
+
+static bool same_ids(const Tokenizer *a, const Tokenizer *b, const char *text, size_t n) {
+  TokenBuffer x = {0}, y = {0};
+  tokenizer_encode(a, text, n, &x, SPECIAL_NONE);
+  tokenizer_encode(b, text, n, &y, SPECIAL_NONE);
+  bool same = x.count == y.count && (x.count == 0 || memcmp(x.ids, y.ids, x.count * sizeof x.ids[0]) == 0);
+  token_buffer_free(&x);
+  token_buffer_free(&y);
+  return same;
+}
+
+static Tokenizer *train_on(const char *text, size_t n, TokenizerPattern pattern, int64_t vocab, bool eot) {
+  static const char *const specials[] = {END_OF_TEXT};
+  TokenizerTrainer *trainer = tokenizer_trainer(pattern);
+  tokenizer_trainer_add(trainer, text, n);
+  return tokenizer_trainer_finish(trainer, vocab, specials, eot);
+}
+
+static const char prose[] =
+    "The old man and the young girl went to the sea. The sea was old, the girl was not; \"and the man?\" she said.\n"
+    "He said: the man and the sea are as old as the old boat, and there's 1 boat, 22 oars, 333 nets.\n\n  The end.\n";
+
+// ---- Unicode's classes ----
+
+static void unicode_classes_are_right(void) {
+  long counts[4] = {0};
+  for (uint32_t code = 0; code < 0x110000; code++) counts[unicode_class(code)]++;
+  CHECK_EQ(counts[UNICODE_LETTER], 136104);  // counted by another program in UnicodeData.txt of 15.0
+  CHECK_EQ(counts[UNICODE_NUMBER], 1831);
+  CHECK_EQ(counts[UNICODE_SPACE], 25);       // PropList.txt: "Total code points: 25"
+  static const struct { uint32_t code; int class; } some[] = {
+      {'a', UNICODE_LETTER}, {0xe9, UNICODE_LETTER}, {0xaa, UNICODE_LETTER}, {0x4e2d, UNICODE_LETTER}, {0x9fff,
+                                                                                                        UNICODE_LETTER}, {0x323af, UNICODE_LETTER},
+      {'7', UNICODE_NUMBER}, {0xb2, UNICODE_NUMBER}, {0x663, UNICODE_NUMBER}, {0x2167, UNICODE_NUMBER}, {' ',
+                                                                                                         UNICODE_SPACE}, {0x85, UNICODE_SPACE},
+      {0xa0, UNICODE_SPACE}, {0x3000, UNICODE_SPACE}, {0x200b, UNICODE_OTHER}, {0x301, UNICODE_OTHER}, {0x1f600,
+                                                                                                        UNICODE_OTHER}, {0x10ffff, UNICODE_OTHER}};
+  for (size_t i = 0; i < ARRAY_LEN(some); i++) CHECK_MSG(unicode_class(some[i].code) == some[i].class, "U+%04X", some[i].code);
+}
+
+// ---- pieces ----
+
+static void check_pieces(TokenizerPattern pattern, const char *text, const char *expected) {
+  char got[400];
+  size_t used = 0, n = strlen(text);
+  for (size_t at = 0; at < n;) {
+    size_t end = tokenizer_piece_end(pattern, text, n, at);
+    CHECK(end > at && end <= n);
+    if (at) got[used++] = '|';
+    memcpy(got + used, text + at, end - at);
+    used += end - at;
+    at = end;
+  }
+  got[used] = 0;
+  CHECK_STR(got, expected);
+}
+
+static void pieces_are_the_patterns(void) {
+  static const char *const rows[][3] = {  // text, gpt2's pieces, gpt4's: made with Python's regex module from the published patterns
+      {"Hello world", "Hello| world", "Hello| world"},
+      {"  two  spaces ", " | two| | spaces| ", " | two| | spaces| "},
+      {"It's we'll I've they're I'd I'm don't", "It|'s| we|'ll| I|'ve| they|'re| I|'d| I|'m| don|'t",
+       "It|'s| we|'ll| I|'ve| they|'re| I|'d| I|'m| don|'t"},
+      {"IT'S WE'LL 'S", "IT|'|S| WE|'|LL| '|S", "IT|'S| WE|'LL| '|S"},
+      {"'\305\277x", "'|\305\277x", "'\305\277|x"},
+      {"12345678 9", "12345678| 9", "123|456|78| |9"},
+      {"a1b22c333", "a|1|b|22|c|333", "a|1|b|22|c|333"},
+      {"x=1;\n\ny", "x|=|1|;|\n|\n|y", "x|=|1|;\n\n|y"},
+      {"...\n\n  z", "...|\n\n | z", "...\n\n| | z"},
+      {"\n\n \n  a", "\n\n \n | a", "\n\n \n| | a"},
+      {"end \n ", "end| \n ", "end| \n "},
+      {"a\302\240\302\240b", "a|\302\240|\302\240|b", "a|\302\240|\302\240b"},
+      {"\t\tif (x)\r\n\treturn", "\t|\t|if| (|x|)|\r\n|\t|return", "\t|\tif| (|x|)\r\n|\treturn"},
+      {"\303\251\346\227\245 \303\261", "\303\251\346\227\245| \303\261", "\303\251\346\227\245| \303\261"},
+      {"\302\262\302\275\342\205\247", "\302\262\302\275\342\205\247", "\302\262\302\275\342\205\247"},
+      {"!!!abc", "!!!|abc", "!!!|abc"},
+      {"$ 5", "$| 5", "$| |5"},
+      {" 'tis", " '|tis", " '|tis"},
+      {" \343\200\200x", " |\343\200\200|x", " |\343\200\200x"},
+      {"  \n\n  ", "  \n\n  ", "  \n\n  "},
+      {"''s x' y", "''|s| x|'| y", "''|s| x|'| y"},
+      {"\377a \3771", "\377|a| \377|1", "\377a| \377|1"},              // a broken byte is neither letter, number nor space
+      {"\303 \303\303\251", "\303| \303|\303\251", "\303| \303|\303\251"},
+  };
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    check_pieces(PATTERN_GPT2, rows[i][0], rows[i][1]);
+    check_pieces(PATTERN_GPT4, rows[i][0], rows[i][2]);
+    check_pieces(PATTERN_NONE, rows[i][0], rows[i][0]);
+  }
+}
+
+// ---- GPT-2 ----
+
+static void gpt2_golden_ids(void) {
+  size_t size, lines = 0;
+  char *text = read_data("gpt2_golden.jsonl", &size), error[200];
+  Tokenizer *t = tokenizer_gpt2();
+  for (char *line = text, *end; line < text + size; line = end + 1) {
+    end = strchr(line, '\n');
+    Json *row = json_parse(line, (size_t)(end - line), error, sizeof error);
+    const Json *want = json_get(row, "ids"), *words = json_get(row, "text");
+    CHECK_MSG(want && words, "line %zu: %s", lines, error);
+    if (!want || !words) break;
+    TokenBuffer ids = {0};
+    Buffer back = {0};
+    tokenizer_encode(t, words->string, words->length, &ids, SPECIAL_NONE);
+    bool same = ids.count == want->length;
+    for (size_t i = 0; same && i < ids.count; i++) same = ids.ids[i] == (int32_t)want->items[i]->number;
+    CHECK_MSG(same, "ids of \"%s\"", words->string);
+    tokenizer_decode(t, ids.ids, ids.count, &back);
+    CHECK(back.len == words->length && memcmp(back.data, words->string, back.len) == 0);
+    token_buffer_free(&ids);
+    buffer_free(&back);
+    json_free(row);
+    lines++;
+  }
+  CHECK_EQ(lines, 200);
+  CHECK(tokenizer_vocab_size(t) == 50257 && tokenizer_eot(t) == 50256 && tokenizer_merge_count(t) == 50000);
+  size_t n;
+  CHECK(tokenizer_decode_one(t, 50257, &n) == NULL && tokenizer_decode_one(t, -1, &n) == NULL);
+  char hex[65];
+  tokenizer_sha256(t, hex);  // vocab.bpe and encoder.json as published give the same tokenizer.json
+  CHECK_STR(hex, "bf0b7cdc84484489032cb0009d0ee810dc68a8f87842fb53b06bd3a5f20c1955");
+  tokenizer_free(t);
+  free(text);
+}
+
+static void special_text_is_plain_unless_asked(void) {
+  static const char text[] = "a<|endoftext|>b <|endoftext|><|endof";
+  Tokenizer *t = tokenizer_gpt2();
+  TokenBuffer plain = {0}, special = {0};
+  Buffer back = {0};
+  tokenizer_encode(t, text, sizeof text - 1, &plain, SPECIAL_NONE);
+  tokenizer_encode(t, text, sizeof text - 1, &special, SPECIAL_ALL);
+  int found = 0;
+  for (size_t i = 0; i < plain.count; i++) CHECK(plain.ids[i] != 50256);
+  for (size_t i = 0; i < special.count; i++) found += special.ids[i] == 50256;
+  CHECK_EQ(found, 2);
+  CHECK(special.ids[0] == 64 && special.ids[1] == 50256);
+  tokenizer_decode(t, special.ids, special.count, &back);
+  CHECK_STR(back.data, text);
+  int32_t wrong[] = {64, 50257, 64};
+  CHECK_EQ(tokenizer_decode(t, wrong, 3, &back), 1);
+  token_buffer_free(&plain);
+  token_buffer_free(&special);
+  buffer_free(&back);
+  tokenizer_free(t);
+}
+
+// The longest special token wins where two begin at the same place.
+static void longest_special_wins(void) {
+  static const char *const specials[] = {"<|a", "<|a|>", END_OF_TEXT};
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_GPT2);
+  tokenizer_trainer_add(trainer, prose, sizeof prose - 1);
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 300, specials, 3);
+  TokenBuffer ids = {0};
+  CHECK_EQ(tokenizer_encode(t, "<|a|><|a<|endoftext|>", 21, &ids, SPECIAL_ALL), 3);
+  CHECK(ids.ids[0] == 298 && ids.ids[1] == 297 && ids.ids[2] == 299 && tokenizer_eot(t) == 299);
+  token_buffer_free(&ids);
+  tokenizer_free(t);
+}
+
+// ---- round trips ----
+
+static size_t random_text(char *out, size_t room) {
+  size_t n = 0, want = draw((uint32_t)room - 8);
+  while (n < want) {
+    uint32_t kind = draw(6), code = kind == 0 ? draw(256) : kind == 1 ? draw(0x3000) : kind == 2 ? draw(0x110000) : 0;
+    if (kind == 3) out[n++] = (char)draw(256);  // any byte: mostly not UTF-8
+    else if (kind == 4) out[n++] = " \n\t\r'"[draw(5)];
+    else if (kind == 5) out[n++] = (char)('a' + draw(26));
+    else if (code < 0xd800 || code > 0xdfff) n += (size_t)utf8_encode(code, out + n);
+  }
+  return n;
+}
+
+static void any_bytes_come_back(void) {
+  Tokenizer *all[] = {tokenizer_gpt2(), train_on(prose, sizeof prose - 1, PATTERN_GPT4, 330, true),
+                      train_on(prose, sizeof prose - 1, PATTERN_NONE, 300, false),
+                      tokenizer_byte(true)};
+  char text[400];
+  for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+    TokenBuffer ids = {0};
+    for (int round = 0; round < 1500; round++) {
+      size_t n = random_text(text, sizeof text);
+      char *copy = malloc(n);  // of exactly this size, so that a sanitizer sees a read behind it
+      memcpy(copy, text, n);
+      Buffer back = {0};
+      ids.count = 0;
+      tokenizer_encode(all[i], copy, n, &ids, SPECIAL_NONE);
+      tokenizer_decode(all[i], ids.ids, ids.count, &back);
+      CHECK(back.len == n && (n == 0 || memcmp(back.data, text, n) == 0));
+      buffer_free(&back);
+      free(copy);
+    }
+    token_buffer_free(&ids);
+  }
+  for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+    check_round_trip(all[i], "", 0, "nothing");
+    tokenizer_free(all[i]);
+  }
+}
+
+// Long words: were the time quadratic, these would take hours.
+static void long_words_come_back(void) {
+  enum { LONG = 1 << 19 };
+  static const char *const units[] = {"a", " ", "\n", "\x80", "\xcc\x81", "ab", "\xe2\x80\x83"};
+  Tokenizer *t = tokenizer_gpt2(), *none = train_on(prose, sizeof prose - 1, PATTERN_NONE, 400, false);
+  char *text = malloc(LONG);
+  for (size_t u = 0; u < ARRAY_LEN(units); u++) {
+    size_t width = strlen(units[u]), n = LONG / width * width;
+    for (size_t at = 0; at < n; at += width) memcpy(text + at, units[u], width);
+    check_round_trip(t, text, n, "a run");
+    check_round_trip(none, text, n, "a run");
+  }
+  free(text);
+  tokenizer_free(t);
+  tokenizer_free(none);
+}
+
+// The heap of long words and the scan of short ones must agree: the same word, encoded whole, against merging by hand.
+static size_t merge_by_hand(const Tokenizer *t, const char *word, size_t n, int32_t *ids) {
+  for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
+  for (;;) {
+    const MergeSlot *best = NULL;
+    size_t place = 0;
+    for (size_t i = 0; i + 1 < n; i++) {
+      const MergeSlot *m = tokenizer_find_merge(t, ids[i], ids[i + 1]);
+      if (m && (!best || m->rank < best->rank)) best = m, place = i;
+    }
+    if (!best) return n;
+    ids[place] = best->result;
+    for (size_t i = place + 1; i + 1 < n; i++) ids[i] = ids[i + 1];
+    n--;
+  }
+}
+
+static void merges_go_by_rank(void) {
+  Tokenizer *t = train_on("abababcabcaaabbbaaccbcbcaabbaabbccaab abcabcaab", 47, PATTERN_NONE, 290, false);
+  char word[300];
+  int32_t want[300];
+  for (int round = 0; round < 600; round++) {
+    size_t n = 1 + draw(round < 400 ? 60 : 299);
+    for (size_t i = 0; i < n; i++) word[i] = (char)('a' + draw(3));
+    TokenBuffer ids = {0};
+    size_t count = merge_by_hand(t, word, n, want);
+    for (int again = 0; again < 2; again++) {  // the second time from the cache
+      ids.count = 0;
+      tokenizer_encode(t, word, n, &ids, SPECIAL_NONE);
+      CHECK_MSG(ids.count == count && memcmp(ids.ids, want, count * sizeof want[0]) == 0, "%.*s", (int)n, word);
+    }
+    token_buffer_free(&ids);
+  }
+  tokenizer_free(t);
+}
+
+// One buffer used with several tokenizers must not mix their words up.
+static void a_buffer_serves_several(void) {
+  Tokenizer *a = tokenizer_gpt2(), *b = train_on(prose, sizeof prose - 1, PATTERN_GPT2, 320, false);
+  TokenBuffer ids = {0};
+  for (int i = 0; i < 4; i++) {
+    Buffer back = {0};
+    ids.count = 0;
+    const Tokenizer *t = i % 2 ? a : b;
+    tokenizer_encode(t, prose, sizeof prose - 1, &ids, SPECIAL_NONE);
+    tokenizer_decode(t, ids.ids, ids.count, &back);
+    CHECK_STR(back.data, prose);
+    buffer_free(&back);
+  }
+  token_buffer_free(&ids);
+  tokenizer_free(a);
+  tokenizer_free(b);
+}
+
+// Words that differ in their last byte only, at the end of the text and before more of it, must not be taken for each other.
+static void cached_words_are_told_apart(void) {
+  Tokenizer *t = train_on("qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq", 32, PATTERN_GPT2, 260, false);  // few ids a word: it is cached
+  TokenBuffer ids = {0};
+  char text[128];
+  for (size_t n = 1; n < 30; n++)
+    for (int more = 0; more < 2; more++)
+      for (int again = 0; again < 2; again++)
+        for (char last = 'a'; last <= 'c'; last++) {
+          memset(text, 'q', n);
+          text[n - 1] = last;
+          size_t size = n;
+          if (more) size += (size_t)sprintf(text + n, " and the rest of the text behind it");
+          Buffer back = {0};
+          ids.count = 0;
+          tokenizer_encode(t, text, size, &ids, SPECIAL_NONE);
+          tokenizer_decode(t, ids.ids, ids.count, &back);
+          CHECK_MSG(back.len == size && memcmp(back.data, text, size) == 0, "%.*s became %s", (int)size, text, back.data);
+          buffer_free(&back);
+        }
+  token_buffer_free(&ids);
+  CHECK(ids.ids == NULL && ids.count == 0 && ids.capacity == 0 && ids.cache == NULL);
+  tokenizer_free(t);
+}
+
+typedef struct { const Tokenizer *t; const char *text; size_t n; TokenBuffer ids; } Job;
+static void *encode_job(void *argument) {
+  Job *job = argument;
+  for (int i = 0; i < 20; i++) {
+    job->ids.count = 0;
+    tokenizer_encode(job->t, job->text, job->n, &job->ids, SPECIAL_ALL);
+  }
+  return NULL;
+}
+
+static void threads_share_a_tokenizer(void) {
+  enum { THREADS = 4 };
+  Tokenizer *t = tokenizer_gpt2();
+  Buffer text = {0};
+  for (int i = 0; i < 40; i++) buffer_printf(&text, "%s%d", prose, i);
+  pthread_t threads[THREADS];
+  Job jobs[THREADS];
+  for (int i = 0; i < THREADS; i++) {
+    jobs[i] = (Job){t, text.data, text.len, {0}};
+    if (pthread_create(&threads[i], NULL, encode_job, &jobs[i])) abort();
+  }
+  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < THREADS; i++) {
+    CHECK(jobs[i].ids.count == jobs[0].ids.count && memcmp(jobs[i].ids.ids, jobs[0].ids.ids,
+                                                           jobs[0].ids.count * sizeof(int32_t)) == 0);
+    if (i) token_buffer_free(&jobs[i].ids);
+  }
+  token_buffer_free(&jobs[0].ids);
+  buffer_free(&text);
+  tokenizer_free(t);
+}
+
+// ---- char and byte ----
+
+static void char_tokenizer(void) {
+  static const char text[] = "caf\xc3\xa9\nba \xf0\x9f\x98\x80 a";
+  Tokenizer *t = tokenizer_char_from_text("text", text, sizeof text - 1, false);
+  CHECK_EQ(tokenizer_vocab_size(t), 8);  // \n, blank, a, b, c, f, e acute, the face: by code point
+  CHECK_EQ(tokenizer_eot(t), -1);
+  CHECK_STR(tokenizer_kind_name(t), "char");
+  check_round_trip(t, text, sizeof text - 1, "char");
+  TokenBuffer ids = {0};
+  CHECK_EQ(tokenizer_encode(t, "\n abcf\xc3\xa9\xf0\x9f\x98\x80", 12, &ids, SPECIAL_NONE), 8);
+  for (int i = 0; i < 8; i++) CHECK_EQ(ids.ids[i], i);
+  CHECK_EQ(tokenizer_encode(t, "abz", 3, &ids, SPECIAL_NONE), -1);
+  CHECK(ids.unseen == 2 && ids.count == 8);  // nothing appended
+  CHECK_EQ(tokenizer_encode_or_fail(t, "F", "", 0, &ids, SPECIAL_NONE), 0);
+  EXPECT_FAIL(2, "F: character 'z' (U+007A) at line 3, column 2 is none of the 8",
+              tokenizer_encode_or_fail(t, "F", "a\nb\n\xc3\xa9z", 7, &ids, SPECIAL_NONE));
+  EXPECT_FAIL(2, "byte 0xff at line 1, column 2", tokenizer_encode_or_fail(t, "F", "a\xff", 2, &ids, SPECIAL_NONE));
+  EXPECT_FAIL(2, "T: byte 0xff at line 2, column 2 is not UTF-8", tokenizer_char_from_text("T", "a\nb\xff", 4, false));
+  EXPECT_FAIL(2, "0 bytes", tokenizer_char_from_text("T", "", 0, false));
+  tokenizer_free(t);
+  t = tokenizer_char_from_text("text", text, sizeof text - 1, true);
+  CHECK(tokenizer_vocab_size(t) == 9 && tokenizer_eot(t) == 8);
+  ids.count = 0;
+  CHECK_EQ(tokenizer_encode(t, "a<|endoftext|>b", 15, &ids, SPECIAL_ALL), 3);
+  CHECK_EQ(ids.ids[1], 8);
+  CHECK_EQ(tokenizer_encode(t, "a<|endoftext|>bz", 16, &ids, SPECIAL_ALL), -1);
+  CHECK_EQ(ids.unseen, 15);
+  token_buffer_free(&ids);
+  tokenizer_free(t);
+}
+
+static void byte_tokenizer(void) {
+  Tokenizer *t = tokenizer_byte(false), *with = tokenizer_byte(true);
+  TokenBuffer ids = {0};
+  CHECK_EQ(tokenizer_encode(t, "\0A\xff", 3, &ids, SPECIAL_NONE), 3);
+  CHECK(ids.ids[0] == 0 && ids.ids[1] == 65 && ids.ids[2] == 255);
+  CHECK(tokenizer_vocab_size(t) == 256 && tokenizer_eot(t) == -1 && tokenizer_vocab_size(with) == 257 && tokenizer_eot(with) == 256);
+  token_buffer_free(&ids);
+  tokenizer_free(t);
+  tokenizer_free(with);
+}
+
+// ---- training ----
+
+enum { PLAIN_WORDS = 64, PLAIN_LENGTH = 40 };
+typedef struct { int32_t symbols[PLAIN_LENGTH]; int length; } PlainWord;
+
+// The plainest trainer: counts all pairs anew for every merge. Returns the merges found, up to `most`; stops where a merge makes bytes
+// that another has made (*twice): there the peer's counts are its own, and fixed results below stand for it.
+static size_t train_plainly(PlainWord *words, int count, Merge *merges, size_t most, bool *twice) {
+  static int counts[300][300];
+  static char names[300][PLAIN_LENGTH + 1];
+  int32_t made = 256;
+  for (int i = 0; i < 256; i++) names[i][0] = (char)alphabet_in_order(i), names[i][1] = 0;
+  for (size_t found = 0;; found++) {
+    *twice = false;
+    if (found == most) return found;
+    memset(counts, 0, sizeof counts);
+    for (int w = 0; w < count; w++)
+      for (int i = 0; i + 1 < words[w].length; i++) counts[words[w].symbols[i]][words[w].symbols[i + 1]]++;
+    int best = 0, left = 0, right = 0;
+    for (int a = 0; a < made; a++)
+      for (int b = 0; b < made; b++)
+        if (counts[a][b] > best) best = counts[a][b], left = a, right = b;
+    if (best == 0) return found;
+    strcat(strcpy(names[made], names[left]), names[right]);
+    for (int32_t i = 256; i < made; i++)
+      if (strcmp(names[i], names[made]) == 0) {
+        *twice = true;
+        return found;
+      }
+    merges[found] = (Merge){left, right, made, (int32_t)found};
+    for (int w = 0; w < count; w++) {
+      int kept = 0;
+      for (int i = 0; i < words[w].length; i++) {
+        bool here = i + 1 < words[w].length && words[w].symbols[i] == left && words[w].symbols[i + 1] == right;
+        words[w].symbols[kept++] = here ? made : words[w].symbols[i];
+        i += here;
+      }
+      words[w].length = kept;
+    }
+    made++;
+  }
+}
+
+static void trainer_equals_a_plain_one(void) {
+  static PlainWord words[PLAIN_WORDS];
+  size_t compared = 0;
+  int whole = 0;
+  for (int round = 0; round < 300; round++) {
+    int count = 1 + (int)draw(PLAIN_WORDS), letters = 2 + (int)draw(7), longest = 2 + (int)draw(PLAIN_LENGTH - 4);
+    TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+    for (int w = 0; w < count; w++) {
+      char text[PLAIN_LENGTH];
+      words[w].length = 1 + (int)draw((uint32_t)longest);
+      for (int i = 0; i < words[w].length; i++) {
+        text[i] = (char)('a' + draw((uint32_t)letters));
+        words[w].symbols[i] = text[i] - '!';  // its number in GPT-2's order
+      }
+      tokenizer_trainer_add(trainer, text, (size_t)words[w].length);
+    }
+    Merge merges[40];
+    bool twice;
+    size_t most = 1 + draw(40), n = train_plainly(words, count, merges, most, &twice);
+    Tokenizer *t = tokenizer_trainer_finish(trainer, 256 + (int64_t)most, NULL, 0);
+    CHECK_MSG(twice ? t->merge_count >= n : t->merge_count == n, "round %d: %zu merges, the plain trainer has %zu", round,
+              t->merge_count, n);
+    for (size_t i = 0; i < n && i < t->merge_count; i++)
+      CHECK_MSG(memcmp(&merges[i], &t->merges[i], sizeof merges[0]) == 0,
+                "round %d, merge %zu: (%d, %d) where (%d, %d) is due", round, i, t->merges[i].left,
+                t->merges[i].right, merges[i].left, merges[i].right);
+    compared += n;
+    whole += !twice;
+    tokenizer_free(t);
+  }
+  CHECK_MSG(whole >= 150 && compared > 3000, "%d corpora whole, %zu merges compared", whole, compared);
+}
+
+// Runs of few letters, where merges make the same bytes in several ways. The digests are those of the merge lists of
+// Hugging Face's BpeTrainer (tokenizers 0.23.3, ByteLevel alphabet) on the same documents.
+static void trainer_equals_the_peer_on_runs(void) {
+  static const struct { TokenizerPattern pattern; int64_t vocab; const char *sha; } rows[] = {
+      {PATTERN_GPT2, 300, "df0885add961589aa290801b0ac3d8b9733064341b3127ec51a7d907eb27a615"},
+      {PATTERN_GPT2, 700, "2ad71817789a921788d4280db0512fcbac87116f7ccfba260ee471c42b76c506"},
+      {PATTERN_GPT4, 1600, "b54aef2813274d04349bfa16f290b4235187a2b87a24be232f293b962123e2fd"}};
+  for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+    random_state = 7;
+    TokenizerTrainer *trainer = tokenizer_trainer(rows[r].pattern);
+    for (int d = 0; d < 40; d++) {
+      Buffer text = {0};
+      for (int i = 0; i < 200; i++) {
+        char letter = "a-= "[draw(4)];
+        for (uint32_t k = 1 + draw(29); k > 0; k--) buffer_append(&text, &letter, 1);
+      }
+      tokenizer_trainer_add(trainer, text.data, text.len);
+      buffer_free(&text);
+    }
+    Tokenizer *t = tokenizer_trainer_finish(trainer, rows[r].vocab, NULL, 0);
+    Buffer list = {0};
+    for (size_t i = 0; i < t->merge_count; i++) buffer_printf(&list, "%d %d %d\n", t->merges[i].left, t->merges[i].right,
+                                                              t->merges[i].result);
+    char hex[65];
+    sha256_of(list.data, list.len, hex);
+    CHECK_STR(hex, rows[r].sha);
+    buffer_free(&list);
+    tokenizer_free(t);
+  }
+}
+
+// More pairs and more words than the tables begin with: the first merge is the pair that a plain count finds.
+static void tables_of_the_trainer_grow(void) {
+  enum { BYTES = 60000, WORDS = 5000 };
+  static int counts[256][256];
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+  memset(counts, 0, sizeof counts);
+  char *text = malloc(BYTES);
+  for (size_t i = 0; i < BYTES; i++) text[i] = (char)draw(256);
+  for (size_t w = 0; w < WORDS; w++) {
+    size_t n = BYTES / WORDS;
+    tokenizer_trainer_add(trainer, text + w * n, n);
+    tokenizer_trainer_add(trainer, text + w * n, w % 3 ? n : 0);
+    for (size_t i = w * n; i + 1 < (w + 1) * n; i++) counts[(uint8_t)text[i]][(uint8_t)text[i + 1]] += w % 3 ? 2 : 1;
+  }
+  CHECK(tokenizer_trainer_memory(trainer) > BYTES);
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 257, NULL, 0);
+  int best = 0, left = 0, right = 0;
+  for (int a = 0; a < 256; a++)
+    for (int b = 0; b < 256; b++) {
+      int x = alphabet_in_order(a), y = alphabet_in_order(b);
+      if (counts[x][y] > best) best = counts[x][y], left = a, right = b;
+    }
+  CHECK_MSG(t->merges[0].left == left && t->merges[0].right == right, "(%d, %d), expected (%d, %d)", t->merges[0].left,
+            t->merges[0].right, left, right);
+  free(text);
+  tokenizer_free(t);
+}
+
+static void training_rules(void) {
+  Tokenizer *t = train_on("ab", 2, PATTERN_GPT2, 300, true);  // one merge is all there is
+  CHECK(tokenizer_vocab_size(t) == 258 && tokenizer_merge_count(t) == 1 && tokenizer_eot(t) == 257);
+  tokenizer_free(t);
+  t = train_on("", 0, PATTERN_GPT2, 256, false);
+  CHECK_EQ(tokenizer_vocab_size(t), 256);
+  tokenizer_free(t);
+  // The order of documents does not matter, and a document's end is an end of words.
+  Buffer a = {0}, b = {0};
+  for (int order = 0; order < 2; order++) {
+    TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_GPT2);
+    for (int i = 0; i < 50; i++) tokenizer_trainer_add(trainer, prose + (order ? 49 - i : i), 60);
+    t = tokenizer_trainer_finish(trainer, 400, NULL, 0);
+    tokenizer_json(t, order ? &b : &a);
+    tokenizer_free(t);
+  }
+  CHECK_STR(a.data, b.data);
+  buffer_free(&a);
+  buffer_free(&b);
+  // With no pattern a merge may make a special token's text: it is that token, and may be merged on.
+  Buffer text = {0};
+  for (int i = 0; i < 9; i++) buffer_printf(&text, "%s!", END_OF_TEXT);
+  t = train_on(text.data, text.len, PATTERN_NONE, 300, true);
+  Buffer json = {0}, again = {0};
+  tokenizer_json(t, &json);
+  Tokenizer *back = tokenizer_from_json("json", json.data, json.len);
+  tokenizer_json(back, &again);
+  CHECK_STR(again.data, json.data);
+  check_round_trip(back, text.data, text.len, "special text");
+  tokenizer_free(t);
+  tokenizer_free(back);
+  buffer_free(&text);
+  buffer_free(&json);
+  buffer_free(&again);
+  static const char *const bad[] = {"x", "a\nb", "\xff\xff", "a\xc3\xa9", "<|a|>", "<|a|>"};
+  EXPECT_FAIL(2, "1 bytes, at least 2", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad, 1));
+  EXPECT_FAIL(2, "U+000A", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad + 1, 1));
+  EXPECT_FAIL(2, "not UTF-8", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad + 2, 1));
+  EXPECT_FAIL(2, "U+00E9", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad + 3, 1));
+  EXPECT_FAIL(2, "given twice", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad + 4, 2));
+  EXPECT_FAIL(2, "at least 257", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 256, bad + 4, 1));
+}
+
+// ---- files ----
+
+static void every_kind_is_read_back(void) {
+  Tokenizer *all[] = {tokenizer_gpt2(), tokenizer_byte(false), tokenizer_byte(true),
+                      tokenizer_char_from_text("prose", prose, sizeof prose - 1, false),
+                      tokenizer_char_from_text("prose", prose, sizeof prose - 1, true), train_on(prose, sizeof prose - 1,
+                                                                                                 PATTERN_GPT2, 330, true),
+                      train_on(prose, sizeof prose - 1, PATTERN_GPT4, 330, true), train_on(prose, sizeof prose - 1,
+                                                                                           PATTERN_NONE, 330, false)};
+  for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+    Buffer json = {0}, again = {0};
+    tokenizer_json(all[i], &json);
+    replace_file(in_folder("tokenizer.json"), json.data, json.len);
+    Tokenizer *back = tokenizer_open(i % 2 ? folder : in_folder("tokenizer.json"));  // by file and by folder
+    tokenizer_json(back, &again);
+    CHECK_MSG(again.len == json.len && memcmp(again.data, json.data, json.len) == 0, "tokenizer %zu changes when read back", i);
+    CHECK(tokenizer_kind(back) == tokenizer_kind(all[i]) && tokenizer_pattern(back) == tokenizer_pattern(all[i]) && tokenizer_eot(back) == tokenizer_eot(all[i]));
+    CHECK_EQ(tokenizer_vocab_size(back), tokenizer_vocab_size(all[i]));
+    CHECK(same_ids(back, all[i], prose, sizeof prose - 1));
+    tokenizer_free(back);
+    tokenizer_free(all[i]);
+    buffer_free(&json);
+    buffer_free(&again);
+  }
+}
+
+static void config_is_written(void) {
+  for (int eot = 0; eot < 2; eot++) {
+    Tokenizer *t = tokenizer_byte(eot);
+    Buffer b = {0};
+    char error[200];
+    tokenizer_config_json(t, 512, &b);
+    Json *j = json_parse(b.data, b.len, error, sizeof error);
+    CHECK(json_number(j, "model_max_length", 0) == 512);
+    CHECK_STR(json_string(j, "tokenizer_class", ""), "PreTrainedTokenizerFast");
+    CHECK_STR(json_string(j, "eos_token", "none"), eot ? END_OF_TEXT : "none");
+    json_free(j);
+    buffer_free(&b);
+    tokenizer_free(t);
+  }
+}
+
+static void write_alphabet(Buffer *b, const char *bytes, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    char text[4];
+    buffer_append(b, text, (size_t)utf8_encode(alphabet_code((uint8_t)bytes[i]), text));
+  }
+}
+
+// vocab.bpe and encoder.json, in the published form, from a tokenizer.
+static void write_pair(const Tokenizer *t, const char *merges_name, const char *encoder_name) {
+  Buffer merges = {0}, encoder = {0};
+  size_t n;
+  buffer_printf(&merges, "#version: 0.2\n");
+  for (size_t i = 0; i < t->merge_count; i++) {
+    const char *left = tokenizer_token(t, t->merges[i].left, &n);
+    write_alphabet(&merges, left, n);
+    buffer_append(&merges, " ", 1);
+    const char *right = tokenizer_token(t, t->merges[i].right, &n);
+    write_alphabet(&merges, right, n);
+    buffer_append(&merges, "\n", 1);
+  }
+  buffer_printf(&encoder, "{");
+  for (int32_t id = 0; id < t->size; id++) {
+    Buffer name = {0};
+    const char *bytes = tokenizer_token(t, id, &n);
+    if (id == t->eot) buffer_append(&name, bytes, n);
+    else write_alphabet(&name, bytes, n);
+    buffer_printf(&encoder, id ? ", " : "");
+    json_write_string(&encoder, name.data, name.len);
+    buffer_printf(&encoder, ": %d", id);
+    buffer_free(&name);
+  }
+  buffer_printf(&encoder, "}");
+  replace_file(in_folder(merges_name), merges.data, merges.len);
+  if (encoder_name) replace_file(in_folder(encoder_name), encoder.data, encoder.len);
+  buffer_free(&merges);
+  buffer_free(&encoder);
+}
+
+static void check_is_gpt2(const char *spec) {
+  Tokenizer *t = tokenizer_open(spec);
+  char hex[65];
+  tokenizer_sha256(t, hex);
+  CHECK_STR(hex, "bf0b7cdc84484489032cb0009d0ee810dc68a8f87842fb53b06bd3a5f20c1955");
+  tokenizer_free(t);
+}
+
+static void merges_files_are_read(void) {
+  Tokenizer *t = tokenizer_gpt2();
+  unlink(in_folder("tokenizer.json"));
+  EXPECT_FAIL(2, "no tokenizer.json in this directory", tokenizer_open(folder));
+  write_pair(t, "vocab.bpe", NULL);  // alone: the ids follow from the order
+  check_is_gpt2(in_folder("vocab.bpe"));
+  write_pair(t, "vocab.bpe", "encoder.json");
+  check_is_gpt2(in_folder("vocab.bpe"));
+  check_is_gpt2(in_folder("encoder.json"));
+  check_is_gpt2(folder);
+  unlink(in_folder("vocab.bpe"));
+  EXPECT_FAIL(2, "vocab.bpe is needed", tokenizer_open(in_folder("encoder.json")));
+  unlink(in_folder("encoder.json"));
+  write_pair(t, "merges.txt", "vocab.json");
+  check_is_gpt2(in_folder("vocab.json"));
+  check_is_gpt2(folder);
+  replace_file(in_folder("merges.txt"), "#version: 0.2\na b\na\n", 20);
+  EXPECT_FAIL(2, "merges.txt: line 2: merge 0 gives \"ab\"",
+              (unlink(in_folder("vocab.json")), write_pair(tokenizer_byte(true), "x", "vocab.json"),
+               tokenizer_open(in_folder("merges.txt"))));
+  unlink(in_folder("vocab.json"));
+  EXPECT_FAIL(2, "merges.txt: line 3: \"a\" is not two parts", tokenizer_open(in_folder("merges.txt")));
+  replace_file(in_folder("merges.txt"), "a b\nc ab\na b\n", 13);
+  EXPECT_FAIL(2, "are the same token", tokenizer_open(in_folder("merges.txt")));
+  replace_file(in_folder("merges.txt"), "a b\n\xc3\xbf\xc3\xbf\xc3\xbf x\n", 13);
+  EXPECT_FAIL(2, "line 2: merge 1 of an unknown part", tokenizer_open(in_folder("merges.txt")));
+  replace_file(in_folder("merges.txt"), "#version: 0.2\r\na b\r\n\r\nab c\r\n", 28);  // line ends of Windows
+  Tokenizer *two = tokenizer_open(in_folder("merges.txt"));
+  CHECK(tokenizer_vocab_size(two) == 259 && tokenizer_merge_count(two) == 2);
+  tokenizer_free(two);
+  unlink(in_folder("merges.txt"));
+  EXPECT_FAIL(2, "no such tokenizer", tokenizer_open(in_folder("none.json")));
+  EXPECT_FAIL(2, "which characters", tokenizer_open("char"));
+  tokenizer_free(t);
+}
+
+static void write_ranks(const Tokenizer *t, int32_t count, const char *name) {
+  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  Buffer b = {0};
+  for (int32_t id = 0; id < count; id++) {
+    size_t n;
+    const uint8_t *p = (const uint8_t *)tokenizer_token(t, id, &n);
+    for (size_t i = 0; i < n; i += 3) {
+      uint32_t bits = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < n ? p[i + 2] : 0u);
+      char four[4] = {digits[bits >> 18], digits[bits >> 12 & 63], i + 1 < n ? digits[bits >> 6 & 63] : '=',
+                      i + 2 < n ? digits[bits & 63] : '='};
+      buffer_append(&b, four, 4);
+    }
+    buffer_printf(&b, " %d\n", id);
+  }
+  replace_file(in_folder(name), b.data, b.len);
+  buffer_free(&b);
+}
+
+static void rank_files_are_read(void) {
+  Tokenizer *t = tokenizer_gpt2();
+  write_ranks(t, 50256, "gpt2.tiktoken");
+  Tokenizer *ranks = tokenizer_open(in_folder("gpt2.tiktoken"));
+  CHECK(tokenizer_vocab_size(ranks) == 50257 && tokenizer_eot(ranks) == 50256 && tokenizer_pattern(ranks) == PATTERN_GPT2);
+  char text[400];
+  for (int i = 0; i < 300; i++) CHECK(same_ids(t, ranks, text, random_text(text, sizeof text)));
+  CHECK(same_ids(t, ranks, prose, sizeof prose - 1));
+  tokenizer_free(ranks);
+  tokenizer_free(t);
+  t = train_on(prose, sizeof prose - 1, PATTERN_GPT4, 350, false);
+  write_ranks(t, tokenizer_vocab_size(t), "own.tiktoken");
+  ranks = tokenizer_open(in_folder("own.tiktoken"));
+  CHECK(tokenizer_pattern(ranks) == PATTERN_GPT4 && tokenizer_eot(ranks) == -1 && same_ids(t, ranks, prose, sizeof prose - 1));
+  Buffer json = {0}, again = {0};  // written as tokenizer.json it is the same again
+  tokenizer_json(ranks, &json);
+  Tokenizer *back = tokenizer_from_json("json", json.data, json.len);
+  tokenizer_json(back, &again);
+  CHECK_STR(again.data, json.data);
+  CHECK(same_ids(t, back, prose, sizeof prose - 1));
+  buffer_free(&json);
+  buffer_free(&again);
+  tokenizer_free(back);
+  tokenizer_free(ranks);
+  tokenizer_free(t);
+  static const char *const rows[][2] = {  // the whole file, the reason
+      {"", "0 lines"}, {"\n", "line 1: \"\" is not a token"}, {"YQ== 0 1\n", "is not a number"}, {"YQ==\n",
+                                                                                                  "is not a token in base64, a blank and a rank"},
+      {"YQ== \n", "is not a token"}, {"YQ== x\n", "rank \"x\" is not a number"}, {"YQ== 1\n",
+                                                                                  "rank 1 where 0 is due"}, {"YQ= 0\n",
+                                                                                                             "is not base64"},
+      {"Y!== 0\n", "is not base64"}, {"==== 0\n", "is not base64"}, {"YQ== 0\nYQ== 1\n",
+                                                                     "ids 0 and 1 are the same token"}, {"YQ== 0\nYg== 0\n",
+                                                                                                         "line 2: rank 0 where 1 is due"},
+      {"YQ== 0\n", "no token is byte 0x00"}, {"YQ== 99999999999\n", "is not a token"}, {"YQ==YQ== 0\n", "is not base64"}};
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    replace_file(in_folder("bad.tiktoken"), rows[i][0], strlen(rows[i][0]));
+    EXPECT_FAIL(2, rows[i][1], tokenizer_open(in_folder("bad.tiktoken")));
+  }
+}
+
+// ---- wrong files ----
+
+// The text with the first `from` replaced by `to`.
+static Buffer edited(const Buffer *text, const char *from, const char *to) {
+  Buffer b = {0};
+  const char *at = strstr(text->data, from);
+  CHECK_MSG(at != NULL, "the file has no %s", from);
+  if (!at) at = text->data;
+  buffer_append(&b, text->data, (size_t)(at - text->data));
+  buffer_append(&b, to, strlen(to));
+  buffer_append(&b, at + strlen(from), strlen(at + strlen(from)));
+  return b;
+}
+
+static void wrong_files_are_refused(void) {
+  static const char *const rows[][3] = {  // what, replaced by what, the reason
+      {"{", "", "no tokenizer.json: ':' where the end of the text"},
+      {"{", "[", "no tokenizer.json: ':' where"},
+      {"\"model\"", "\"mode\"", "it has no \"model\""},
+      {"\"model\": {", "\"model\": 1, \"x\": {", "it has no \"model\""},
+      {"\"BPE\"", "\"WordPiece\"", "the model is \"WordPiece\", it must be BPE"},
+      {"\"BPE\"", "7", "the model is \"none\""},
+      {"\"vocab\"", "\"vocal\"", "\"vocab\" is missing"},
+      {"\"vocab\": {", "\"vocab\": [], \"x\": {", "\"vocab\" is missing or no object"},
+      {"\"vocab\": {", "\"vocab\": {}, \"x\": {", "leaves a hole: 1 entries"},
+      {"\"merges\": [", "\"x\": [", "\"merges\" is missing"},
+      {"\"merges\": [", "\"merges\": {}, \"x\": [", "\"merges\" is missing or no list"},
+      {"\"added_tokens\": [", "\"added_tokens\": 3, \"x\": [", "\"added_tokens\" is no list"},
+      {"\"!\": 0", "\"!\": 1", "id 1 stands twice: \"!\" and \"\"\""},
+      {"\"!\": 0", "\"!\": 299", "id 299 of \"!\" leaves a hole: 280 entries need the ids 0 to 279"},
+      {"\"!\": 0", "\"!\": -1", "id -1 of \"!\""},
+      {"\"!\": 0", "\"!\": 0.5", "the id of \"!\" is not a whole number"},
+      {"\"!\": 0", "\"!\": \"0\"", "the id of \"!\" is not a whole number"},
+      {"\"!\": 0", "\"!\": 1e300", "not a whole number"},
+      {"\"!\": 0", "\"!\": null", "not a whole number"},
+      {"\"!\": 0", "\"!!!\": 0", "no token is byte 0x21 alone"},
+      {"\"!\": 0", "\"\": 0", "a token without text"},
+      {"\"!\": 0", "\"\xe2\x82\xac\": 0", "is not written in the alphabet"},
+      {"\"!\": 0", "\" \": 0", "is not written in the alphabet"},
+      {"\"!\": 0,", "\"!\": 0, \"!\": 0,", "key \"!\" stands twice"},
+      {"\"!\": 0,", "", "leaves a hole"},
+      {"\"!\": 0,", "\"!\": 0", "'\"' where ',' or '}' is expected"},
+      {"\"!\": 0", "\"\\ud800\": 0", "a lone high surrogate"},
+      {"\"!\": 0", "\"\xff\": 0", "not valid UTF-8"},
+      {"\"e d\"", "\"ed\"", "is not two parts with a blank between"},
+      {"\"e d\"", "\"e \"", "unknown part \"\""},
+      {"\"e d\"", "\"e qq\"", "unknown part \"qq\""},
+      {"\"e d\"", "\"qq e\"", "unknown part \"qq\""},
+      {"\"e d\"", "\"q z\"", "gives \"qz\", which is not in the vocabulary"},
+      {"\"e d\"", "7", "is not a pair of texts"},
+      {"\"e d\"", "[\"e\"]", "is not a pair of texts"},
+      {"\"e d\"", "[\"e\", 4]", "is not a pair of texts"},
+      {"\"e d\"", "[\"e\", \"d\", \"\"]", "is not a pair of texts"},
+      {"\"e d\"", "\"e d\", \"e d\"", "are the same pair"},
+      {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "a normalizer is not supported"},
+      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": null, \"x\": {", "pre-tokenizer \"null\" is not supported"},
+      {"\"pre_tokenizer\"", "\"x\"", "gpt: t.json: pre-tokenizer \"null\" is not supported"},
+      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Metaspace\"",
+       "pre-tokenizer \"Metaspace\" is not supported"},
+      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Sequence\"",
+       "pre-tokenizer \"Sequence\" is not supported"},
+      {"\"add_prefix_space\":false", "\"add_prefix_space\":true", "\"add_prefix_space\": true is not supported"},
+      {"\"dropout\": null", "\"dropout\": 0.1", "\"dropout\" is set"},
+      {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\" is set"},
+      {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "\"end_of_word_suffix\" is set"},
+      {"\"byte_fallback\": false", "\"byte_fallback\": true", "\"byte_fallback\": true is not supported"},
+      {"\"content\":\"<|endoftext|>\"", "\"x\":1", "an added token without"},
+      {"\"content\":\"<|endoftext|>\"", "\"content\":\"\"", "an added token without text"},
+      {"\"content\":\"<|endoftext|>\"", "\"content\":\"a\\u0000b\"", "zero byte"},
+      {"\"content\":\"<|endoftext|>\"", "\"content\":\"<|other|>\"", "stands twice"},
+      {"\"id\":279,", "\"id\":12,", "has another id than in the vocabulary"},
+      {"\"id\":279,", "\"id\":\"x\",", "is not a whole number"},
+      {"\"id\":279,", "", "an added token without"},
+      {"\"special\":true}", "\"special\":true},{\"id\":279,\"content\":\"<|endoftext|>\"}", "stands twice"},
+      {"\"special\":true}", "\"special\":true},{\"id\":290,\"content\":\"<|x|>\"}", "leaves a hole"},
+      {"\"special\":true}", "\"special\":true},4", "an added token without"},
+  };
+  Tokenizer *t = train_on("feed the bed, red bed; weed led shed; bled sled fed wed fled", 60, PATTERN_GPT2, 280, true);
+  CHECK_EQ(tokenizer_vocab_size(t), 280);
+  Buffer json = {0};
+  tokenizer_json(t, &json);
+  tokenizer_free(t);
+  CHECK(ARRAY_LEN(rows) >= 40);
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    Buffer bad = edited(&json, rows[i][0], rows[i][1]);
+    EXPECT_FAIL(2, rows[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
+    buffer_free(&bad);
+  }
+  for (size_t cut = 0; cut + 2 < json.len; cut += 397) EXPECT_FAIL(2, "t.json: no tokenizer.json: ",
+                                                                   tokenizer_from_json("t.json", json.data, cut));
+  buffer_free(&json);
+  Buffer deep = {0};
+  for (int i = 0; i < 1 << 20; i++) buffer_append(&deep, "[", 1);
+  EXPECT_FAIL(2, "nested deeper than 64", tokenizer_from_json("t.json", deep.data, deep.len));
+  buffer_free(&deep);
+}
+
+static void wrong_patterns_and_characters_are_refused(void) {
+  Tokenizer *t = train_on(prose, sizeof prose - 1, PATTERN_GPT4, 300, false);
+  Buffer json = {0};
+  tokenizer_json(t, &json);
+  tokenizer_free(t);
+  static const char *const rows[][3] = {{"(?i:", "(?x:", "a pattern this program does not have"},
+                                        {"\"Regex\"", "\"String\"", "a Split without a \"Regex\""},
+                                        {"\"Isolated\"", "\"Removed\"", "must have \"behavior\": \"Isolated\""},
+                                        {"\"invert\":false", "\"invert\":true", "\"invert\": false"},
+                                        {"\"use_regex\":false", "\"use_regex\":true", "must have \"use_regex\": false"},
+                                        {"\"Split\"", "\"Digits\"", "pre-tokenizer \"Sequence\" is not supported"}};
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    Buffer bad = edited(&json, rows[i][0], rows[i][1]);
+    EXPECT_FAIL(2, rows[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
+    buffer_free(&bad);
+  }
+  buffer_free(&json);
+  t = tokenizer_char_from_text("prose", "abc", 3, false);
+  tokenizer_json(t, &json);
+  tokenizer_free(t);
+  Buffer bad = edited(&json, "\"b\"", "\"bb\"");
+  EXPECT_FAIL(2, "token \"bb\" of a character vocabulary is not one character", tokenizer_from_json("t.json", bad.data, bad.len));
+  buffer_free(&bad);
+  buffer_free(&json);
+}
+
+// Every byte of a small file changed: read or refused in one line, never a crash.
+static void damaged_files_are_survived(void) {
+  Tokenizer *t = tokenizer_char_from_text("prose", "ab", 2, true);
+  Buffer json = {0};
+  tokenizer_json(t, &json);
+  tokenizer_free(t);
+  for (size_t at = 0; at < json.len; at += 7) {
+    char old = json.data[at];
+    json.data[at] = (char)draw(256);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+      if (!freopen("/dev/null", "w", stderr)) _exit(99);
+      tokenizer_free(tokenizer_from_json("t.json", json.data, json.len));
+      _exit(0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    CHECK_MSG(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 2), "byte %zu: status %d", at, status);
+    json.data[at] = old;
+  }
+  buffer_free(&json);
+}
+
+// ---- the command ----
+
+static Options command(unsigned which, const char *tokenizer, const char *argument, const char *out) {
+  static const char *arguments[4];
+  static int turn;
+  const char **own = &arguments[turn++ & 3];
+  *own = argument;
+  return (Options){.command = which, .use_tokenizer = tokenizer, .args = own, .arg_count = argument != NULL,
+                   .file_out = out, .vocab = AUTO_INT,
+                   .max_memory = (int64_t)1 << 30};
+}
+
+static void check_file(const char *name, const char *expected, size_t n) {
+  size_t size;
+  char *text = read_file(in_folder(name), "output", 1 << 24, &size);
+  CHECK_MSG(size == n && memcmp(text, expected, n) == 0, "%s holds \"%s\", expected \"%s\"", name, text, expected);
+  free(text);
+}
+
+static void encode_and_decode_commands(void) {
+  static const char text[] = "Hello world\xff\n";
+  char in[500], ids[500], out[500];
+  strcpy(in, in_folder("in.txt"));
+  strcpy(ids, in_folder("ids"));
+  strcpy(out, in_folder("out"));
+  replace_file(in, text, sizeof text - 1);
+  Options o = command(COMMAND_TOKENIZER_ENCODE, "gpt2", in, ids);
+  CHECK_EQ(tokenizer_command(&o), 0);
+  check_file("ids", "15496 995 187 198\n", 18);
+  Options back = command(COMMAND_TOKENIZER_DECODE, "gpt2", ids, out);
+  CHECK_EQ(tokenizer_command(&back), 0);
+  check_file("out", text, sizeof text - 1);
+  for (int how = FORMAT_U16; how <= FORMAT_U32; how++) {
+    o.format = back.format = how;
+    CHECK(tokenizer_command(&o) == 0 && tokenizer_command(&back) == 0);
+    check_file("out", text, sizeof text - 1);
+    if (how == FORMAT_U16) check_file("ids", "\x88\x3c\xe3\x03\xbb\x00\xc6\x00", 8);
+    if (how == FORMAT_U32) check_file("ids", "\x88\x3c\0\0\xe3\x03\0\0\xbb\0\0\0\xc6\0\0\0", 16);
+  }
+  o.format = FORMAT_TEXT;
+  o.show = 1;
+  CHECK_EQ(tokenizer_command(&o), 0);
+  static const char pieces[] = "  15496  \"Hello\"\n    995  \" world\"\n    187  \"\\xff\"\n    198  \"\\n\"\n";
+  check_file("ids", pieces, sizeof pieces - 1);
+  back.format = FORMAT_TEXT;
+  *back.args = "15496";
+  CHECK_EQ(tokenizer_command(&back), 0);
+  check_file("out", "Hello", 5);
+  static const struct { const char *ids, *reason; int format; } rows[] = {
+      {"1 2x", "line 1: id 2 is not a whole number", FORMAT_TEXT}, {"1\n-2", "line 2: id 2", FORMAT_TEXT}, {"99999999999",
+                                                                                                            "id 1 is not a whole number", FORMAT_TEXT},
+      {"5 50257", "id 50257, number 2 of the list, is not in the vocabulary: it has 50257 entries", FORMAT_TEXT},
+      {"abc", "3 bytes are no whole number of 2-byte ids", FORMAT_U16}, {"abcde", "no whole number of 4-byte ids",
+                                                                         FORMAT_U32}, {"\xff\xff\xff\xff",
+                                                                                       "is none of any vocabulary", FORMAT_U32}};
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    replace_file(ids, rows[i].ids, strlen(rows[i].ids));
+    *back.args = ids;
+    back.format = rows[i].format;
+    unlink(out);
+    EXPECT_FAIL(2, rows[i].reason, tokenizer_command(&back));
+    CHECK(!file_exists(out));
+  }
+  o = command(COMMAND_TOKENIZER_ENCODE, NULL, in, NULL);
+  EXPECT_FAIL(2, "--tokenizer is missing", tokenizer_command(&o));
+  o = command(COMMAND_TOKENIZER_ENCODE, "gpt2", in_folder("none"), NULL);
+  EXPECT_FAIL(2, "none: cannot open", tokenizer_command(&o));
+  o = command(COMMAND_TOKENIZER_ENCODE, "char", in, ids);
+  EXPECT_FAIL(2, "byte 0xff at line 1, column 12 is not UTF-8", tokenizer_command(&o));
+}
+
+static void train_and_info_commands(void) {
+  char in[500], out[500];
+  strcpy(in, in_folder("in.txt"));
+  strcpy(out, in_folder("made.json"));
+  replace_file(in, prose, sizeof prose - 1);
+  const char *specials[] = {END_OF_TEXT};
+  Options o = command(COMMAND_TOKENIZER_TRAIN, NULL, in, NULL);
+  EXPECT_FAIL(2, "--vocab is missing", tokenizer_command(&o));
+  o.vocab = 300;
+  EXPECT_FAIL(2, "--out is missing", tokenizer_command(&o));
+  o.file_out = out;
+  o.add_special = specials;
+  o.list_count = 1;
+  o.vocab = 256;
+  EXPECT_FAIL(2, "need at least 257 entries", tokenizer_command(&o));
+  o.vocab = 5000;
+  EXPECT_FAIL(2, "merges, --vocab 5000 needs 4743: add text, or ask for --vocab", tokenizer_command(&o));
+  CHECK(!file_exists(out));
+  o.max_memory = 1 << 10;
+  EXPECT_FAIL(2, "--max-memory allows 1024", tokenizer_command(&o));
+  o.max_memory = (int64_t)1 << 30;
+  fflush(stdout);
+  int kept = dup(1);
+  if (!freopen(in_folder("stdout"), "w", stdout)) abort();
+  for (int documents = DOCUMENTS_FILE; documents <= DOCUMENTS_NONE; documents++) {
+    o.documents = documents;
+    o.vocab = 300;
+    CHECK_EQ(tokenizer_command(&o), 0);
+    Tokenizer *t = tokenizer_open(out);
+    CHECK(tokenizer_vocab_size(t) == 300 && tokenizer_eot(t) == 299);
+    tokenizer_free(t);
+  }
+  o.vocab = 5000;
+  o.allow_fewer = 1;
+  CHECK_EQ(tokenizer_command(&o), 0);
+  Options info = command(COMMAND_TOKENIZER_INFO, out, NULL, in_folder("copy.json"));
+  CHECK_EQ(tokenizer_command(&info), 0);
+  fflush(stdout);
+  if (!freopen(in_folder("info"), "w", stdout)) abort();
+  info.json = 1;
+  CHECK_EQ(tokenizer_command(&info), 0);
+  fflush(stdout);
+  dup2(kept, 1);
+  close(kept);
+  stdout = fdopen(1, "w");
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  size_t a, b;
+  char *said = read_file(in_folder("stdout"), "output", 1 << 24, &a);
+  CHECK(strstr(said, "in 1 documents") && strstr(said, "in 2 documents"));  // blank-line cuts the prose once
+  free(said);
+  char *first = read_file(out, "tokenizer", 1 << 24, &a), *copy = read_file(in_folder("copy.json"), "tokenizer", 1 << 24,
+                                                                            &b), error[200];
+  CHECK_STR(copy, first);
+  char *line = read_file(in_folder("info"), "info", 1 << 24, &b);
+  Json *j = json_parse(line, b, error, sizeof error);
+  CHECK_STR(json_string(j, "kind", ""), "bpe");
+  CHECK(json_number(j, "eot", -2) == json_number(j, "vocab_size", 0) - 1 && json_number(j, "merges", 0) == json_number(j,
+                                                                                                                       "vocab_size", 0) - 257);
+  json_free(j);
+  free(first);
+  free(copy);
+  free(line);
+}
+
+int main(int argc, char **argv) {
+  TEST_BEGIN(argc, argv);
+  open_folder();
+  RUN(unicode_classes_are_right);
+  RUN(pieces_are_the_patterns);
+  RUN(gpt2_golden_ids);
+  RUN(special_text_is_plain_unless_asked);
+  RUN(longest_special_wins);
+  RUN(any_bytes_come_back);
+  RUN(long_words_come_back);
+  RUN(merges_go_by_rank);
+  RUN(a_buffer_serves_several);
+  RUN(cached_words_are_told_apart);
+  RUN(threads_share_a_tokenizer);
+  RUN(char_tokenizer);
+  RUN(byte_tokenizer);
+  RUN(trainer_equals_a_plain_one);
+  RUN(trainer_equals_the_peer_on_runs);
+  RUN(tables_of_the_trainer_grow);
+  RUN(training_rules);
+  RUN(every_kind_is_read_back);
+  RUN(config_is_written);
+  RUN(merges_files_are_read);
+  RUN(rank_files_are_read);
+  RUN(wrong_files_are_refused);
+  RUN(wrong_patterns_and_characters_are_refused);
+  RUN(damaged_files_are_survived);
+  RUN(encode_and_decode_commands);
+  RUN(train_and_info_commands);
+  remove_tree(folder);
+  free(folder);
+  return TEST_END();
+}

@@ -1,0 +1,665 @@
+// tokenizer.c: owns text to ids and back: cutting text into pieces, merging, the cache of words, decoding; and the
+// tokenizers that need no file (char, byte, GPT-2's own).
+//
+// Promises: any bytes go in; decode(encode(x)) == x; constant stack; a Tokenizer is read only once made.
+// Byte-level BPE: Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in Radford et al. 2019 (GPT-2).
+// Tests: tests/test_tokenizer.c; dev/peers/tokenizer_peers.py compares with other programs id for id.
+#include "tokenizer_internal.h"
+#include "gpt2_vocab.h"  // gpt2_merges
+#include "unicode.h"     // unicode_class
+#include "utf8.h"        // utf8_decode, utf8_encode
+#include <stdatomic.h>   // the counter of tokenizers
+#include <stdlib.h>      // free, qsort
+
+// ---- building ----
+
+Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern) {
+  static atomic_uint_fast64_t made;
+  Tokenizer *t = xcalloc(1, sizeof *t);
+  t->kind = kind;
+  t->pattern = pattern;
+  t->eot = -1;
+  t->serial = atomic_fetch_add(&made, 1) + 1;
+  t->starts_capacity = 512;
+  t->starts = xcalloc(t->starts_capacity, sizeof t->starts[0]);
+  return t;
+}
+
+void tokenizer_free(Tokenizer *t) {
+  if (!t) return;
+  buffer_free(&t->bytes);
+  free(t->starts);
+  free(t->merges);
+  free(t->specials);
+  free(t->merge_slots);
+  free(t->token_slots);
+  free(t->char_id);
+  free(t);
+}
+
+void tokenizer_add_token(Tokenizer *t, const void *bytes, size_t n) {
+  if (t->size == INT32_MAX - 1) fail(EXIT_REQUEST, "a vocabulary of more than %d entries", INT32_MAX - 1);
+  if ((size_t)t->size + 2 > t->starts_capacity) {
+    t->starts_capacity *= 2;
+    t->starts = xrealloc(t->starts, t->starts_capacity, sizeof t->starts[0]);
+  }
+  buffer_append(&t->bytes, bytes, n);
+  t->starts[++t->size] = t->bytes.len;
+}
+
+void tokenizer_add_merge(Tokenizer *t, int32_t left, int32_t right, int32_t result, int32_t rank) {
+  if (t->merge_count == t->merge_capacity) {
+    t->merge_capacity = MAX((size_t)512, 2 * t->merge_capacity);
+    t->merges = xrealloc(t->merges, t->merge_capacity, sizeof t->merges[0]);
+  }
+  t->merges[t->merge_count++] = (Merge){left, right, result, rank};
+}
+
+void tokenizer_add_special(Tokenizer *t, int32_t id) {
+  size_t n, other;
+  const char *text = tokenizer_token(t, id, &n);
+  t->specials = xrealloc(t->specials, t->special_count + 1, sizeof t->specials[0]);
+  size_t at = t->special_count++;
+  for (; at > 0 && (tokenizer_token(t, t->specials[at - 1], &other), other < n); at--) t->specials[at] = t->specials[at - 1];
+  t->specials[at] = id;
+  if (n > 0) t->special_first[(uint8_t)text[0]] = true;
+  if (n == strlen(END_OF_TEXT) && memcmp(text, END_OF_TEXT, n) == 0) t->eot = id;
+}
+
+bool tokenizer_is_special(const Tokenizer *t, int64_t id) {
+  for (size_t i = 0; i < t->special_count; i++)
+    if (t->specials[i] == id) return true;
+  return false;
+}
+
+// Slot of the token with these bytes, or the free slot where it would go.
+static int32_t *token_slot(const Tokenizer *t, const void *bytes, size_t n) {
+  for (size_t at = hash_bytes(bytes, n) & t->token_mask;; at = (at + 1) & t->token_mask) {
+    int32_t id = t->token_slots[at];
+    if (id < 0) return &t->token_slots[at];
+    size_t length;
+    const char *token = tokenizer_token(t, id, &length);
+    if (length == n && memcmp(token, bytes, n) == 0) return &t->token_slots[at];
+  }
+}
+
+int32_t tokenizer_find(const Tokenizer *t, const void *bytes, size_t n) { return *token_slot(t, bytes, n); }
+
+int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier) {
+  size_t slots = table_size((size_t)t->size);
+  t->token_mask = slots - 1;
+  t->token_slots = xmalloc(slots, sizeof t->token_slots[0]);
+  memset(t->token_slots, 0xff, slots * sizeof t->token_slots[0]);
+  memset(t->byte_id, 0xff, sizeof t->byte_id);
+  bool *special = xcalloc((size_t)t->size, sizeof special[0]);
+  for (size_t i = 0; i < t->special_count; i++) special[t->specials[i]] = true;
+  int32_t repeated = -1;
+  for (int32_t id = 0; id < t->size && repeated < 0; id++) {
+    if (special[id]) continue;
+    size_t n;
+    const char *token = tokenizer_token(t, id, &n);
+    int32_t *slot = token_slot(t, token, n);
+    if (*slot >= 0) {
+      *earlier = *slot;
+      repeated = id;
+    }
+    *slot = id;
+    if (n == 1) t->byte_id[(uint8_t)token[0]] = id;
+  }
+  free(special);
+  return repeated;
+}
+
+static inline size_t merge_place(const Tokenizer *t, uint64_t pair) {
+  uint64_t h = pair * 0x9e3779b97f4a7c15u;
+  return (h ^ h >> 32) & t->merge_mask;
+}
+
+static void index_merges(Tokenizer *t) {
+  size_t slots = table_size(t->merge_count);
+  t->merge_mask = slots - 1;
+  t->merge_slots = xmalloc(slots, sizeof t->merge_slots[0]);
+  for (size_t i = 0; i < slots; i++) t->merge_slots[i].pair = NO_PAIR;
+  for (size_t i = 0; i < t->merge_count; i++) {
+    const Merge *m = &t->merges[i];
+    uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right;
+    size_t at = merge_place(t, pair);
+    while (t->merge_slots[at].pair != NO_PAIR && t->merge_slots[at].pair != pair) at = (at + 1) & t->merge_mask;
+    t->merge_slots[at] = (MergeSlot){pair, m->rank, m->result};
+  }
+}
+
+const MergeSlot *tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t right) {
+  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+  for (size_t at = merge_place(t, pair); t->merge_slots[at].pair != NO_PAIR; at = (at + 1) & t->merge_mask)
+    if (t->merge_slots[at].pair == pair) return &t->merge_slots[at];
+  return NULL;
+}
+
+static void index_characters(Tokenizer *t) {
+  for (int pass = 0; pass < 2; pass++) {  // the highest code point, then the table
+    if (pass == 1) {
+      t->char_id = xmalloc(t->char_end, sizeof t->char_id[0]);
+      memset(t->char_id, 0xff, t->char_end * sizeof t->char_id[0]);
+    }
+    for (int32_t id = 0; id < t->size; id++) {
+      size_t n;
+      uint32_t code = 0;
+      const char *token = tokenizer_token(t, id, &n);
+      if (tokenizer_is_special(t, id) || utf8_decode(token, n, &code) != (int)n) continue;
+      if (pass == 0) t->char_end = MAX(t->char_end, code + 1);
+      else t->char_id[code] = id;
+    }
+  }
+}
+
+void tokenizer_finish(Tokenizer *t) {
+  int32_t earlier;
+  if (!t->token_slots) tokenizer_index_tokens(t, &earlier);
+  index_merges(t);
+  if (t->kind == TOKENIZER_CHAR) index_characters(t);
+}
+
+// ---- the tokenizers that need no file ----
+
+Tokenizer *tokenizer_byte(bool with_eot) {
+  Tokenizer *t = tokenizer_new(TOKENIZER_BYTE, PATTERN_NONE);
+  for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+  if (with_eot) {
+    tokenizer_add_token(t, END_OF_TEXT, strlen(END_OF_TEXT));
+    tokenizer_add_special(t, 256);
+  }
+  tokenizer_finish(t);
+  return t;
+}
+
+// Line and column (in characters), both from 1, of a byte offset.
+static void place_of(const char *text, size_t n, size_t offset, size_t *line, size_t *column) {
+  *line = *column = 1;
+  for (size_t at = 0; at < offset;) {
+    uint32_t code;
+    int length = utf8_decode(text + at, n - at, &code);
+    if (text[at] == '\n') ++*line, *column = 0;
+    ++*column;
+    at += length ? (size_t)length : 1;
+  }
+}
+
+Tokenizer *tokenizer_char_from_text(const char *name, const char *text, size_t n, bool with_eot) {
+  enum { CODES = 0x110000 };
+  if (n == 0) fail(EXIT_REQUEST, "%s: 0 bytes, a character tokenizer needs at least 1 character", name);
+  uint8_t *seen = xcalloc(CODES, 1);
+  for (size_t at = 0; at < n;) {
+    uint32_t code;
+    int length = utf8_decode(text + at, n - at, &code);
+    if (length == 0) {
+      size_t line, column;
+      place_of(text, n, at, &line, &column);
+      fail(EXIT_REQUEST,
+           "%s: byte 0x%02x at line %zu, column %zu is not UTF-8, a character tokenizer needs UTF-8: use --tokenizer byte or bpe:N",
+           name, (uint8_t)text[at], line, column);
+    }
+    seen[code] = 1;
+    at += (size_t)length;
+  }
+  Tokenizer *t = tokenizer_new(TOKENIZER_CHAR, PATTERN_NONE);
+  for (uint32_t code = 0; code < CODES; code++) {
+    char bytes[4];
+    if (seen[code]) tokenizer_add_token(t, bytes, (size_t)utf8_encode(code, bytes));
+  }
+  free(seen);
+  if (with_eot) {
+    tokenizer_add_token(t, END_OF_TEXT, strlen(END_OF_TEXT));
+    tokenizer_add_special(t, t->size - 1);
+  }
+  tokenizer_finish(t);
+  return t;
+}
+
+Tokenizer *tokenizer_gpt2(void) {
+  uint8_t value_of[256] = {0};
+  for (int i = 0; i < 85; i++) value_of[(uint8_t)gpt2_digits[i]] = (uint8_t)i;
+  Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_GPT2);
+  for (int i = 0; i < 256; i++) tokenizer_add_token(t, &(char){(char)alphabet_in_order(i)}, 1);
+  const char *digit = gpt2_merges;
+  for (int rank = 0; rank < GPT2_MERGES; rank++) {
+    uint32_t pair = 0;
+    for (int i = 0; i < 5; i++) pair = pair * 85 + value_of[(uint8_t)*digit++];
+    int32_t left = (int32_t)(pair >> 16), right = (int32_t)(pair & 0xffff);
+    char token[256];  // the longest has 128 bytes
+    size_t left_size, right_size;
+    const char *left_bytes = tokenizer_token(t, left, &left_size);
+    memcpy(token, left_bytes, left_size);
+    const char *right_bytes = tokenizer_token(t, right, &right_size);
+    memcpy(token + left_size, right_bytes, right_size);
+    tokenizer_add_token(t, token, left_size + right_size);
+    tokenizer_add_merge(t, left, right, t->size - 1, rank);
+  }
+  tokenizer_add_token(t, END_OF_TEXT, strlen(END_OF_TEXT));
+  tokenizer_add_special(t, t->size - 1);
+  tokenizer_finish(t);
+  return t;
+}
+
+// ---- cutting text into pieces ----
+// Written by hand from the two published patterns. A byte that is not part of valid UTF-8 is a character of its own of class OTHER.
+//   gpt2: '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//   gpt4: '(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+$|\s*[\r\n]|\s+(?!\S)|\s
+// (OpenAI's tiktoken, gpt2 and cl100k_base; $ is the end of the whole text.)
+
+enum { OTHER = UNICODE_OTHER, LETTER = UNICODE_LETTER, NUMBER = UNICODE_NUMBER, SPACE = UNICODE_SPACE, LOOK = 4 };
+static const uint8_t byte_class[256] = {
+    ['A' ... 'Z'] = LETTER, ['a' ... 'z'] = LETTER, ['0' ... '9'] = NUMBER, ['\t' ... '\r'] = SPACE, [' '] = SPACE,
+    [0x80 ... 0xff] = LOOK,  // more than one byte, or none: see class_at
+};
+
+// Class of the character at `at` < n and its length in bytes.
+static inline int class_at(const char *text, size_t n, size_t at, size_t *length) {
+  int class = byte_class[(uint8_t)text[at]];
+  *length = 1;
+  if (class != LOOK) return class;
+  uint32_t code;
+  int bytes = utf8_decode(text + at, n - at, &code);
+  if (bytes == 0) return OTHER;
+  *length = (size_t)bytes;
+  return unicode_class(code);
+}
+
+// End of the run of characters of one class that goes on at `at`.
+static inline size_t run_end(const char *text, size_t n, size_t at, int class) {
+  size_t length;
+  while (at < n && class_at(text, n, at, &length) == class) at += length;
+  return at;
+}
+
+// Length of the contraction behind an apostrophe at `at`, the apostrophe included, or 0. any_case: also 'S, 'LL, and the
+// long s, which is a form of s to those who ignore case.
+static size_t contraction(const char *text, size_t n, size_t at, bool any_case) {
+  if (at + 1 >= n) return 0;
+  char fold = any_case ? 0x20 : 0, a = (char)(text[at + 1] | fold);
+  if (a == 's' || a == 'd' || a == 'm' || a == 't') return 2;
+  if (any_case && at + 2 < n && text[at + 1] == (char)0xc5 && text[at + 2] == (char)0xbf) return 3;
+  if (at + 2 >= n) return 0;
+  char b = (char)(text[at + 2] | fold);
+  return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 3 : 0;
+}
+
+// White space at `at`: where its piece ends. All of it at the end of the text; else all but its last character, which may
+// lead the next piece; that one character if there is no other.
+static size_t space_end(const char *text, size_t n, size_t at, bool newlines) {
+  size_t end = at, last = at, newline = 0, length;
+  while (end < n && class_at(text, n, end, &length) == SPACE) {
+    last = end;
+    end += length;
+    if (text[last] == '\n' || text[last] == '\r') newline = end;
+  }
+  if (end == n) return end;
+  if (newlines && newline > 0) return newline;  // gpt4: everything up to the last line end
+  return last > at ? last : end;
+}
+
+static size_t gpt2_piece_end(const char *text, size_t n, size_t at) {
+  size_t length, after, next_length;
+  if (text[at] == '\'' && (after = contraction(text, n, at, false)) > 0) return at + after;
+  int class = class_at(text, n, at, &length);
+  if (class != SPACE) return run_end(text, n, at + length, class);
+  if (text[at] == ' ' && at + 1 < n) {
+    int next = class_at(text, n, at + 1, &next_length);
+    if (next != SPACE) return run_end(text, n, at + 1 + next_length, next);
+  }
+  return space_end(text, n, at, false);
+}
+
+static size_t gpt4_piece_end(const char *text, size_t n, size_t at) {
+  size_t length, after;
+  if (text[at] == '\'' && (after = contraction(text, n, at, true)) > 0) return at + after;
+  int class = class_at(text, n, at, &length);
+  size_t end = at + length;
+  if (class == LETTER) return run_end(text, n, end, LETTER);
+  if (class == NUMBER) {
+    for (int digits = 1; digits < 3 && end < n && class_at(text, n, end, &length) == NUMBER; digits++) end += length;
+    return end;
+  }
+  int next = end < n ? class_at(text, n, end, &length) : -1;
+  if (next == LETTER && text[at] != '\r' && text[at] != '\n') return run_end(text, n, end, LETTER);
+  if (class == OTHER || (text[at] == ' ' && next == OTHER)) {
+    end = run_end(text, n, end, OTHER);
+    while (end < n && (text[end] == '\r' || text[end] == '\n')) end++;
+    return end;
+  }
+  return space_end(text, n, at, true);
+}
+
+size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n, size_t at) {
+  switch (pattern) {
+    case PATTERN_GPT2: return gpt2_piece_end(text, n, at);
+    case PATTERN_GPT4: return gpt4_piece_end(text, n, at);
+    case PATTERN_NONE: break;
+  }
+  return n;
+}
+
+// ---- a TokenBuffer and its cache ----
+// Text repeats its words, so the ids of short words are kept: one line of 64 bytes a word, its place given by the word's
+// hash, a newer word replaces an older one. The scratch of long words lies here too.
+
+enum { KEY_BYTES = 23, KEY_IDS = 9, CACHE_BITS = 16 };
+typedef struct {
+  uint64_t key[3];       // the bytes, zeros behind them; the last byte is the length (0: empty)
+  int32_t count;
+  int32_t ids[KEY_IDS];
+} CachedWord;
+
+typedef struct { int32_t id; uint32_t previous, next; } Symbol;  // a part of a long word; id -1: merged into the one before
+
+typedef struct WordCache {
+  uint64_t serial;       // of the tokenizer whose words these are
+  CachedWord *words;     // (1 << CACHE_BITS)
+  Symbol *symbols;
+  uint64_t *heap;        // rank << 32 | position of the left part; the least on top
+  size_t symbol_capacity, heap_count, heap_capacity;
+} WordCache;
+
+static void reserve(TokenBuffer *b, size_t more) {
+  if (b->capacity - b->count >= more) return;
+  size_t need;
+  if (!add_size(b->count, more, &need)) fail(EXIT_MACHINE, "memory: %zu + %zu ids", b->count, more);
+  b->capacity = MAX(need, MAX((size_t)256, b->capacity + b->capacity / 2));
+  b->ids = xrealloc(b->ids, b->capacity, sizeof b->ids[0]);
+}
+
+void token_buffer_append(TokenBuffer *b, int32_t id) {
+  reserve(b, 1);
+  b->ids[b->count++] = id;
+}
+
+void token_buffer_free(TokenBuffer *b) {
+  free(b->ids);
+  if (b->cache) {
+    free(b->cache->words);
+    free(b->cache->symbols);
+    free(b->cache->heap);
+    free(b->cache);
+  }
+  *b = (TokenBuffer){0};
+}
+
+static void prepare_cache(const Tokenizer *t, TokenBuffer *b) {
+  if (!b->cache) b->cache = xcalloc(1, sizeof *b->cache);
+  if (b->cache->serial == t->serial) return;
+  free(b->cache->words);
+  b->cache->words = xcalloc((size_t)1 << CACHE_BITS, sizeof(CachedWord));
+  b->cache->serial = t->serial;
+}
+
+// ---- merging ----
+
+static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right, int32_t *result) {
+  const MergeSlot *m = tokenizer_find_merge(t, left, right);
+  if (!m) return INT32_MAX;
+  *result = m->result;
+  return m->rank;
+}
+
+// A short word: looks through all pairs for the least rank again and again. Returns the number of ids.
+enum { SHORT_WORD = 48 };
+static size_t merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
+  int32_t ranks[SHORT_WORD], results[SHORT_WORD];  // of the pair that begins at i
+  for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
+  for (size_t i = 0; i + 1 < n; i++) ranks[i] = pair_rank(t, ids[i], ids[i + 1], &results[i]);
+  while (n > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < n; i++)
+      if (ranks[i] < ranks[best]) best = i;
+    if (ranks[best] == INT32_MAX) break;
+    ids[best] = results[best];
+    n--;
+    for (size_t i = best + 1; i < n; i++) {
+      ids[i] = ids[i + 1];
+      ranks[i - 1] = ranks[i];
+      results[i - 1] = results[i];
+    }
+    if (best > 0) ranks[best - 1] = pair_rank(t, ids[best - 1], ids[best], &results[best - 1]);
+    if (best + 1 < n) ranks[best] = pair_rank(t, ids[best], ids[best + 1], &results[best]);
+  }
+  return n;
+}
+
+static void heap_sink(uint64_t *heap, size_t count, size_t at) {
+  uint64_t value = heap[at];
+  for (size_t child; (child = 2 * at + 1) < count; at = child) {
+    if (child + 1 < count && heap[child + 1] < heap[child]) child++;
+    if (value <= heap[child]) break;
+    heap[at] = heap[child];
+  }
+  heap[at] = value;
+}
+
+static void heap_push(WordCache *c, uint64_t value) {
+  if (c->heap_count == c->heap_capacity) {
+    c->heap_capacity = MAX((size_t)1024, 2 * c->heap_capacity);
+    c->heap = xrealloc(c->heap, c->heap_capacity, sizeof c->heap[0]);
+  }
+  size_t at = c->heap_count++;
+  for (; at > 0 && value < c->heap[(at - 1) / 2]; at = (at - 1) / 2) c->heap[at] = c->heap[(at - 1) / 2];
+  c->heap[at] = value;
+}
+
+enum { NOWHERE = UINT32_MAX };
+
+// Puts the pair that begins at symbol `at` on the heap, if there is one that merges.
+static void push_pair(const Tokenizer *t, WordCache *c, uint32_t at) {
+  uint32_t next = c->symbols[at].next;
+  int32_t result;
+  int32_t rank = next == NOWHERE ? INT32_MAX : pair_rank(t, c->symbols[at].id, c->symbols[next].id, &result);
+  if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
+}
+
+// A word of any length: a linked list of parts and a heap of the pairs that may merge; n log n. A pair on the heap
+// whose parts have changed since is seen by its rank and dropped. Appends to out.
+static void merge_long(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
+  WordCache *c = out->cache;
+  if (n >= NOWHERE)
+    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %u can be encoded: split it into documents", n,
+         NOWHERE - 1);
+  if (n > c->symbol_capacity) {
+    c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
+    c->symbol_capacity = n;
+  }
+  Symbol *symbols = c->symbols;
+  for (size_t i = 0; i < n; i++)
+    symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
+  c->heap_count = 0;
+  for (size_t i = 0; i + 1 < n; i++) push_pair(t, c, (uint32_t)i);
+  while (c->heap_count > 0) {
+    uint64_t top = c->heap[0];
+    c->heap[0] = c->heap[--c->heap_count];
+    if (c->heap_count > 0) heap_sink(c->heap, c->heap_count, 0);
+    uint32_t at = (uint32_t)top, next = symbols[at].next;
+    int32_t result = -1;
+    if (symbols[at].id < 0 || next == NOWHERE) continue;
+    if (pair_rank(t, symbols[at].id, symbols[next].id, &result) != (int32_t)(top >> 32)) continue;
+    symbols[at].id = result;
+    symbols[at].next = symbols[next].next;
+    symbols[next].id = -1;
+    if (symbols[at].next != NOWHERE) symbols[symbols[at].next].previous = at;
+    if (symbols[at].previous != NOWHERE) push_pair(t, c, symbols[at].previous);
+    push_pair(t, c, at);
+  }
+  for (uint32_t at = 0; at != NOWHERE; at = symbols[at].next) token_buffer_append(out, symbols[at].id);
+}
+
+// Appends the ids of one piece, not looking into the cache.
+static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
+  if (t->whole_words) {
+    int32_t id = tokenizer_find(t, word, n);
+    if (id >= 0) {
+      token_buffer_append(out, id);
+      return;
+    }
+  }
+  if (n > SHORT_WORD) {
+    merge_long(t, word, n, out);
+    return;
+  }
+  reserve(out, SHORT_WORD);
+  out->count += merge_short(t, word, n, out->ids + out->count);
+}
+
+// ---- encoding ----
+
+// The key of a word of at most KEY_BYTES; `room` bytes may be read from it.
+static inline void make_key(const char *word, size_t n, size_t room, uint64_t key[3]) {
+  if (room >= sizeof(uint64_t[3])) {  // three loads and masks are faster than a copy of unknown length
+    memcpy(key, word, sizeof(uint64_t[3]));
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (size_t i = 0; i < 3; i++) {
+      size_t keep = n <= 8 * i ? 0 : MIN(n - 8 * i, (size_t)8);
+      key[i] &= keep == 8 ? UINT64_MAX : ((uint64_t)1 << 8 * keep) - 1;
+    }
+    key[2] |= (uint64_t)n << 56;
+    return;
+#endif
+  }
+  key[0] = key[1] = key[2] = 0;
+  memcpy(key, word, n);
+  ((uint8_t *)key)[sizeof(uint64_t[3]) - 1] = (uint8_t)n;
+}
+
+static inline void encode_word(const Tokenizer *t, const char *word, size_t n, size_t room, TokenBuffer *out) {
+  if (n > KEY_BYTES) {
+    merge_word(t, word, n, out);
+    return;
+  }
+  uint64_t key[3];
+  make_key(word, n, room, key);
+  uint64_t hash = hash_mix(hash_mix(key[0], key[1]), key[2]);
+  CachedWord *line = &out->cache->words[hash >> (64 - CACHE_BITS)];
+  reserve(out, KEY_IDS);
+  if (line->key[0] == key[0] && line->key[1] == key[1] && line->key[2] == key[2]) {
+    memcpy(out->ids + out->count, line->ids, sizeof line->ids);
+    out->count += (size_t)line->count;
+    return;
+  }
+  size_t before = out->count;
+  merge_word(t, word, n, out);
+  size_t count = out->count - before;
+  if (count > KEY_IDS) return;
+  memcpy(line->key, key, sizeof key);
+  memcpy(line->ids, out->ids + before, count * sizeof line->ids[0]);
+  line->count = (int32_t)count;
+}
+
+// Text without special tokens. false, and out->unseen set, at a character without an id.
+static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBuffer *out) {
+  if (t->kind == TOKENIZER_CHAR) {
+    for (size_t at = 0; at < n;) {
+      uint32_t code = 0;
+      int length = utf8_decode(text + at, n - at, &code);
+      if (length == 0 || code >= t->char_end || t->char_id[code] < 0) {
+        out->unseen = at;
+        return false;
+      }
+      token_buffer_append(out, t->char_id[code]);
+      at += (size_t)length;
+    }
+    return true;
+  }
+  if (t->merge_count == 0 && !t->whole_words) {
+    reserve(out, n);
+    for (size_t at = 0; at < n; at++) out->ids[out->count++] = t->byte_id[(uint8_t)text[at]];
+    return true;
+  }
+  prepare_cache(t, out);
+  for (size_t at = 0; at < n;) {
+    size_t end = tokenizer_piece_end(t->pattern, text, n, at);
+    encode_word(t, text + at, end - at, n - at, out);
+    at = end;
+  }
+  return true;
+}
+
+// The special token whose text stands at `at` (the longest of them), or -1.
+static int32_t special_at(const Tokenizer *t, const char *text, size_t n, size_t at, size_t *length) {
+  if (!t->special_first[(uint8_t)text[at]]) return -1;
+  for (size_t i = 0; i < t->special_count; i++) {
+    const char *special = tokenizer_token(t, t->specials[i], length);
+    if (*length <= n - at && memcmp(text + at, special, *length) == 0) return t->specials[i];
+  }
+  return -1;
+}
+
+int64_t tokenizer_encode(const Tokenizer *t, const char *text, size_t n, TokenBuffer *out, TokenizerSpecial special) {
+  size_t before = out->count, start = 0;
+  bool ok = true;
+  for (size_t at = 0; ok && special == SPECIAL_ALL && t->special_count > 0 && at < n;) {
+    size_t length;
+    int32_t id = special_at(t, text, n, at, &length);
+    if (id < 0) {
+      at++;
+      continue;
+    }
+    ok = encode_plain(t, text + start, at - start, out);
+    if (!ok) break;
+    token_buffer_append(out, id);
+    start = at += length;
+  }
+  if (ok) ok = encode_plain(t, text + start, n - start, out);
+  if (ok) return (int64_t)(out->count - before);
+  out->unseen += start;
+  out->count = before;
+  return -1;
+}
+
+int64_t tokenizer_encode_or_fail(const Tokenizer *t, const char *name, const char *text, size_t n, TokenBuffer *out,
+                                 TokenizerSpecial special) {
+  int64_t count = tokenizer_encode(t, text, n, out, special);
+  if (count >= 0) return count;
+  size_t line, column;
+  place_of(text, n, out->unseen, &line, &column);
+  uint32_t code = 0;
+  int length = utf8_decode(text + out->unseen, n - out->unseen, &code);
+  if (length == 0)
+    fail(EXIT_REQUEST, "%s: byte 0x%02x at line %zu, column %zu is not UTF-8, and this tokenizer knows %d characters only", name,
+         (uint8_t)text[out->unseen], line, column, t->size);
+  fail(EXIT_REQUEST,
+       "%s: character '%.*s' (U+%04X) at line %zu, column %zu is none of the %d that this character tokenizer has seen in training", name,
+       code < 32 || code == 127 ? 0 : length, text + out->unseen, code, line, column, t->size - (int)t->special_count);
+}
+
+// ---- decoding ----
+
+const char *tokenizer_decode_one(const Tokenizer *t, int64_t id, size_t *length) {
+  *length = 0;
+  return id < 0 || id >= t->size ? NULL : tokenizer_token(t, (int32_t)id, length);
+}
+
+int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, Buffer *out) {
+  for (size_t i = 0; i < count; i++) {
+    size_t n;
+    const char *bytes = tokenizer_decode_one(t, ids[i], &n);
+    if (!bytes) return (int64_t)i;
+    buffer_append(out, bytes, n);
+  }
+  return -1;
+}
+
+// ---- asking ----
+
+int32_t tokenizer_vocab_size(const Tokenizer *t) { return t->size; }
+int32_t tokenizer_eot(const Tokenizer *t) { return t->eot; }
+TokenizerKind tokenizer_kind(const Tokenizer *t) { return t->kind; }
+TokenizerPattern tokenizer_pattern(const Tokenizer *t) { return t->pattern; }
+size_t tokenizer_merge_count(const Tokenizer *t) { return t->merge_count; }
+size_t tokenizer_special_count(const Tokenizer *t) { return t->special_count; }
+int32_t tokenizer_special_id(const Tokenizer *t, size_t index) { return t->specials[index]; }
+
+const char *tokenizer_kind_name(const Tokenizer *t) {
+  static const char *const names[] = {[TOKENIZER_CHAR] = "char", [TOKENIZER_BYTE] = "byte", [TOKENIZER_BPE] = "bpe"};
+  return names[t->kind];
+}
+
+const char *tokenizer_pattern_name(TokenizerPattern p) {
+  static const char *const names[] = {[PATTERN_GPT2] = "gpt2", [PATTERN_GPT4] = "gpt4", [PATTERN_NONE] = "none"};
+  return names[p];
+}

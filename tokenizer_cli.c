@@ -1,0 +1,336 @@
+// tokenizer_cli.c: owns `gpt tokenizer train|encode|decode|info`: flags in, payload on stdout or in --out.
+// Tests: tests/test_tokenizer.c
+#include "tokenizer_cli.h"
+#include "json.h"       // json_write_string
+#include "tokenizer.h"  // everything that is done here
+#include "utf8.h"       // utf8_decode
+#include <errno.h>      // errno
+#include <stdlib.h>     // free
+#include <string.h>     // strcmp, memchr
+
+// ---- texts ----
+
+typedef void TextFn(void *context, const char *name, const char *text, size_t n);
+
+static void read_one(const char *path, size_t max_bytes, TextFn *fn, void *context) {
+  bool standard_input = strcmp(path, "-") == 0;
+  size_t n;
+  char *text = read_file(standard_input ? "/dev/stdin" : path, "text", max_bytes, &n);
+  fn(context, standard_input ? "standard input" : path, text, n);
+  free(text);
+}
+
+// Calls fn for every file named: a file, a directory (its regular files, sorted), or - (also when nothing is named).
+static void for_each_text(const Options *o, size_t max_bytes, TextFn *fn, void *context) {
+  if (o->arg_count == 0) read_one("-", max_bytes, fn, context);
+  for (size_t i = 0; i < o->arg_count; i++) {
+    if (!is_directory(o->args[i])) {
+      read_one(o->args[i], max_bytes, fn, context);
+      continue;
+    }
+    size_t count, used = 0;
+    char **names = list_directory(o->args[i], &count);
+    for (size_t k = 0; k < count; k++) {
+      char *path = format("%s/%s", o->args[i], names[k]);
+      if (!is_directory(path)) read_one(path, max_bytes, fn, context), used++;
+      free(path);
+    }
+    free_names(names, count);
+    if (used == 0) fail(EXIT_REQUEST, "%s: 0 files in this directory, at least 1 is needed", o->args[i]);
+  }
+}
+
+// ---- output ----
+
+// Writes the payload to --out, or to stdout.
+static void write_payload(const Options *o, const void *data, size_t n) {
+  if (o->file_out) {
+    replace_file(o->file_out, data, n);
+    return;
+  }
+  fflush(stdout);
+  if (!write_all(fileno(stdout), data, n)) fail(EXIT_MACHINE, "standard output: cannot write %zu bytes: %s", n, strerror(errno));
+}
+
+// Bytes in quotes, so that blanks, line ends and broken characters can be seen and told apart: \n \t \" \\ and \xNN.
+static void append_visible(Buffer *b, const char *bytes, size_t n) {
+  buffer_append(b, "\"", 1);
+  for (size_t at = 0; at < n;) {
+    uint32_t code = 0;
+    int length = utf8_decode(bytes + at, n - at, &code);
+    if (length == 0 || code < 32 || (code >= 0x7f && code < 0xa0)) {
+      if (code == '\n') buffer_append(b, "\\n", 2);
+      else if (code == '\t') buffer_append(b, "\\t", 2);
+      else buffer_printf(b, "\\x%02x", (uint8_t)bytes[at]);
+      length = 1;
+    } else {
+      if (code == '"' || code == '\\') buffer_append(b, "\\", 1);
+      buffer_append(b, bytes + at, (size_t)length);
+    }
+    at += (size_t)length;
+  }
+  buffer_append(b, "\"", 1);
+}
+
+// ---- train ----
+
+typedef struct { const Options *o; TokenizerTrainer *trainer; Buffer all; size_t bytes, documents; } TrainTexts;
+
+static void add_document(TrainTexts *t, const char *text, size_t n) {
+  if (n == 0) return;
+  tokenizer_trainer_add(t->trainer, text, n);
+  t->documents++;
+  size_t held = tokenizer_trainer_memory(t->trainer) + t->all.cap;
+  if (held > (size_t)t->o->max_memory)
+    fail(EXIT_REQUEST,
+         "memory: %zu bytes are needed for the words of the first %zu documents, --max-memory allows %lld: raise it or train on less text", held,
+         t->documents, (long long)t->o->max_memory);
+}
+
+static bool is_blank(const char *line, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r') return false;
+  return true;
+}
+
+// Documents are runs of lines that are not blank, without the last line's end.
+static void add_paragraphs(TrainTexts *t, const char *text, size_t n) {
+  size_t start = 0, end = 0;  // of the document so far; end == start: none
+  for (size_t at = 0; at < n;) {
+    const char *newline = memchr(text + at, '\n', n - at);
+    size_t line_end = newline ? (size_t)(newline - text) : n;
+    if (is_blank(text + at, line_end - at)) {
+      add_document(t, text + start, end - start);
+      start = end = line_end + 1;
+    } else {
+      end = line_end;
+    }
+    at = line_end + 1;
+  }
+  if (end > start) add_document(t, text + start, end - start);
+}
+
+static void add_text(void *context, const char *name, const char *text, size_t n) {
+  (void)name;
+  TrainTexts *t = context;
+  t->bytes += n;
+  if (t->o->documents == DOCUMENTS_BLANK_LINE) add_paragraphs(t, text, n);
+  else if (t->o->documents == DOCUMENTS_NONE) buffer_append(&t->all, text, n);
+  else add_document(t, text, n);
+}
+
+static int train(const Options *o) {
+  if (o->vocab == AUTO_INT)
+    fail(EXIT_REQUEST,
+         "--vocab is missing: how many entries the tokenizer shall have (257 or more; 4096 suits a few megabytes of text)");
+  if (!o->file_out) fail(EXIT_REQUEST, "--out is missing: the tokenizer.json to write");
+  if (o->vocab < 256 + (int64_t)o->list_count)
+    fail(EXIT_REQUEST, "--vocab %lld: the 256 bytes and %zu special tokens need at least %zu entries", (long long)o->vocab,
+         o->list_count, 256 + o->list_count);
+  double start = seconds_now();
+  TrainTexts t = {.o = o, .trainer = tokenizer_trainer((TokenizerPattern)o->pattern)};
+  for_each_text(o, (size_t)o->max_memory, add_text, &t);
+  if (o->documents == DOCUMENTS_NONE) add_document(&t, t.all.data, t.all.len);
+  if (t.bytes == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 2 are needed to train a tokenizer");
+  Tokenizer *made = tokenizer_trainer_finish(t.trainer, o->vocab, (const char *const *)o->add_special, o->list_count);
+  int32_t size = tokenizer_vocab_size(made);
+  if (size < o->vocab && !o->allow_fewer)
+    fail(EXIT_REQUEST,
+         "the text gives %zu merges, --vocab %lld needs %lld: add text, or ask for --vocab %d, or write what there is with --allow-fewer on",
+         tokenizer_merge_count(made), (long long)o->vocab, (long long)o->vocab - 256 - (long long)o->list_count, size);
+  Buffer json = {0};
+  char hex[65];
+  tokenizer_json(made, &json);
+  replace_file(o->file_out, json.data, json.len);
+  tokenizer_sha256(made, hex);
+  printf("%s: %d entries (256 bytes, %zu merges, %zu special) from %zu bytes in %zu documents, pattern %s, %.2f s, sha256 %.16s\n", o->file_out, size,
+         tokenizer_merge_count(made), tokenizer_special_count(made), t.bytes, t.documents, tokenizer_pattern_name(tokenizer_pattern(made)),
+         seconds_now() - start, hex);
+  if (tokenizer_eot(made) < 0)
+    printf("it has no end-of-text token; a model of documents wants one: --add-special '%s'\n", END_OF_TEXT);
+  buffer_free(&json);
+  buffer_free(&t.all);
+  tokenizer_free(made);
+  return 0;
+}
+
+// ---- encode ----
+
+typedef struct { const Options *o; const Tokenizer *tokenizer; TokenBuffer ids; } EncodeTexts;
+
+static void encode_text(void *context, const char *name, const char *text, size_t n) {
+  EncodeTexts *e = context;
+  Tokenizer *own = e->tokenizer ? NULL : tokenizer_char_from_text(name, text, n, false);
+  tokenizer_encode_or_fail(own ? own : e->tokenizer, name, text, n, &e->ids, (TokenizerSpecial)e->o->special);
+  tokenizer_free(own);
+}
+
+// One token a line: id and what it stands for.
+static void append_pieces(Buffer *b, const Tokenizer *t, const TokenBuffer *ids) {
+  for (size_t i = 0; i < ids->count; i++) {
+    size_t n;
+    const char *bytes = tokenizer_decode_one(t, ids->ids[i], &n);
+    buffer_printf(b, "%7d  ", ids->ids[i]);
+    append_visible(b, bytes, n);
+    buffer_append(b, "\n", 1);
+  }
+}
+
+static void append_ids(Buffer *b, const TokenBuffer *ids, int64_t how) {
+  for (size_t i = 0; i < ids->count; i++) {
+    uint8_t raw[4];
+    char text[16];
+    store_u32le(raw, (uint32_t)ids->ids[i]);
+    if (how == FORMAT_TEXT) buffer_append(b, text, (size_t)snprintf(text, sizeof text, i ? " %d" : "%d", ids->ids[i]));
+    else buffer_append(b, raw, how == FORMAT_U16 ? 2 : 4);
+  }
+  if (how == FORMAT_TEXT) buffer_append(b, "\n", 1);
+}
+
+static int encode(const Options *o) {
+  bool characters = strcmp(o->use_tokenizer, "char") == 0;
+  if (characters && (o->show || o->arg_count > 1))
+    fail(EXIT_REQUEST, "--tokenizer char takes the characters of one text, without --show");
+  Tokenizer *t = characters ? NULL : tokenizer_open(o->use_tokenizer);
+  if (t && o->format == FORMAT_U16 && tokenizer_vocab_size(t) > 65536)
+    fail(EXIT_REQUEST, "--format u16: the vocabulary has %d entries, 16 bits hold 65536: use --format u32",
+         tokenizer_vocab_size(t));
+  EncodeTexts e = {.o = o, .tokenizer = t};
+  for_each_text(o, SIZE_MAX / 2, encode_text, &e);
+  Buffer out = {0};
+  if (o->show) append_pieces(&out, t, &e.ids);
+  else append_ids(&out, &e.ids, o->format);
+  write_payload(o, out.data, out.len);
+  buffer_free(&out);
+  token_buffer_free(&e.ids);
+  tokenizer_free(t);
+  return 0;
+}
+
+// ---- decode ----
+
+typedef struct { const Options *o; TokenBuffer ids; } DecodeIds;
+
+// Ids in decimal with white space between; the line is counted for the message.
+static void parse_ids(const char *name, const char *text, size_t n, TokenBuffer *ids) {
+  size_t line = 1;
+  for (size_t at = 0; at < n;) {
+    char c = text[at];
+    if (c == '\n') line++;
+    if (c == ' ' || (c >= '\t' && c <= '\r')) {
+      at++;
+      continue;
+    }
+    int64_t id = 0;
+    size_t start = at;
+    for (; at < n && text[at] >= '0' && text[at] <= '9' && id <= INT32_MAX; at++) id = 10 * id + (text[at] - '0');
+    bool ended = at == n || text[at] == ' ' || (text[at] >= '\t' && text[at] <= '\r');
+    if (start == at || !ended || id > INT32_MAX)
+      fail(EXIT_REQUEST, "%s: line %zu: id %zu is not a whole number below %d", name, line, ids->count + 1, INT32_MAX);
+    token_buffer_append(ids, (int32_t)id);
+  }
+}
+
+static void read_ids(void *context, const char *name, const char *text, size_t n) {
+  DecodeIds *d = context;
+  if (d->o->format == FORMAT_TEXT) {
+    parse_ids(name, text, n, &d->ids);
+    return;
+  }
+  size_t width = d->o->format == FORMAT_U16 ? 2 : 4;
+  if (n % width != 0) fail(EXIT_REQUEST, "%s: %zu bytes are no whole number of %zu-byte ids", name, n, width);
+  for (size_t at = 0; at < n; at += width) {
+    const uint8_t *p = (const uint8_t *)text + at;
+    uint32_t id = width == 2 ? (uint32_t)p[0] | (uint32_t)p[1] << 8 : load_u32le(p);
+    if (id > INT32_MAX) fail(EXIT_REQUEST, "%s: id %u at byte %zu is none of any vocabulary", name, id, at);
+    token_buffer_append(&d->ids, (int32_t)id);
+  }
+}
+
+static bool is_number(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
+
+static int decode(const Options *o) {
+  Tokenizer *t = tokenizer_open(o->use_tokenizer);
+  DecodeIds d = {.o = o};
+  bool numbers = o->arg_count > 0 && o->format == FORMAT_TEXT;  // ids themselves, where no argument is a file
+  for (size_t i = 0; i < o->arg_count; i++) numbers = numbers && is_number(o->args[i]) && !file_exists(o->args[i]);
+  for (size_t i = 0; numbers && i < o->arg_count; i++) parse_ids("the command line", o->args[i], strlen(o->args[i]), &d.ids);
+  if (!numbers) for_each_text(o, SIZE_MAX / 2, read_ids, &d);
+  Buffer out = {0};
+  int64_t bad = tokenizer_decode(t, d.ids.ids, d.ids.count, &out);
+  if (bad >= 0)
+    fail(EXIT_REQUEST, "id %d, number %lld of the list, is not in the vocabulary: it has %d entries, 0 to %d",
+         d.ids.ids[bad], (long long)bad + 1,
+         tokenizer_vocab_size(t), tokenizer_vocab_size(t) - 1);
+  write_payload(o, out.data ? out.data : "", out.len);
+  buffer_free(&out);
+  token_buffer_free(&d.ids);
+  tokenizer_free(t);
+  return 0;
+}
+
+// ---- info ----
+
+static int32_t longest_token(const Tokenizer *t) {
+  int32_t best = 0;
+  size_t most = 0, n;
+  for (int32_t id = 0; id < tokenizer_vocab_size(t); id++)
+    if (tokenizer_decode_one(t, id, &n) && n > most && !tokenizer_is_special(t, id)) most = n, best = id;
+  return best;
+}
+
+// Also writes the tokenizer as a tokenizer.json where --out asks for it: the way from any format to that one.
+static int info(const Options *o) {
+  Tokenizer *t = tokenizer_open(o->use_tokenizer);
+  if (o->file_out) {
+    Buffer json = {0};
+    tokenizer_json(t, &json);
+    replace_file(o->file_out, json.data, json.len);
+    buffer_free(&json);
+  }
+  char hex[65];
+  tokenizer_sha256(t, hex);
+  Buffer b = {0};
+  size_t n;
+  const char *pattern = tokenizer_kind(t) == TOKENIZER_BPE ? tokenizer_pattern_name(tokenizer_pattern(t)) : "none";
+  if (o->json) {
+    buffer_printf(&b, "{\"kind\":\"%s\",\"vocab_size\":%d,\"merges\":%zu,\"pattern\":\"%s\",\"eot\":%d,\"special\":[",
+                  tokenizer_kind_name(t),
+                  tokenizer_vocab_size(t), tokenizer_merge_count(t), pattern, tokenizer_eot(t));
+    for (size_t i = 0; i < tokenizer_special_count(t); i++) {
+      const char *text = tokenizer_decode_one(t, tokenizer_special_id(t, i), &n);
+      buffer_printf(&b, "%s{\"id\":%d,\"text\":", i ? "," : "", tokenizer_special_id(t, i));
+      json_write_string(&b, text, n);
+      buffer_append(&b, "}", 1);
+    }
+    buffer_printf(&b, "],\"sha256\":\"%s\"}\n", hex);
+  } else {
+    buffer_printf(&b, "kind          %s\nvocabulary    %d\nmerges        %zu\npattern       %s\n", tokenizer_kind_name(t),
+                  tokenizer_vocab_size(t),
+                  tokenizer_merge_count(t), pattern);
+    for (size_t i = 0; i < tokenizer_special_count(t); i++) {
+      const char *text = tokenizer_decode_one(t, tokenizer_special_id(t, i), &n);
+      buffer_printf(&b, "special       %d ", tokenizer_special_id(t, i));
+      append_visible(&b, text, n);
+      buffer_printf(&b, "%s\n", tokenizer_special_id(t, i) == tokenizer_eot(t) ? "  (end of text)" : "");
+    }
+    int32_t longest = longest_token(t);
+    const char *text = tokenizer_decode_one(t, longest, &n);
+    buffer_printf(&b, "longest token %d, %zu bytes ", longest, n);
+    append_visible(&b, text, MIN(n, (size_t)60));
+    buffer_printf(&b, "\nsha256        %s\n", hex);
+  }
+  fputs(b.data, stdout);
+  buffer_free(&b);
+  tokenizer_free(t);
+  return 0;
+}
+
+int tokenizer_command(const Options *o) {
+  if (o->command == COMMAND_TOKENIZER_TRAIN) return train(o);
+  if (!o->use_tokenizer)
+    fail(EXIT_REQUEST,
+         "--tokenizer is missing: gpt2, byte, a tokenizer.json, vocab.bpe, encoder.json or .tiktoken file, or a model directory");
+  if (o->command == COMMAND_TOKENIZER_ENCODE) return encode(o);
+  return o->command == COMMAND_TOKENIZER_DECODE ? decode(o) : info(o);
+}

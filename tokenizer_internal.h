@@ -1,0 +1,107 @@
+// tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_train.c and
+// tokenizer_files.c. Everyone else includes tokenizer.h.
+// Tests: tests/test_tokenizer.c
+#pragma once
+#include "tokenizer.h"
+#include <string.h>  // memcpy
+
+// left and right, side by side, become result; the merge with the least rank goes first, of equal ranks the leftmost.
+typedef struct { int32_t left, right, result, rank; } Merge;
+typedef struct { uint64_t pair; int32_t rank, result; } MergeSlot;  // pair = left << 32 | right, or NO_PAIR
+#define NO_PAIR UINT64_MAX
+
+struct Tokenizer {
+  TokenizerKind kind;
+  TokenizerPattern pattern;
+  bool whole_words;         // a piece that is a token is that token, whatever the merges say ("ignore_merges")
+  int32_t size;             // entries of the vocabulary
+  Buffer bytes;             // all tokens end to end: token i is bytes[starts[i], starts[i + 1])
+  size_t *starts;           // (size + 1)
+  size_t starts_capacity;
+  Merge *merges;            // (merge_count) in the order of their ranks
+  size_t merge_count, merge_capacity;
+  int32_t *specials;        // (special_count) ids, the longest text first
+  size_t special_count;
+  int32_t eot;              // or -1
+  // indexes, built by tokenizer_finish
+  MergeSlot *merge_slots;   // (merge_mask + 1) open addressing
+  size_t merge_mask;
+  int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
+  size_t token_mask;
+  int32_t byte_id[256];     // id of the token that is this byte, or -1
+  int32_t *char_id;         // char: (char_end) code point -> id or -1
+  uint32_t char_end;
+  bool special_first[256];  // some special token begins with this byte
+  uint64_t serial;          // tells a TokenBuffer's cache whose words it holds
+};
+
+// ---- building: new, add tokens in the order of their ids, add merges and specials, finish ----
+Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern);
+void tokenizer_add_token(Tokenizer *t, const void *bytes, size_t n);
+void tokenizer_add_merge(Tokenizer *t, int32_t left, int32_t right, int32_t result, int32_t rank);
+void tokenizer_add_special(Tokenizer *t, int32_t id);
+// Builds the index of tokens alone, so that tokenizer_find works before the merges are known. Returns -1, or the id of
+// a token whose bytes an earlier token (*earlier) has.
+int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier);
+// Builds what is not yet built. The merges must differ in their pairs.
+void tokenizer_finish(Tokenizer *t);
+// Id of the token with these bytes that is not special, or -1. After tokenizer_index_tokens.
+int32_t tokenizer_find(const Tokenizer *t, const void *bytes, size_t n);
+// The merge of a pair, or NULL. After tokenizer_finish.
+const MergeSlot *tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t right);
+
+static inline const char *tokenizer_token(const Tokenizer *t, int32_t id, size_t *n) {
+  *n = t->starts[id + 1] - t->starts[id];
+  return t->bytes.data + t->starts[id];
+}
+
+// ---- cutting text into pieces ----
+// End of the piece that begins at `at` < n: what merges never cross. Pieces depend on the text from `at` on only.
+size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n, size_t at);
+
+// ---- GPT-2's byte alphabet: a visible character for every byte, in which tokenizer.json writes tokens ----
+// Printable bytes stand for themselves, the other 68 for the code points from 256 on, in order.
+static inline uint32_t alphabet_code(uint8_t byte) {
+  if (byte < 33) return 256u + byte;
+  if (byte >= 127 && byte <= 160) return 256u + 33 + (byte - 127u);
+  return byte == 173 ? 256u + 33 + 34 : byte;
+}
+enum { ALPHABET_END = 256 + 33 + 34 + 1 };
+// The byte a code point stands for, or -1.
+static inline int alphabet_byte(uint32_t code) {
+  if (code < 256) return alphabet_code((uint8_t)code) == code ? (int)code : -1;
+  if (code < 256 + 33) return (int)code - 256;
+  if (code < 256 + 33 + 34) return (int)code - 256 - 33 + 127;
+  return code == 256 + 33 + 34 ? 173 : -1;
+}
+// The byte whose code point is number `index` (0 to 255) of the alphabet: the byte with that id in GPT-2's vocabulary.
+static inline uint8_t alphabet_in_order(int index) {
+  if (index < 94) return (uint8_t)(33 + index);
+  if (index < 106) return (uint8_t)(161 + index - 94);
+  if (index < 188) return (uint8_t)(174 + index - 106);
+  return (uint8_t)alphabet_byte(256 + (uint32_t)index - 188);
+}
+
+// ---- hashing ----
+static inline uint64_t hash_mix(uint64_t a, uint64_t b) {
+  __extension__ typedef unsigned __int128 u128;
+  u128 product = (u128)(a ^ 0x9e3779b97f4a7c15u) * (b ^ 0xd6e8feb86659fd93u);
+  return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+static inline uint64_t hash_bytes(const void *data, size_t n) {
+  const uint8_t *p = data;
+  uint64_t h = n, word;
+  for (; n >= 8; p += 8, n -= 8) {
+    memcpy(&word, p, 8);
+    h = hash_mix(h, word);
+  }
+  word = 0;
+  memcpy(&word, p, n);
+  return hash_mix(h, word);
+}
+// A power of two that keeps `count` entries of an open table at most half full.
+static inline size_t table_size(size_t count) {
+  size_t size = 16;
+  while (size < 2 * count) size *= 2;
+  return size;
+}

@@ -1,0 +1,337 @@
+// train.c: owns train_step() and the training loop: the first file to open.
+//
+// One step: batch, forward, loss, backward, reduce, clip, update. Everything before the loop (flags, text, tokens, folder) is
+// run.c; how an operation is done is behind device.h. Tests: tests/test_train.c
+#include "detmath.h"   // det_cos, det_pow
+#include "evaluate.h"  // evaluate_loader
+#include "load.h"      // device_open, require_memory
+#include "machine.h"   // machine_resident
+#include "report.h"    // report_write
+#include "run.h"       // Run
+#include "sample.h"    // sample_text
+#include "stories.h"   // the embedded corpus
+#include "story_report.h"  // floor, trigram, legality
+#include "train.h"     // learning_rate, StepResult
+#include "watch.h"     // --trace, the re-run of a bad step
+#include <math.h>      // isfinite
+#include <signal.h>    // sigaction
+#include <stdlib.h>    // free
+
+static volatile sig_atomic_t stop_signal;   // SIGINT or SIGTERM: finish the step, save, leave
+
+// A second signal stops at once: the handler is in force only for the first.
+static void on_signal(int signal_number) { stop_signal = signal_number; }
+
+// Forward and backward of every micro-batch of the step: adds to loss and gradients. Returns the scale of the loss, one
+// over the counted targets of the whole step, so that the result does not depend on how the step is cut.
+static double accumulate_gradients(Trainer *t, int64_t step, int64_t first_sample) {
+  Run *r = t->run;
+  MicroBatch place = {.seed = (uint64_t)r->o->seed, .step = (uint32_t)step};
+  place.loss_scale = 1 / (double)MAX(dataloader_counted(r->train, first_sample, r->sequences), 1);
+  for (int64_t k = 0; k < r->micro_batches; k++) {
+    for (int64_t b = 0; b < r->gpt.B; b++)
+      dataloader_sample(r->train, first_sample + k * r->gpt.B + b, t->ids + b * r->gpt.T, t->targets + b * r->gpt.T);
+    place.row0 = (uint64_t)(k * r->gpt.B * r->gpt.T);
+    gpt_forward(t->model, t->ids, t->targets, &place, WITH_GRADIENT);
+    gpt_backward(t->model, &place);
+  }
+  return place.loss_scale;
+}
+
+// --overfit-batch: the first batch again and again
+static int64_t first_sample(const Trainer *t, int64_t step) { return t->run->o->overfit_batch ? 0 : step * t->run->sequences; }
+
+// One optimizer step. The loss is the mean over the step's targets in nats, the norm is taken before clipping.
+StepResult train_step(Trainer *t) {
+  const TrainerState *s = &t->state;
+  AdamWSettings settings = adamw_settings(t->run->o, s);
+  gpt_begin_step(t->model);                                                              // gradients = 0
+  double loss_scale = accumulate_gradients(t, s->step, first_sample(t, s->step));        // batch, forward, loss, backward
+  gpt_finish_gradients(t->model);                                                        // global norm
+  gpt_update(t->model, &settings, t->run->o->weight_decay);                              // clip and update, if all is finite
+  StepResult result = {.loss = gpt_loss_sum(t->model) * loss_scale, .grad_norm = gpt_grad_norm(t->model), .lr = settings.lr};
+  result.finite = isfinite(result.loss) && isfinite(result.grad_norm);
+  result.taken = result.finite && !(settings.max_norm > 0 && result.grad_norm > settings.max_norm);
+  trainer_advance(t, &result, settings.max_norm);
+  return result;
+}
+
+// ---- settings of a step ----
+
+// Linear warm-up, then the schedule's shape down to min_lr, reached at the last step. wsd: Hu et al. 2024 (MiniCPM).
+double learning_rate(const Options *o, int64_t step) {
+  double lr = o->lr, low = o->min_lr;
+  if (step < o->warmup) return lr * (double)(step + 1) / (double)o->warmup;
+  if (o->schedule == SCHEDULE_CONSTANT) return lr;
+  int64_t start = o->schedule == SCHEDULE_WSD ? MAX(o->steps - o->decay, o->warmup) : o->warmup;
+  int64_t length = o->steps - 1 - start;
+  if (step < start) return lr;
+  double done = length > 0 ? MIN(1.0, (double)(step - start) / (double)length) : 1;
+  if (o->schedule == SCHEDULE_COSINE) return low + 0.5 * (lr - low) * (1 + det_cos(3.14159265358979323846 * done));
+  return lr + (low - lr) * done;
+}
+
+enum { OUTLIER_LEAST = 16 };   // fewer norms say nothing about their spread
+
+// Mean + Z deviations of the norms in the window; 0: no limit (yet).
+double outlier_limit(const TrainerState *s, double z) {
+  int64_t n = MIN(s->outlier_count, OUTLIER_WINDOW);
+  if (z <= 0 || n < OUTLIER_LEAST) return 0;
+  double mean = 0, variance = 0;
+  for (int64_t i = 0; i < n; i++) mean += s->outlier_window[i];
+  mean /= (double)n;
+  for (int64_t i = 0; i < n; i++) variance += (s->outlier_window[i] - mean) * (s->outlier_window[i] - mean);
+  return mean + z * sqrt(variance / (double)n);
+}
+
+AdamWSettings adamw_settings(const Options *o, const TrainerState *s) {
+  double t = (double)(s->updates + 1);
+  return (AdamWSettings){.lr = learning_rate(o, s->step), .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
+                         .bias1 = o->beta1 > 0 ? 1 - det_pow(o->beta1, t) : 1, .bias2 = o->beta2 > 0 ? 1 - det_pow(o->beta2, t) : 1,
+                         .grad_clip = o->grad_clip, .max_norm = outlier_limit(s, o->skip_outliers)};
+}
+
+// The state after a step. A norm over the limit enters the window as the limit: a NaN never enters, and a lasting change of
+// scale is learned instead of being dropped for ever.
+void trainer_advance(Trainer *t, const StepResult *result, double limit) {
+  TrainerState *s = &t->state;
+  if (isfinite(result->grad_norm)) {
+    double norm = limit > 0 ? MIN(result->grad_norm, limit) : result->grad_norm;
+    s->outlier_window[s->outlier_count++ % OUTLIER_WINDOW] = norm;
+  }
+  s->step++;
+  s->updates += result->taken;
+  s->sample_index = s->step * t->run->sequences;
+  s->tokens_seen += t->run->sequences * t->run->gpt.T;
+}
+
+// ---- a step whose loss or gradient is not finite ----
+
+// Runs the step's forward and backward again with a check after every operation; the weights are as they were.
+static void explain_nonfinite(Trainer *t, int64_t step, Buffer *why) {
+  Device *plain = gpt_device(t->model), *watched = watch_device(plain, t->model, WATCH_CHECK);
+  gpt_set_device(t->model, watched);
+  gpt_begin_step(t->model);
+  accumulate_gradients(t, step, first_sample(t, step));
+  const char *finding = watch_finding(watched);
+  buffer_printf(why, "%s", finding ? finding : "every tensor is finite, but the sum of squares of the gradients overflows");
+  gpt_set_device(t->model, plain);
+  watch_destroy(watched);
+}
+
+static void handle_bad_step(Trainer *t, const StepResult *result) {
+  Run *r = t->run;
+  int64_t step = t->state.step;    // steps are named from 1: the step just done
+  Buffer why = {0};
+  if (result->finite) {
+    run_log(r, "warn", ", \"step\": %lld, \"what\": \"outlier\", \"grad_norm\": %.9g", (long long)step, result->grad_norm);
+    warn("step %lld: gradient norm %.4g lies over --skip-outliers %g deviations: the step was dropped", (long long)step, result->grad_norm, r->o->skip_outliers);
+    return;
+  }
+  explain_nonfinite(t, step - 1, &why);
+  run_log(r, "warn", ", \"step\": %lld, \"what\": \"nonfinite\", \"where\": \"%s\"", (long long)step, why.data);
+  if (r->o->on_nonfinite == NONFINITE_STOP) {
+    fflush(r->log);
+    fail(EXIT_NO, "step %lld: %s; the weights are as before this step, earlier checkpoints in %s are intact; try a lower --lr, or --on-nonfinite skip", (long long)step, why.data, r->dir);
+  }
+  warn("step %lld: %s: the step was dropped", (long long)step, why.data);
+  buffer_free(&why);
+}
+
+// ---- what happens beside the steps ----
+
+static void print_step(const Trainer *t, const StepResult *s, double ms, double tokens_per_s) {
+  const Options *o = t->run->o;
+  double flops = config_flops_per_token(&t->run->config, t->run->gpt.T) * tokens_per_s, peak = t->device->peak_flops;
+  double left = (double)(o->steps - t->state.step) * ms * 1e-3;
+  char share[32] = "";
+  if (peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * flops / peak);
+  printf("step %6lld/%lld  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.1fk tok/s%s  eta %lld:%02lld\n", (long long)t->state.step, (long long)o->steps,
+         s->loss, s->lr, s->grad_norm, ms, tokens_per_s * 1e-3, share, (long long)(left / 60), (long long)left % 60);
+  fflush(stdout);
+}
+
+static void validate_and_log(Trainer *t, int64_t most_tokens) {
+  Run *r = t->run;
+  if (!r->val) return;
+  Score score = evaluate_loader(t->model, r->val, r->token_bytes, most_tokens);
+  t->last_val = score;
+  double loss = score_loss(&score), bits = score_bits_per_byte(&score);
+  printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
+  fflush(stdout);
+  run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %.9g, \"bits_per_byte\": %.9g, \"tokens\": %lld", (long long)t->state.step, loss, bits, (long long)score.tokens);
+}
+
+static void sample_and_log(Trainer *t) {
+  Run *r = t->run;
+  if (!r->tokenizer) return;
+  Buffer text = {0}, json = {0};
+  SampleSettings settings = {.temperature = 0.8, .top_p = 1, .repetition_penalty = 1, .seed = (uint64_t)r->o->seed};
+  int32_t start = sample_start(r->tokenizer);
+  sample_text(t->sampler, r->tokenizer, &start, 1, MIN(r->config.context, 200), &settings, (uint64_t)t->state.step, &text);
+  json_write_string(&json, text.data ? text.data : "", text.len);
+  printf("--- sample at step %lld ---\n%s\n---\n", (long long)t->state.step, text.data ? text.data : "");
+  fflush(stdout);
+  run_log(r, "sample", ", \"step\": %lld, \"text\": %s", (long long)t->state.step, json.data);
+  buffer_free(&text);
+  buffer_free(&json);
+}
+
+// Norm and largest absolute value of every weight and gradient, to the log.
+static void log_tensors(Trainer *t) {
+  enum { PIECE = 1 << 16 };
+  const TensorTable *table = gpt_table(t->model);
+  double *values = xmalloc(PIECE, sizeof *values);
+  for (size_t i = 0; i < table->count; i++) {
+    const TensorRow *row = &table->rows[i];
+    double sum[2] = {0}, most[2] = {0};
+    for (int part = 0; part < 2; part++)
+      for (size_t first = 0, n; first < tensor_values(row); first += n) {
+        n = MIN((size_t)PIECE, tensor_values(row) - first);
+        gpt_read(t->model, part ? PART_GRADIENT : PART_WEIGHT, row, first, n, values);
+        for (size_t j = 0; j < n; j++) { sum[part] += values[j] * values[j]; most[part] = MAX(most[part], fabs(values[j])); }
+      }
+    if (!row->size) continue;
+    run_log(t->run, "tensor", ", \"step\": %lld, \"name\": \"%s\", \"weight_norm\": %.9g, \"weight_max\": %.9g, \"grad_norm\": %.9g, \"grad_max\": %.9g",
+            (long long)t->state.step, row->name, sqrt(sum[0]), most[0], sqrt(sum[1]), most[1]);
+  }
+  free(values);
+}
+
+static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static void after_step(Trainer *t, const StepResult *result, double seconds) {
+  Run *r = t->run;
+  const Options *o = r->o;
+  int64_t step = t->state.step, tokens = r->sequences * r->gpt.T;
+  double ms = 1e3 * seconds, rate = (double)tokens / seconds;
+  bool last = step == o->steps;
+  run_log(r, "step", ", \"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
+          (long long)step, result->loss, result->lr, result->grad_norm, ms, (long long)t->state.tokens_seen, rate);
+  // the smoothed step time is for the eye only: the estimate of the time left should not jump
+  t->smooth_ms = t->smooth_ms > 0 ? 0.9 * t->smooth_ms + 0.1 * ms : ms;
+  if (due(step, o->log_every) || last || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
+  if (!result->taken) handle_bad_step(t, result);
+  if (due(step, o->log_tensors)) log_tensors(t);
+  if (due(step, o->val_every) && !last) validate_and_log(t, o->val_tokens);
+  if (due(step, o->sample_every) && !last) sample_and_log(t);
+  if (due(step, o->save_every) && !last) run_save(r, t->model, &t->state);
+  if (seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
+}
+
+// The first step under --trace: the same step on a device that times each operation.
+static StepResult traced_step(Trainer *t) {
+  Device *plain = gpt_device(t->model), *watched = watch_device(plain, t->model, WATCH_TRACE);
+  gpt_set_device(t->model, watched);
+  double start = seconds_now();
+  StepResult result = train_step(t);
+  watch_print(watched, stdout, seconds_now() - start);
+  gpt_set_device(t->model, plain);
+  watch_destroy(watched);
+  return result;
+}
+
+static int leave_on_signal(Trainer *t) {
+  run_save(t->run, t->model, &t->state);
+  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, stop_signal == SIGINT ? "SIGINT" : "SIGTERM");
+  report_write_run(t->run->dir);
+  printf("stopped after step %lld; go on with: gpt train --resume %s\n", (long long)t->state.step, t->run->dir);
+  return 128 + stop_signal;
+}
+
+static int train_loop(Trainer *t) {
+  const Options *o = t->run->o;
+  for (bool first = true; t->state.step < o->steps; first = false) {
+    double start = seconds_now();
+    StepResult result = first && o->trace ? traced_step(t) : train_step(t);
+    after_step(t, &result, seconds_now() - start);
+    if (stop_signal) return leave_on_signal(t);
+  }
+  validate_and_log(t, 0);
+  sample_and_log(t);
+  run_save(t->run, t->model, &t->state);
+  if (t->run->stories) story_report(t->run, t->model, t->sampler);
+  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"done\"", (long long)t->state.step);
+  report_write_run(t->run->dir);
+  printf("done: %s has checkpoints, log.jsonl and report.html; try: gpt sample %s\n", t->run->dir, t->run->dir);
+  return 0;
+}
+
+// ---- gpt train ----
+
+// --minutes: the first step's gradients without an update, three times; the fastest counts.
+static void steps_from_minutes(Trainer *t) {
+  Run *r = t->run;
+  if (r->o->minutes == AUTO_REAL || r->resumed) return;
+  double best = INFINITY;
+  for (int i = 0; i < 3; i++) {
+    double start = seconds_now();
+    gpt_begin_step(t->model);
+    accumulate_gradients(t, 0, 0);
+    gpt_finish_gradients(t->model);
+    gpt_loss_sum(t->model);
+    best = MIN(best, seconds_now() - start);
+  }
+  r->o->steps = (int64_t)MAX(1, r->o->minutes * 60 / best);
+  run_resolve_intervals(r);
+  printf("minutes   %g at %.1f ms a step: %lld steps\n", r->o->minutes, 1e3 * best, (long long)r->o->steps);
+}
+
+static void load_weights(Trainer *t) {
+  Run *r = t->run;
+  if (!r->init) { gpt_init(t->model, (uint64_t)r->o->seed); return; }
+  checkpoint_load_weights(r->init, gpt_table(t->model), checkpoint_put_gpt, t->model);
+  if (r->resumed) checkpoint_load_trainer(r->init, gpt_table(t->model), t->device->acc_size == sizeof(double), checkpoint_put_gpt, t->model, &t->state);
+  gpt_refresh(t->model);
+}
+
+// Counts, prints and refuses before the first allocation; only_plan stops there.
+static void create_models(Trainer *t, bool only_plan) {
+  Run *r = t->run;
+  MemoryTable memory, sampling;
+  GptOptions sampler = {.config = r->config, .purpose = PURPOSE_SAMPLE, .B = 1, .T = 1, .shares_weights = true};
+  gpt_memory(&memory, t->device, &r->gpt);
+  gpt_memory(&sampling, t->device, &sampler);
+  memory.line[memory.count++] = (MemoryLine){"sampling during training", sampling.total};
+  memory.total += sampling.total;
+  memory.line[memory.count++] = (MemoryLine){"scratch of the device", t->device->scratch_bytes};
+  memory.total += t->device->scratch_bytes;
+  run_print_banner(r, t->device, &memory);
+  require_memory(&memory, 0, "use a smaller --batch (with the same --tokens-per-step), --context or --model, or --recompute block");
+  if (only_plan) return;
+  t->model = gpt_create(t->device, &r->gpt);
+  sampler.weights_of = t->model;
+  t->sampler = gpt_create(t->device, &sampler);
+}
+
+static void trainer_free(Trainer *t) {
+  gpt_destroy(t->sampler);
+  gpt_destroy(t->model);
+  if (t->device) t->device->destroy(t->device);
+  free(t->ids);
+  free(t->targets);
+  run_free(t->run);
+}
+
+static int train_or_plan(Options *o, bool only_plan) {
+  Trainer t = {.run = run_prepare(o)};
+  t.device = device_open(o);
+  create_models(&t, only_plan);
+  if (only_plan) { trainer_free(&t); return 0; }
+  size_t rows = (size_t)(t.run->gpt.B * t.run->gpt.T);
+  t.ids = xmalloc(rows, sizeof *t.ids);
+  t.targets = xmalloc(rows, sizeof *t.targets);
+  load_weights(&t);
+  steps_from_minutes(&t);
+  run_create_folder(t.run, t.device->description, t.state.step);
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  t.last_report = seconds_now();
+  int code = train_loop(&t);
+  trainer_free(&t);
+  return code;
+}
+
+int train_command(Options *o) { return train_or_plan(o, o->dry_run); }
+int plan_command(Options *o) { return train_or_plan(o, true); }

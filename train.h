@@ -1,0 +1,28 @@
+// train.h: the trainer: train_step() and what it is made of, for train.c, tests and benchmarks. Tests: tests/test_train.c
+#pragma once
+#include "evaluate.h"   // Score
+#include "run.h"        // Run
+
+typedef struct {
+  Run *run;
+  Device *device;
+  Gpt *model, *sampler;        // the sampler looks at the model's weights
+  TrainerState state;
+  int32_t *ids, *targets;      // (B,T) of a micro-batch
+  double smooth_ms, last_report;
+  Score last_val;              // of the last validation
+} Trainer;
+
+typedef struct {
+  double loss, grad_norm, lr;
+  bool finite;                 // loss and norm
+  bool taken;                  // the weights were changed
+} StepResult;
+
+StepResult train_step(Trainer *t);
+double learning_rate(const Options *o, int64_t step);               // of the step with this number, from 0
+double outlier_limit(const TrainerState *s, double z);              // largest norm that --skip-outliers takes; 0: no limit
+AdamWSettings adamw_settings(const Options *o, const TrainerState *s);
+void trainer_advance(Trainer *t, const StepResult *result, double limit);
+int train_command(Options *o);
+int plan_command(Options *o);
