@@ -17,7 +17,7 @@ BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -
 KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)' | cksum | cut -d' ' -f1)
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
-SOURCES := zz_stub checkpoint config corpus cpu data dataloader detmath doctor evaluate flags json load machine manifest model reference report \
+SOURCES := zz_stub checkpoint config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model reference report \
            run safetensors sample stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_train train trigram util watch bench
 # Compiled once per instruction set and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops

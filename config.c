@@ -3,14 +3,14 @@
 #include <string.h>   // strcmp
 
 static const struct { const char *name; GptConfig config; } presets[] = {
-  {"tiny",       {FAMILY_GPT2,  4, 4, 4, 128, 256, 512, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"small",      {FAMILY_GPT2,  6, 6, 6, 384, 256, 1536, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"gpt2-124M",  {FAMILY_GPT2, 12, 12, 12, 768, 1024, 3072, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"gpt2-355M",  {FAMILY_GPT2, 24, 16, 16, 1024, 1024, 4096, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"gpt2-774M",  {FAMILY_GPT2, 36, 20, 20, 1280, 1024, 5120, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"gpt2-1558M", {FAMILY_GPT2, 48, 25, 25, 1600, 1024, 6400, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"llama-tiny", {FAMILY_LLAMA, 4, 4, 2, 128, 256, 352, 0, false, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
-  {"llama-125M", {FAMILY_LLAMA, 12, 12, 12, 768, 1024, 2048, 0, false, true, 0, 1e-5, 10000, MASK_CAUSAL, false}},
+  {"tiny",       {FAMILY_GPT2,  4, 4, 4, 128, 256, 512, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"small",      {FAMILY_GPT2,  6, 6, 6, 384, 256, 1536, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"gpt2-124M",  {FAMILY_GPT2, 12, 12, 12, 768, 1024, 3072, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"gpt2-355M",  {FAMILY_GPT2, 24, 16, 16, 1024, 1024, 4096, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"gpt2-774M",  {FAMILY_GPT2, 36, 20, 20, 1280, 1024, 5120, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"gpt2-1558M", {FAMILY_GPT2, 48, 25, 25, 1600, 1024, 6400, 0, true, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"llama-tiny", {FAMILY_LLAMA, 4, 4, 2, 128, 256, 352, 0, false, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
+  {"llama-125M", {FAMILY_LLAMA, 12, 12, 12, 768, 1024, 2048, 0, false, true, 0, 1e-5, 10000, MASK_CAUSAL, 0, false}},
 };
 
 void config_preset(GptConfig *c, const char *name) {
@@ -96,8 +96,8 @@ void config_write_json(const GptConfig *c, int32_t eot_id, Buffer *out) {
   }
   write_token_ids(eot_id, out);
   if (c->starts_with_eot) buffer_printf(out, "  \"gpt_starts_with_eot\": true,\n");
-  buffer_printf(out, "  \"initializer_range\": 0.02,\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"float32\",\n  \"vocab_size\": %lld\n}\n",
-                json_word(c->tie), (long long)c->vocab);
+  buffer_printf(out, "  \"initializer_range\": %.17g,\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"float32\",\n  \"vocab_size\": %lld\n}\n",
+                c->init_std > 0 ? c->init_std : 0.02, json_word(c->tie), (long long)c->vocab);
 }
 
 static int64_t need_int(const Json *j, const char *key, const char *path, int64_t most) {

@@ -193,9 +193,9 @@ static void weighted_sum(Matrix *result, const Matrix *score, const Matrix *rows
     }
 }
 
-// Lanes of keys s .. s+15 that lie in [begin, end) keep x, the others get `other`.
+// Lanes of keys s .. s+15 (s < end) that lie in [begin, end) keep x, the others get `other`.
 ALWAYS_INLINE vec visible(vec x, size_t s, size_t begin, size_t end, vec other) {
-  if (s + LANES > end) x = vec_head(x, end > s ? end - s : 0, other);
+  if (s + LANES > end) x = vec_head(x, end - s, other);
   if (s < begin) x = vec_head(other, MIN(begin - s, (size_t)LANES), x);
   return x;
 }

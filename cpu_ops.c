@@ -16,12 +16,14 @@
 #include <math.h>       // sqrtf, sqrt, isfinite
 #include <string.h>     // memcpy, memset
 
+#pragma GCC diagnostic ignored "-Wunused-parameter"   // without OpenMP no operation asks the device for its threads
+
 // ---- threads ----
 
 // How many threads an operation gets that touches `work` floats: all, or one where waking the others costs more than it saves
 // (about a microsecond, in which one core works on this many).
 enum { SMALLEST_TEAM_WORK = 8192 };
-static int team(const Device *d, size_t work) { return work < SMALLEST_TEAM_WORK ? 1 : cpu_state(d)->threads; }
+static inline int team(const Device *d, size_t work) { return work < SMALLEST_TEAM_WORK ? 1 : cpu_state(d)->threads; }
 
 // The calling thread's part of [0, n) in units of `unit` elements. Called by every thread of a team.
 typedef struct { size_t begin, end; } Range;
@@ -59,7 +61,6 @@ static void add_range(float *out, const float *x, size_t begin, size_t end) {
 // Each thread walks over all rows in order and adds its own columns.
 static void cpu_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real *dout, const int32_t *ids, size_t B, size_t T,
                                    size_t C, size_t V) {
-  (void)V;
   #pragma omp parallel num_threads(team(d, B * T * C))
   {
     cpu_flush_denormals();
@@ -481,7 +482,6 @@ static void cpu_add_acc(Device *d, acc *out, const acc *x, size_t n) {
 }
 
 static void cpu_sum(Device *d, scalar *out, const acc *x, size_t n) {
-  (void)d;
   double *sum = (double *)out;
   for (size_t i = 0; i < n; i++) *sum += (double)const_acc_floats(x)[i];
 }
@@ -555,12 +555,10 @@ static void count_nonfinite(double *count, const float *x, size_t n) {
 }
 
 static void cpu_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) {
-  (void)d;
   count_nonfinite((double *)out, const_floats(x), n);
 }
 
 static void cpu_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t n) {
-  (void)d;
   count_nonfinite((double *)out, const_acc_floats(x), n);
 }
 

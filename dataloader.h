@@ -11,7 +11,7 @@
 // end-of-text token; the rest of the row is ignored. A document longer than a row is cut into several rows.
 //
 // Sample k is the same whoever reads it, whatever was read before. Files are read with pread and never mapped; every id is
-// checked against the vocabulary as it is read.
+// checked against the vocabulary as it is read; a file that became shorter meanwhile ends the process (exit 3).
 // Tests: tests/test_data.c
 #pragma once
 #include "device.h"   // IGNORED_TARGET
@@ -23,8 +23,12 @@ typedef enum { SHARD_HEADER, SHARD_RAW_U16, SHARD_RAW_U32 } ShardKind;   // plac
 
 // ---- shards: 256 little-endian int32 of header, then uint16 or uint32 ids ----
 // Words 0-2 are those of llm.c: magic, version, count (-1 past 2^31-1). Ours, from word 8 on: "GPTC", format version 1,
-// count (int64), documents (int64), vocabulary size, end-of-text id, SHA-256 of the tokenizer.json (8 words), CRC32C of the payload.
-enum { SHARD_HEADER_BYTES = 1024, SHARD_MAGIC_U16 = 20240520, SHARD_MAGIC_U32 = 20240801, SHARD_VERSION_U16 = 1, SHARD_VERSION_U32 = 7 };
+// count (int64), documents that begin here (int64), vocabulary size, end-of-text id (-1: none), SHA-256 of the
+// tokenizer.json (8 words), CRC32C of the payload. All other words are 0. Files without our words are read too.
+enum { SHARD_HEADER_BYTES = 1024, SHARD_MAGIC_U16 = 20240520, SHARD_MAGIC_U32 = 20240801 };
+enum { SHARD_VERSION_U16 = 1, SHARD_VERSION_U32 = 7 };
+enum { SHARD_AT_OURS = 32, SHARD_AT_FORMAT = 36, SHARD_AT_COUNT = 40, SHARD_AT_DOCUMENTS = 48, SHARD_AT_VOCAB = 56,
+       SHARD_AT_EOT = 60, SHARD_AT_TOKENIZER = 64, SHARD_AT_CRC = 96, SHARD_AT_END = 100 };   // of our words, in bytes
 
 typedef struct {
   char *path;
@@ -41,12 +45,17 @@ typedef struct {
 
 // Opens and checks header against size. Exit 2 with path, byte, number found and number needed.
 Shard shard_open(const char *path, ShardKind kind);
+// The same, but returns 0, or EXIT_NO (a shard, and damaged), EXIT_REQUEST (no shard, or none of this version) or
+// EXIT_MACHINE (cannot be read) with the reason in *why, freed by the caller; then *s needs no closing.
+int shard_try_open(const char *path, ShardKind kind, Shard *s, char **why);
+// Why two shards cannot belong to one split (other tokenizer, vocabulary or width), freed by the caller; or NULL.
+char *shard_mismatch(const Shard *a, const Shard *b);
 void shard_close(Shard *s);
 // Fills in the 1,024 bytes for these values (path, fd, payload are not looked at).
 void shard_header(const Shard *s, uint8_t header[SHARD_HEADER_BYTES]);
 // ids = tokens first..first+n-1; false on an I/O error or a file that became shorter.
 bool shard_read(const Shard *s, int64_t first, size_t n, int32_t *ids);
-// Paths that match a quoted glob, sorted; exit 2 if there are none.
+// Paths that match a quoted glob, sorted; a directory stands for its *.bin. Exit 2 if there are none. Freed by free_names.
 char **shard_glob(const char *pattern, size_t *count);
 
 // ---- the reader ----
@@ -54,14 +63,20 @@ char **shard_glob(const char *pattern, size_t *count);
 Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t vocab, int32_t eot);
 // Every shard that matches. vocab 0: what the shards say (exit 2 if they do not). All must agree in tokenizer and vocabulary.
 Dataloader *dataloader_open_shards(const char *pattern, ShardKind kind, int64_t vocab);
+// The same for paths in this order (1 at least).
+Dataloader *dataloader_open_paths(char *const *paths, size_t count, ShardKind kind, int64_t vocab);
 void dataloader_close(Dataloader *l);
 int64_t dataloader_tokens(const Dataloader *l);       // N
 int64_t dataloader_vocab(const Dataloader *l);
 int32_t dataloader_eot(const Dataloader *l);          // -1: none
 const char *dataloader_tokenizer_hash(const Dataloader *l);   // "" if not known
-void dataloader_hash(Dataloader *l, Sha256 *sha);     // adds all its tokens, as int32
+// Adds what tells this data from other data. Tokens in memory: all of them. Shards: the header (it holds the payload's
+// checksum) and size of each; where a shard has no checksum, pieces of it: all of a small file, 256 spread evenly over a large
+// one, so that a run over terabytes starts at once.
+void dataloader_hash(Dataloader *l, Sha256 *sha);
 
-// Before the first sample: rows of T, the order and its seed. ORDER_DOCUMENTS needs an end-of-text token at the start (exit 2).
+// Before the first sample: rows of T, the order and its seed. Exit 2: fewer than 2 tokens; ORDER_DOCUMENTS without an
+// end-of-text token at the start. ORDER_STREAM takes constant memory, ORDER_DOCUMENTS 16 bytes a row.
 void dataloader_arrange(Dataloader *l, int64_t T, DataOrder order, uint64_t seed);
 int64_t dataloader_longest_document(Dataloader *l);   // tokens between two end-of-text tokens; 0: none found
 int64_t dataloader_windows(const Dataloader *l);      // W, samples of an epoch
@@ -69,6 +84,10 @@ int64_t dataloader_windows(const Dataloader *l);      // W, samples of an epoch
 int64_t dataloader_sample(Dataloader *l, int64_t index, int32_t *inputs, int32_t *targets);
 // Targets that samples first..first+count-1 hold, without reading them.
 int64_t dataloader_counted(const Dataloader *l, int64_t first, int64_t count);
+// Where they stand in the stream: *first_target = place of the first; returns how many follow one another from there.
+int64_t dataloader_targets(const Dataloader *l, int64_t index, int64_t *first_target);
+// ids = tokens at .. at+n-1 of the stream, 0 <= at, at + n <= N
+void dataloader_read(const Dataloader *l, int64_t at, int64_t n, int32_t *ids);
 // For validation: windows side by side from the first target on (documents: in order), the last one partly ignored.
 int64_t dataloader_sequential_count(const Dataloader *l);
 int64_t dataloader_sequential(Dataloader *l, int64_t window, int32_t *inputs, int32_t *targets);

@@ -49,6 +49,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(REAL,   dropout,       "dropout",       "0",      0, 0.99, "", COMMAND_SHAPED, FIXED, "model", "probability, on embedding, attention and both residual branches") \
   FLAG(BOOL,   bias,          "bias",          "on",     0, 0, "", COMMAND_SHAPED, FIXED, "model", "on|off: biases in linear layers and layer norms (gpt2)") \
   FLAG(BOOL,   tie,           "tie",           "on",     0, 0, "", COMMAND_SHAPED, FIXED, "model", "on|off: the head is the token embedding") \
+  FLAG(REAL,   init_std,      "init-std",      "auto",   0.000001, 10, "", COMMAND_TRAINING, FIXED, "model", "standard deviation of initial weights; auto: 0.02; residual projections get it over sqrt(2 x layers)") \
   FLAG(INT,    batch,         "batch",         "auto",   1, 1048576, "", COMMAND_SHAPED | COMMAND_DATA_CHECK, FIXED, "batch", "sequences of a micro-batch") \
   FLAG(INT,    tokens_per_step, "tokens-per-step", "auto", 1, 1e12, "", COMMAND_TRAINING, FIXED, "batch", "tokens of an optimizer step; a multiple of batch x context: micro-batches follow from it") \
   FLAG(WORD,   optimizer,     "optimizer",     "adamw",  0, 0, "adamw", COMMAND_TRAINING, FIXED, "optimizer", "adamw") \

@@ -21,6 +21,7 @@ typedef struct {
   double norm_eps;       // 1e-5
   double rope_theta;     // llama: 10000
   AttentionMask mask;    // causal; full is in the contract for the masked objective
+  double init_std;       // of initial weights; 0: 0.02, GPT-2's
   bool starts_with_eot;  // in training every row began with the end-of-text token (whole documents): so do prompts
 } GptConfig;
 

@@ -77,6 +77,8 @@ static void resolve_model(Run *r) {
     c->vocab = r->vocab;
   }
   c->dropout = o->dropout;
+  if (o->init_std == AUTO_REAL) o->init_std = 0.02;
+  c->init_std = o->init_std;
   if (c->vocab < r->vocab) fail(EXIT_REQUEST, "the tokenizer has %d ids, the model's vocabulary %lld: take the model's own with --tokenizer %s", r->vocab, (long long)c->vocab, o->init);
 }
 

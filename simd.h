@@ -17,7 +17,15 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+// Under a sanitizer the plain section below must not be inlined: 16 checked lanes an operation would take minutes to compile.
+#ifndef __has_feature   // clang's way of asking
+#define __has_feature(x) 0
+#endif
+#if (defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)) && !defined(__AVX2__)
+#define ALWAYS_INLINE static __attribute__((noinline, unused))
+#else
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { LANES = 16 };
 
@@ -319,6 +327,12 @@ ALWAYS_INLINE vec vec_keep(vec x, const uint32_t word[16], uint32_t threshold) {
 #endif
 
 // ================================================================ the same for all: written in the operations above
+#ifdef VEC_PLAIN
+#define VEC_LONG static __attribute__((noinline, unused))   // 16 lanes of it at each call would be too much code
+#else
+#define VEC_LONG ALWAYS_INLINE
+#endif
+
 // Adds (max 0) or takes the largest of (max 1) the lanes in the one fixed tree: lane[i] with lane[i+8], then +4, +2, +1.
 ALWAYS_INLINE float vec_fold(vec a, int max) {
 #ifdef VEC_PLAIN
@@ -346,7 +360,7 @@ ALWAYS_INLINE double vecd_sum(vecd a) {   // the same tree in double
 
 // exp(x), error below 1 ulp. x = n ln2 + r, |r| <= ln2/2; e^r = 1 + r + r^2 q(r), q of degree 4 fitted to least relative error;
 // 2^n goes straight into the exponent. Above 88.7228 infinite; below -87.336 zero (what lies there is denormal); NaN stays NaN.
-ALWAYS_INLINE vec vec_exp(vec x) {
+VEC_LONG vec vec_exp(vec x) {
   const vec to_integer = vec_set(12582912.0f);   // 1.5 * 2^23: in this binade neighbouring floats differ by 1
   vec steps = vec_fma(x, vec_set(0x1.715476p+0f), to_integer);   // n, in the low bits
   vec n = vec_sub(steps, to_integer);
@@ -365,7 +379,7 @@ ALWAYS_INLINE vec vec_exp(vec x) {
 
 // log(x), error below 1 ulp. x = m 2^e, f = m - 1; log m = f - f^2/2 + f^3 q(f), q of degree 7 fitted to least relative error.
 // Zero and denormals: -infinity; negative: NaN; infinity and NaN are kept.
-ALWAYS_INLINE vec vec_log(vec x) {
+VEC_LONG vec vec_log(vec x) {
   vec e, f = vec_sub(vec_split_exponent(x, &e), vec_set(1.0f));
   vec q = vec_set(-0x1.38b580p-4f);
   q = vec_fma(q, f, vec_set(0x1.055b6ap-3f));

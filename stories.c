@@ -366,3 +366,157 @@ double stories_generate(Buffer *out, uint64_t seed, uint64_t index) {
   write_text(g, &w, text_of(g, 0, 0, 0));
   return w.log2p;
 }
+
+// ---- the forward pass: every way to read a text, one character at a time ----
+
+// One way to have read the characters so far: the rows drawn, and the place, as a stack of texts from {story} inwards.
+typedef struct {
+  double weight;                  // P(this way | characters so far): the weights of all ways add to 1
+  double derivations;             // how many derivations this way stands for
+  uint8_t held[REGISTERS];        // row + 1, or 0
+  uint8_t depth;                  // of the stack; 0: the story is complete
+  uint16_t offset;                // characters read of the literal under way
+  const Text *text[MAX_DEPTH];
+  uint32_t part[MAX_DEPTH];
+} Way;
+typedef struct { Way *ways; size_t count, capacity; } Ways;
+enum { END_OF_STORY = -1 };
+
+static bool same_place(const Way *a, const Way *b) {
+  return a->depth == b->depth && a->offset == b->offset && !memcmp(a->held, b->held, sizeof a->held) &&
+         !memcmp(a->text, b->text, a->depth * sizeof a->text[0]) && !memcmp(a->part, b->part, a->depth * sizeof a->part[0]);
+}
+
+// Two derivations that have come to the same place are one from here on.
+static void add_way(Ways *to, const Way *way) {
+  for (size_t i = 0; i < to->count; i++)
+    if (same_place(&to->ways[i], way)) {
+      to->ways[i].weight += way->weight;
+      to->ways[i].derivations += way->derivations;
+      return;
+    }
+  if (to->count == to->capacity) {
+    to->capacity = MAX((size_t)32, 2 * to->capacity);
+    to->ways = xrealloc(to->ways, to->capacity, sizeof *to->ways);
+  }
+  to->ways[to->count++] = *way;
+}
+
+static void enter(Way *way, const Text *text) {
+  if (way->depth == MAX_DEPTH) fail(EXIT_REQUEST, "stories.c: texts refer to texts more than %d deep: raise MAX_DEPTH", MAX_DEPTH);
+  way->text[way->depth] = text;
+  way->part[way->depth++] = 0;
+}
+
+// Adds to `to` whatever becomes of this way by reading one more character (or END_OF_STORY); a register met for the first
+// time branches into each row it may draw. Changes *way.
+static void read_one(const Grammar *g, Way *way, int character, Ways *to) {
+  while (way->depth) {
+    const Text *text = way->text[way->depth - 1];
+    uint32_t *at = &way->part[way->depth - 1];
+    if (*at == text->count) { way->depth--; continue; }
+    const Part *part = &g->parts[text->first + *at];
+    if (part->literal) {
+      if ((unsigned char)part->literal[way->offset] != character) return;
+      if (++way->offset == part->length) { way->offset = 0; ++*at; }
+      add_way(to, way);
+      return;
+    }
+    ++*at;
+    if (way->held[part->reg]) { enter(way, text_of(g, part->reg, way->held[part->reg] - 1u, part->column)); continue; }
+    bool taken[256];
+    size_t n = rows_free(g, way->held, part->reg, taken);
+    for (size_t row = 0; row < lists[g->register_list[part->reg]].count; row++) {
+      if (taken[row]) continue;
+      const Text *drawn = text_of(g, part->reg, row, part->column);
+      const Part *first = &g->parts[drawn->first];
+      if (drawn->count && first->literal && (unsigned char)first->literal[0] != character) continue;   // spares most copies
+      Way branch = *way;
+      branch.held[part->reg] = (uint8_t)(row + 1);
+      branch.weight /= (double)n;
+      enter(&branch, drawn);
+      read_one(g, &branch, character, to);
+    }
+    return;
+  }
+  if (character == END_OF_STORY) add_way(to, way);
+}
+
+double stories_logprob(const char *text, size_t n, double *next, double *derivations) {
+  const Grammar *g = grammar();
+  Ways now = {0}, then = {0};
+  Way start = {.weight = 1, .derivations = 1};
+  start.held[0] = 1;
+  enter(&start, text_of(g, 0, 0, 0));
+  add_way(&now, &start);
+  double log2p = 0;
+  for (size_t i = 0; i <= n; i++) {
+    then.count = 0;
+    double weight = 0;
+    for (size_t k = 0; k < now.count; k++) read_one(g, &now.ways[k], i < n ? (unsigned char)text[i] : END_OF_STORY, &then);
+    for (size_t k = 0; k < then.count; k++) weight += then.ways[k].weight;
+    for (size_t k = 0; k < then.count; k++) then.ways[k].weight /= weight;
+    double bits = then.count ? log2(weight) : -INFINITY;
+    if (next) next[i] = bits;
+    log2p += bits;
+    Ways swap = now; now = then; then = swap;
+  }
+  if (derivations) {
+    *derivations = 0;
+    for (size_t k = 0; k < now.count; k++) *derivations += now.ways[k].derivations;
+  }
+  free(now.ways);
+  free(then.ways);
+  return log2p;
+}
+
+bool stories_legal(const char *text, size_t n) { return stories_logprob(text, n, NULL, NULL) > -INFINITY; }
+
+// ---- bounds over all stories ----
+
+// What is known where a text begins: the registers that surely, and that maybe, hold a row.
+typedef struct { bool surely[REGISTERS], maybe[REGISTERS]; } Held;
+typedef struct { double least_bits; size_t longest; } Bounds;
+
+// Bounds of a text met in a state *held, which is brought to where the text ends. Rows are bounded one by one, so two
+// columns of a register may be bounded by different rows: the true least is not smaller, the true longest not larger.
+static Bounds bounds_of(const Grammar *g, const Text *text, Held *held) {
+  Bounds sum = {0, 0};
+  for (size_t i = 0; i < text->count; i++) {
+    const Part *part = &g->parts[text->first + i];
+    if (part->literal) { sum.longest += part->length; continue; }
+    const List *list = &lists[g->register_list[part->reg]];
+    uint8_t others[REGISTERS] = {0};
+    for (size_t r = 0, row = 0; r < REGISTERS; r++)
+      if (held->maybe[r] && r != part->reg && &lists[g->register_list[r]] == list) others[r] = (uint8_t)++row;
+    bool taken[256];
+    double drawn = held->maybe[part->reg] ? 0 : g->surprise[rows_free(g, others, part->reg, taken)];
+    held->surely[part->reg] = held->maybe[part->reg] = true;
+    Held after = *held;
+    Bounds best = {INFINITY, 0};
+    for (size_t row = 0; row < list->count; row++) {
+      Held branch = *held;
+      Bounds b = bounds_of(g, text_of(g, part->reg, row, part->column), &branch);
+      best.least_bits = MIN(best.least_bits, b.least_bits);
+      best.longest = MAX(best.longest, b.longest);
+      for (size_t r = 0; r < REGISTERS; r++) {
+        after.surely[r] = row ? after.surely[r] && branch.surely[r] : branch.surely[r];
+        after.maybe[r] |= branch.maybe[r];
+      }
+    }
+    *held = after;
+    sum.least_bits += drawn + best.least_bits;
+    sum.longest += best.longest;
+  }
+  return sum;
+}
+
+static Bounds story_bounds(void) {
+  const Grammar *g = grammar();
+  Held held = {0};
+  held.surely[0] = held.maybe[0] = true;
+  return bounds_of(g, text_of(g, 0, 0, 0), &held);
+}
+
+size_t stories_longest(void) { return story_bounds().longest; }
+double stories_least_bits(void) { return story_bounds().least_bits; }

@@ -9,12 +9,14 @@
 
 typedef struct { TensorTable *t; const GptConfig *c; size_t row_multiple; } Builder;
 
+static double init_std(const GptConfig *c) { return c->init_std > 0 ? c->init_std : 0.02; }
+
 static TensorRow *add(Builder *b, Role role, int layer, const char *name, int64_t rows, int64_t cols, int dims) {
   TensorTable *t = b->t;
   t->rows = xrealloc(t->rows, t->count + 1, sizeof *t->rows);
   TensorRow *row = &t->rows[t->count++];
   *row = (TensorRow){.role = role, .layer = layer, .rows = rows, .cols = cols, .dims = dims, .trainable = true, .decays = dims == 2,
-                     .init = dims == 2 ? INIT_NORMAL : INIT_ZERO, .init_std = 0.02, .padded_rows = (size_t)rows};
+                     .init = dims == 2 ? INIT_NORMAL : INIT_ZERO, .init_std = init_std(b->c), .padded_rows = (size_t)rows};
   snprintf(row->name, sizeof row->name, "%s", name);
   return row;
 }
@@ -41,13 +43,13 @@ static void add_gpt2_layer(Builder *b, int l, double residual_std) {
   const GptConfig *c = b->c;
   add_in_layer(b, ROLE_NORM1_WEIGHT, l, "transformer.h", "ln_1.weight", 1, c->channels, 1)->init = INIT_ONE;
   add_bias(b, ROLE_NORM1_BIAS, l, "ln_1.bias", c->channels);
-  add_gpt2_matrix(b, ROLE_QKV_WEIGHT, l, "attn.c_attn.weight", config_qkv_width(c), c->channels, 0.02);
+  add_gpt2_matrix(b, ROLE_QKV_WEIGHT, l, "attn.c_attn.weight", config_qkv_width(c), c->channels, init_std(c));
   add_bias(b, ROLE_QKV_BIAS, l, "attn.c_attn.bias", config_qkv_width(c));
   add_gpt2_matrix(b, ROLE_PROJ_WEIGHT, l, "attn.c_proj.weight", c->channels, c->channels, residual_std);
   add_bias(b, ROLE_PROJ_BIAS, l, "attn.c_proj.bias", c->channels);
   add_in_layer(b, ROLE_NORM2_WEIGHT, l, "transformer.h", "ln_2.weight", 1, c->channels, 1)->init = INIT_ONE;
   add_bias(b, ROLE_NORM2_BIAS, l, "ln_2.bias", c->channels);
-  add_gpt2_matrix(b, ROLE_FC_WEIGHT, l, "mlp.c_fc.weight", c->ffn, c->channels, 0.02);
+  add_gpt2_matrix(b, ROLE_FC_WEIGHT, l, "mlp.c_fc.weight", c->ffn, c->channels, init_std(c));
   add_bias(b, ROLE_FC_BIAS, l, "mlp.c_fc.bias", c->ffn);
   add_gpt2_matrix(b, ROLE_DOWN_WEIGHT, l, "mlp.c_proj.weight", c->channels, c->ffn, residual_std);
   add_bias(b, ROLE_DOWN_BIAS, l, "mlp.c_proj.bias", c->channels);
@@ -88,7 +90,7 @@ void tensor_table_build(TensorTable *t, const GptConfig *c, size_t row_multiple)
   Builder builder = {t, c, row_multiple}, *b = &builder;
   bool gpt2 = c->family == FAMILY_GPT2;
   // Residual projections start smaller, so that the residual stream does not grow with depth (Radford et al. 2019)
-  double residual_std = 0.02 / sqrt(2.0 * (double)c->layers);
+  double residual_std = init_std(c) / sqrt(2.0 * (double)c->layers);
   size_t padded_vocab = round_up((size_t)c->vocab, row_multiple);
   add(b, ROLE_WTE, -1, gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", c->vocab, c->channels, 2)->padded_rows = padded_vocab;
   if (gpt2) add(b, ROLE_WPE, -1, "transformer.wpe.weight", c->context, c->channels, 2);

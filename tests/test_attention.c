@@ -223,6 +223,20 @@ static void attention_unseen_keys_change_nothing(void) {
   d->destroy(d);
 }
 
+// No gradient comes in: none goes out, to the last bit (the sums start at zero).
+static void attention_backward_of_nothing_is_nothing(void) {
+  Device *d = cpu_device(2);
+  enum { T = 70, W = 3 * 40 };
+  float *q = random_floats("q", T * W, 2), *k = random_floats("k", T * W, 2), *v = random_floats("v", T * W, 2), *out = random_floats("out", T * W, 1), *lse = random_floats("lse", T * 3, 1);
+  float *g[3], *zero = xcalloc(T * W, 4);
+  for (int i = 0; i < 3; i++) g[i] = random_floats("old", T * W, 1);
+  AttentionShape s = {.B = 1, .T = T, .S = T, .NH = 3, .KVH = 3, .HS = 40, .q_stride = W, .kv_stride = W, .out_stride = W, .scale = 0.1};
+  d->attention_backward(d, (real *)g[0], (real *)g[1], (real *)g[2], (real *)zero, (real *)q, (real *)k, (real *)v, (real *)out, (acc *)lse, &s);
+  for (int i = 0; i < 3; i++) CHECK(!memcmp(g[i], zero, T * W * 4)), free(g[i]);
+  free(q), free(k), free(v), free(out), free(lse), free(zero);
+  d->destroy(d);
+}
+
 static void attention_is_stable_and_honest(void) {
   Device *d = cpu_device(1);
   Sequence x = {40, 1, 1, 16, random_floats("q", 640, 2e3), random_floats("k", 640, 2e3), random_floats("v", 640, 1), NULL, NULL};
@@ -249,6 +263,7 @@ int main(int argc, char **argv) {
   RUN(attention_backward);
   RUN(attention_decoding_is_the_full_pass);
   RUN(attention_unseen_keys_change_nothing);
+  RUN(attention_backward_of_nothing_is_nothing);
   RUN(attention_is_stable_and_honest);
   return TEST_END();
 }

@@ -381,7 +381,7 @@ static void count_nonfinite(void) { check_operation(&count_op); }
 
 static AdamWSettings some_settings(size_t number) {
   double t = (double)(number + 1);
-  return (AdamWSettings){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .bias1 = 1 - pow(0.9, t), .bias2 = 1 - pow(0.95, t), .grad_clip = number % 2 ? 1 : 0};
+  return (AdamWSettings){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .bias1 = 1 - pow(0.9, t), .bias2 = 1 - pow(0.95, t), .grad_clip = number % 3 ? (double)(number % 3) / 4 : 0};
 }
 static void adamw_shape(Case *c) {
   size_t n = c->dim[0] = odd_size(c, 0, 257) * odd_size(c, 1, 129), other = c->dim[1] = odd_size(c, 2, 33);
@@ -427,7 +427,7 @@ static void adamw_refuses_bad_steps(void) {
   AdamWSettings settings = some_settings(0);
   double stats[][STAT_COUNT] = {{NAN, 16}, {INFINITY, 16}, {1, NAN}, {1, INFINITY}, {1, 16}};
   for (size_t i = 0; i < ARRAY_LEN(stats); i++) {
-    settings.max_norm = i == 4 ? 3.9 : 0;   // the norm is 4
+    settings.max_norm = i == 4 ? 0.5 : 0;   // the norm is 4
     d->adamw(d, &tensor, 1, &settings, (scalar *)stats[i]);
     CHECK_MSG(w == 1 && m == 2 && v == 3, "case %zu wrote something", i);
   }
@@ -643,6 +643,10 @@ static void device_choice(void) {
   CHECK_STR(d->description, "fp32, generic, 1 thread");
   CHECK(d->peak_flops > 1e6 && d->scratch_bytes > 0);
   d->destroy(d);
+}
+
+// Runs first: a leak checker that ends a child cannot look into threads that the child has not.
+static void device_refuses_unknown_sets(void) {
   EXPECT_FAIL(EXIT_REQUEST, "generic", device_with("sse9", 1));
 #if !defined(__x86_64__)
   EXPECT_FAIL(EXIT_REQUEST, "generic", device_with("avx2", 1));
@@ -651,6 +655,7 @@ static void device_choice(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
+  RUN(device_refuses_unknown_sets);
   RUN(embedding_forward);
   RUN(embedding_backward);
   RUN(dropout);

@@ -1,0 +1,537 @@
+// data_build.c: owns `gpt data build`: texts to shards of ids, streamed.
+//
+// Texts are read twice where that is needed to know where validation begins (fewer than 100 documents), else once. Pieces of
+// documents are gathered in batches, encoded by all threads, and written in order: the shards depend neither on the number of
+// threads nor on how reading is cut. Where the tokenizer has an end-of-text token, one stands before each document and one
+// after the last of a split, as in `gpt train TEXT`.
+// What a folder is made of stands in its build.json first, as not finished; so a folder is never taken for whole that is not,
+// and a build that was interrupted is made again by the same command. A shard appears under its name when it is whole; a
+// refused request (exit 2) leaves nothing behind; after a full disk or a signal finished shards stay.
+// Tests: tests/test_data.c
+#include "data.h"
+#include "dataloader.h"  // Shard, shard_header
+#include "documents.h"   // Documents
+#include "json.h"        // build.json
+#include "machine.h"     // machine_cores
+#include "tokenizer.h"   // tokenizer_encode
+#include "utf8.h"        // utf8_decode
+#include <errno.h>       // errno
+#include <fcntl.h>       // open
+#include <signal.h>      // sigaction
+#include <stdlib.h>      // free
+#include <string.h>      // strcmp
+#include <unistd.h>      // unlink, rmdir
+
+enum {
+  PIECE_BYTES = 1 << 20,      // of a long document, encoded at once by one thread
+  BATCH_BYTES = 4 << 20,      // of text, for each thread
+  ROOM_BYTES = 1 << 16,       // of a shard, before it is written
+  HASHED_FROM = 100,          // documents: from so many on validation is drawn by their content, below it is the tail
+};
+
+typedef enum { TRAIN, VALIDATION, SIDES } Side;
+static const char *const side_names[SIDES] = {"train", "val"};
+
+// The shards of one split, written one after another.
+typedef struct {
+  const char *dir, *name;
+  int64_t shard_tokens;
+  int64_t shards, tokens, documents;   // of the whole split, so far
+  int fd;                              // of the shard that is being written, -1: none
+  char *path, *temporary;              // of it
+  Shard header;                        // of it
+  uint8_t *room;
+  size_t used;
+} Writer;
+
+// A piece of a document in the batch.
+typedef struct {
+  size_t begin, n;            // in the batch's text
+  Side side;
+  bool starts;                // an end-of-text token stands before it
+  const char *name;           // of its text, and where it begins there
+  int64_t at;
+  int32_t *ids;
+  int64_t count;              // of ids; -1: character `unseen` has none
+  size_t unseen;
+} Job;
+
+typedef struct {
+  const Options *o;
+  Documents *documents;
+  DocumentSplit split;
+  DocumentCut cut;
+  Tokenizer *tokenizer;
+  int32_t eot;
+  char *dir;
+  bool made_dir, keep;        // keep: finished shards stay when the process fails
+  Writer writers[SIDES];
+  // which side a document is on
+  bool by_hash, whole;
+  int64_t limit, seen;        // bytes of documents before validation begins; seen so far
+  Side side;                  // of the document that is being read
+  // the batch
+  int threads;
+  Buffer text;
+  Job *jobs;
+  size_t job_count, job_capacity;
+  TokenBuffer *ids;           // (threads)
+  double start, last_line;
+} Build;
+
+static volatile sig_atomic_t stop_signal;
+static void on_signal(int number) { stop_signal = number; }
+
+// ---- writing shards ----
+
+// `keep` is set first: what was written before stays when the disk is full.
+static void writer_failed(Build *b, const char *path, const char *what) {
+  b->keep = true;
+  int why = errno;
+  fail(EXIT_MACHINE, "%s: cannot %s: %s; %lld finished shards stay, run the same command again to go on", path, what,
+       strerror(why), (long long)(b->writers[TRAIN].shards + b->writers[VALIDATION].shards));
+}
+
+static void writer_open(Build *b, Writer *w) {
+  uint8_t header[SHARD_HEADER_BYTES] = {0};
+  w->path = format("%s/%s_%06lld.bin", w->dir, w->name, (long long)w->shards);
+  w->temporary = format("%s.tmp", w->path);
+  w->header.count = w->header.documents = 0;
+  w->header.crc = 0;
+  w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (w->fd < 0) writer_failed(b, w->temporary, "make this file");
+  if (!write_all(w->fd, header, sizeof header)) writer_failed(b, w->temporary, "write");
+}
+
+static void writer_flush(Build *b, Writer *w) {
+  if (!write_all(w->fd, w->room, w->used)) writer_failed(b, w->temporary, "write");
+  w->header.crc = crc32c(w->header.crc, w->room, w->used);
+  w->used = 0;
+}
+
+// The header, which knows the checksum, comes last; then the file gets its name.
+static void writer_finish(Build *b, Writer *w) {
+  uint8_t header[SHARD_HEADER_BYTES];
+  writer_flush(b, w);
+  shard_header(&w->header, header);
+  if (lseek(w->fd, 0, SEEK_SET) < 0 || !write_all(w->fd, header, sizeof header)) writer_failed(b, w->temporary, "write");
+  if (fsync(w->fd)) writer_failed(b, w->temporary, "put on disk");
+  int closed = close(w->fd);
+  w->fd = -1;
+  if (closed) writer_failed(b, w->temporary, "close");
+  if (rename(w->temporary, w->path) || !fsync_directory(w->dir)) writer_failed(b, w->path, "name the file so");
+  free(w->path);
+  free(w->temporary);
+  w->path = w->temporary = NULL;
+  w->shards++;
+}
+
+static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    if (w->fd < 0) writer_open(b, w);
+    if (w->header.width == 2) {
+      w->room[w->used++] = (uint8_t)ids[i];
+      w->room[w->used++] = (uint8_t)(ids[i] >> 8);
+    } else {
+      store_u32le(w->room + w->used, (uint32_t)ids[i]);
+      w->used += 4;
+    }
+    if (w->used == ROOM_BYTES) writer_flush(b, w);
+    if (++w->header.count == w->shard_tokens) writer_finish(b, w);
+  }
+  w->tokens += n;
+}
+
+static void writer_begin_document(Build *b, Writer *w) {
+  if (w->fd < 0) writer_open(b, w);
+  w->header.documents++;
+  w->documents++;
+  if (b->eot >= 0) writer_put(b, w, &b->eot, 1);
+}
+
+static void writer_end(Build *b, Writer *w) {
+  if (w->tokens > 0 && b->eot >= 0) writer_put(b, w, &b->eot, 1);
+  if (w->fd >= 0) writer_finish(b, w);
+  free(w->room);
+  w->room = NULL;
+}
+
+// ---- cleaning up ----
+
+static bool is_ours(const char *name) {
+  size_t n = strlen(name);
+  bool ours = !strncmp(name, "train_", 6) || !strncmp(name, "val_", 4);
+  bool shard = n > 4 && !strcmp(name + n - 4, ".bin"), temporary = n > 8 && !strcmp(name + n - 8, ".bin.tmp");
+  return (ours && (shard || temporary)) || !strcmp(name, "build.json") || !strcmp(name, "tokenizer.json");
+}
+
+// Runs inside fail(): half a shard goes always, everything where the request was refused.
+static void clean_up(void *arg) {
+  Build *b = arg;
+  for (int s = 0; s < SIDES; s++) if (b->writers[s].temporary) unlink(b->writers[s].temporary);
+  if (b->keep) return;
+  size_t count;
+  char **names = list_directory(b->dir, &count);
+  for (size_t i = 0; i < count; i++) {
+    if (!is_ours(names[i])) continue;
+    char *path = format("%s/%s", b->dir, names[i]);
+    unlink(path);
+    free(path);
+  }
+  free_names(names, count);
+  if (b->made_dir) rmdir(b->dir);
+}
+
+// ---- encoding a batch ----
+
+static void encode_job(const Build *b, Job *j, TokenBuffer *ids) {
+  ids->count = 0;
+  j->count = tokenizer_encode(b->tokenizer, b->text.data + j->begin, j->n, ids, SPECIAL_NONE);
+  if (j->count < 0) { j->unseen = ids->unseen; return; }
+  j->ids = xmalloc((size_t)j->count, sizeof *j->ids);
+  if (j->count) memcpy(j->ids, ids->ids, (size_t)j->count * sizeof *j->ids);
+}
+
+static void encode_batch(Build *b) {
+  size_t next = 0;
+  #pragma omp parallel for schedule(static, 1) num_threads(b->threads)
+  for (int w = 0; w < b->threads; w++)
+    for (size_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < b->job_count;) encode_job(b, &b->jobs[i], &b->ids[w]);
+}
+
+static void refuse_character(const Build *b, const Job *j) {
+  const uint8_t *p = (const uint8_t *)b->text.data + j->begin + j->unseen;
+  bool line = b->split == SPLIT_JSONL;
+  int64_t at = line ? j->at : j->at + (int64_t)j->unseen;
+  fail(EXIT_REQUEST, "%s: %s %lld: the tokenizer has no id for the character that begins with byte 0x%02x; take gpt2 or byte",
+       j->name, line ? "line" : "byte", (long long)at, *p);
+}
+
+static void print_progress(Build *b) {
+  double now = seconds_now();
+  if (now - b->last_line < 5) return;
+  b->last_line = now;
+  double done = (double)documents_read(b->documents), all = (double)documents_bytes(b->documents), seconds = now - b->start;
+  int64_t left = (int64_t)(seconds * (all - done) / done);
+  printf("build %3.0f%%  %.1f MB/s  %.2fM tokens  eta %lld:%02lld\n", 100 * done / all, 1e-6 * done / seconds,
+         1e-6 * (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), (long long)left / 60, (long long)left % 60);
+  fflush(stdout);
+}
+
+static void finish_batch(Build *b) {
+  encode_batch(b);
+  for (size_t i = 0; i < b->job_count; i++) {
+    Job *j = &b->jobs[i];
+    if (j->count < 0) refuse_character(b, j);
+    if (j->starts) writer_begin_document(b, &b->writers[j->side]);
+    writer_put(b, &b->writers[j->side], j->ids, j->count);
+    free(j->ids);
+  }
+  b->job_count = 0;
+  b->text.len = 0;
+  print_progress(b);
+  if (!stop_signal) return;
+  b->keep = true;
+  fail(128 + stop_signal, "stopped by signal %d: %lld finished shards stay; run the same command again to go on",
+       (int)stop_signal, (long long)(b->writers[TRAIN].shards + b->writers[VALIDATION].shards));
+}
+
+static void add_job(Build *b, Side side, bool starts, const Piece *p, size_t from, size_t to) {
+  if (from == to) return;
+  if (b->job_count == b->job_capacity) {
+    b->job_capacity = MAX((size_t)256, 2 * b->job_capacity);
+    b->jobs = xrealloc(b->jobs, b->job_capacity, sizeof *b->jobs);
+  }
+  int64_t at = b->split == SPLIT_JSONL ? p->at : p->at + (int64_t)from;
+  b->jobs[b->job_count++] =
+      (Job){.begin = b->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at};
+  buffer_append(&b->text, p->text + from, to - from);
+}
+
+// ---- which side a document is on ----
+
+// FNV-1a of its head, mixed (the finaliser of MurmurHash3): even in all bits, and the same wherever the document stands.
+static double content_fraction(const char *text, size_t n) {
+  uint64_t h = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < MIN(n, (size_t)DOCUMENT_HEAD); i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
+  h = (h ^ h >> 33) * 0xff51afd7ed558ccdu;
+  h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53u;
+  return (double)((h ^ h >> 33) >> 11) * 0x1p-53;
+}
+
+static size_t character_start(const char *text, size_t at) {
+  while (at > 0 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+  return at;
+}
+
+static void add_piece(Build *b, const Piece *p) {
+  int64_t before = b->seen, left = b->limit - before;
+  b->seen += (int64_t)p->n;
+  if (b->by_hash) {
+    if (p->starts) b->side = content_fraction(p->text, p->n) < b->o->val_fraction ? VALIDATION : TRAIN;
+  } else if (left <= 0 || (b->whole && before > 0 && left < (int64_t)p->n)) {
+    b->side = VALIDATION;
+  } else if (!b->whole && left < (int64_t)p->n) {        // validation begins inside
+    size_t cut = character_start(p->text, (size_t)left);
+    add_job(b, TRAIN, p->starts, p, 0, cut);
+    add_job(b, VALIDATION, p->starts && cut == 0, p, cut, p->n);
+    b->side = VALIDATION;
+    return;
+  }
+  add_job(b, b->side, p->starts, p, 0, p->n);
+}
+
+static void next_or_fail(Build *b, DocumentsResult r) {
+  if (r != DOCUMENTS_ERROR) return;
+  int code;
+  const char *why = documents_error(b->documents, &code);
+  b->keep = code == EXIT_MACHINE;
+  fail(code, "%s", why);
+}
+
+// Documents and their bytes; counting stops where it is known that there are `enough`.
+static int64_t count_documents(Build *b, int64_t enough, int64_t *bytes) {
+  *bytes = documents_bytes(b->documents);
+  if (b->split == SPLIT_NONE) return 1;
+  if (b->split == SPLIT_FILE) return (int64_t)documents_files(b->documents);
+  int64_t count = 0;
+  Piece p;
+  DocumentsResult r = DOCUMENTS_PIECE;
+  *bytes = 0;
+  documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
+  while (count < enough && (r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {
+    count += p.starts;
+    *bytes += (int64_t)p.n;
+  }
+  next_or_fail(b, r);
+  if (count == 0) fail(EXIT_REQUEST, "the texts hold 0 documents, at least 1 is needed (see --documents and --jsonl)");
+  return count;
+}
+
+static void plan_split(Build *b) {
+  int64_t bytes, count = count_documents(b, HASHED_FROM, &bytes);
+  double fraction = b->o->val_fraction;
+  b->limit = INT64_MAX;
+  b->by_hash = fraction > 0 && count >= HASHED_FROM;
+  b->whole = (b->split == SPLIT_BLANK_LINE || b->split == SPLIT_JSONL) && count > 1;
+  if (fraction > 0 && !b->by_hash) b->limit = (int64_t)((double)bytes * (1 - fraction));
+}
+
+// ---- the tokenizer ----
+
+// The distinct characters of all texts; with an end-of-text token if there are several documents.
+static Tokenizer *char_tokenizer(Build *b) {
+  int64_t ignored, several = count_documents(b, 2, &ignored) > 1;
+  uint8_t *seen = xcalloc(0x110000, 1);
+  Piece p;
+  DocumentsResult r;
+  documents_start(b->documents, b->split, b->o->jsonl, CUT_CHARACTER, PIECE_BYTES);
+  while ((r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE)
+    for (size_t i = 0; i < p.n;) {
+      uint32_t code;
+      int length = utf8_decode(p.text + i, p.n - i, &code);
+      if (!length)
+        fail(EXIT_REQUEST, "%s: %s %lld: byte 0x%02x is no UTF-8, and --tokenizer char takes characters; take byte or gpt2", p.name,
+             b->split == SPLIT_JSONL ? "line" : "byte", (long long)(b->split == SPLIT_JSONL ? p.at : p.at + (int64_t)i),
+             (uint8_t)p.text[i]);
+      seen[code] = 1;
+      i += (size_t)length;
+    }
+  next_or_fail(b, r);
+  Buffer all = {0};
+  for (uint32_t code = 0; code < 0x110000; code++) {
+    char utf8[4];
+    if (seen[code]) buffer_append(&all, utf8, (size_t)utf8_encode(code, utf8));
+  }
+  Tokenizer *t = tokenizer_char_from_text("the texts", all.data, all.len, several);
+  buffer_free(&all);
+  free(seen);
+  return t;
+}
+
+static void open_tokenizer(Build *b) {
+  const char *spec = b->o->use_tokenizer;
+  int64_t ignored;
+  if (!strcmp(spec, "char")) b->tokenizer = char_tokenizer(b);
+  else if (!strcmp(spec, "byte")) b->tokenizer = tokenizer_byte(count_documents(b, 2, &ignored) > 1);
+  else b->tokenizer = tokenizer_open(spec);
+  bool any = tokenizer_kind(b->tokenizer) != TOKENIZER_BPE;
+  b->cut = any ? CUT_CHARACTER : tokenizer_pattern(b->tokenizer) == PATTERN_NONE ? CUT_NEVER : CUT_LINE;
+  b->eot = tokenizer_eot(b->tokenizer);
+}
+
+// ---- the folder ----
+
+static void json_member(Buffer *j, const char *name, const char *text) {
+  buffer_printf(j, ", \"%s\": ", name);
+  if (text) json_write_string(j, text, strlen(text)); else buffer_printf(j, "null");
+}
+
+// What decides the shards' bytes. The texts count by name and size.
+static void write_request(const Build *b, Buffer *j) {
+  static const char *const splits[] = {"file", "blank-line", "none", "jsonl"};
+  char tokenizer[65];
+  tokenizer_sha256(b->tokenizer, tokenizer);
+  buffer_printf(j, "\"shard_tokens\": %lld, \"val_fraction\": ", (long long)b->o->shard_tokens);
+  json_write_number(j, b->o->val_fraction);
+  json_member(j, "tokenizer", tokenizer);
+  json_member(j, "documents", splits[b->split]);
+  json_member(j, "field", b->o->jsonl);
+  buffer_printf(j, ", \"texts\": [");
+  for (size_t i = 0; i < documents_files(b->documents); i++) {
+    int64_t bytes;
+    const char *name = documents_name(b->documents, i, &bytes);
+    buffer_printf(j, "%s[", i ? ", " : "");
+    json_write_string(j, name, strlen(name));
+    buffer_printf(j, ", %lld]", (long long)bytes);
+  }
+  buffer_printf(j, "]");
+}
+
+static void write_build_json(const Build *b, bool finished) {
+  Buffer request = {0}, j = {0};
+  char hash[65], *path = format("%s/build.json", b->dir);
+  write_request(b, &request);
+  sha256_of(request.data, request.len, hash);
+  buffer_printf(&j, "{\"finished\": %s, \"request_hash\": \"%s\", %s", finished ? "true" : "false", hash, request.data);
+  for (int s = 0; finished && s < SIDES; s++) {
+    const Writer *w = &b->writers[s];
+    buffer_printf(&j, ", \"%s\": {\"shards\": %lld, \"tokens\": %lld, \"documents\": %lld}", side_names[s], (long long)w->shards,
+                  (long long)w->tokens, (long long)w->documents);
+  }
+  buffer_printf(&j, "}\n");
+  replace_file(path, j.data, j.len);
+  buffer_free(&request);
+  buffer_free(&j);
+  free(path);
+}
+
+// A folder that is there must be empty, or hold a build of this very request that was interrupted.
+static void check_folder(const Build *b) {
+  Buffer request = {0};
+  size_t count, size;
+  char hash[65], error[200], *path = format("%s/build.json", b->dir);
+  char **names = list_directory(b->dir, &count);
+  free_names(names, count);
+  if (count > 0 && !file_exists(path))
+    fail(EXIT_REQUEST, "%s: holds %zu other files, an empty or new folder is needed; name another --out", b->dir, count);
+  if (count > 0) {
+    write_request(b, &request);
+    sha256_of(request.data, request.len, hash);
+    char *text = read_file(path, "build.json", 1 << 30, &size);
+    Json *j = json_parse(text, size, error, sizeof error);
+    bool same = j && !strcmp(json_string(j, "request_hash", ""), hash);
+    if (!j || json_bool(j, "finished", true))
+      fail(EXIT_REQUEST, "%s: holds a finished build of %s; name another --out", b->dir, same ? "this very request" : "something else");
+    if (!same)
+      fail(EXIT_REQUEST, "%s: holds an interrupted build of another request (see its build.json); name another --out", b->dir);
+    printf("%s: an interrupted build, made again\n", b->dir);
+    json_free(j);
+    free(text);
+    buffer_free(&request);
+  }
+  free(path);
+}
+
+static void open_folder(Build *b) {
+  Buffer json = {0};
+  char *path = format("%s/tokenizer.json", b->dir);
+  if (file_exists(b->dir) && !is_directory(b->dir)) fail(EXIT_REQUEST, "%s: is a file, --out needs a folder", b->dir);
+  if (is_directory(b->dir)) check_folder(b);
+  else { make_directory(b->dir); b->made_dir = true; }
+  at_fail(clean_up, b);
+  write_build_json(b, false);
+  tokenizer_json(b->tokenizer, &json);
+  replace_file(path, json.data, json.len);
+  buffer_free(&json);
+  free(path);
+}
+
+// ---- the command ----
+
+static void open_writers(Build *b) {
+  int32_t vocab = tokenizer_vocab_size(b->tokenizer);
+  Shard header = {.width = vocab <= 65536 ? 2 : 4, .vocab = vocab, .eot = b->eot};
+  tokenizer_sha256(b->tokenizer, header.tokenizer);
+  for (int s = 0; s < SIDES; s++)
+    b->writers[s] = (Writer){.dir = b->dir, .name = side_names[s], .shard_tokens = b->o->shard_tokens, .fd = -1,
+                             .header = header, .room = xmalloc(ROOM_BYTES, 1)};
+}
+
+static void stream(Build *b) {
+  Piece p;
+  DocumentsResult r;
+  size_t batch_bytes = (size_t)b->threads * BATCH_BYTES;
+  documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
+  while ((r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {
+    add_piece(b, &p);
+    if (b->text.len >= batch_bytes) finish_batch(b);
+  }
+  next_or_fail(b, r);
+  finish_batch(b);
+  if (b->writers[TRAIN].tokens < 1)
+    fail(EXIT_REQUEST, "the texts are too short: 0 tokens are left for training; take more text or a smaller --val-fraction");
+  for (int s = 0; s < SIDES; s++) writer_end(b, &b->writers[s]);
+  if (b->o->val_fraction > 0 && !b->writers[VALIDATION].tokens)
+    warn("0 documents are for validation: --val-fraction %g is too small for this text", b->o->val_fraction);
+}
+
+static void print_result(const Build *b) {
+  double seconds = seconds_now() - b->start, mb = 1e-6 * (double)documents_bytes(b->documents);
+  for (int s = 0; s < SIDES; s++) {
+    const Writer *w = &b->writers[s];
+    if (w->tokens)
+      printf("%-5s  %lld tokens, %lld documents, in %lld shards of %d-byte ids\n", side_names[s], (long long)w->tokens,
+             (long long)w->documents, (long long)w->shards, w->header.width);
+  }
+  printf("%.3f MB of text, %.2f bytes a token, %.1f s, %.1f MB/s, %d threads\n", mb,
+         1e6 * mb / (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), seconds, mb / seconds, b->threads);
+  printf("train on them: gpt train --train-data '%s/train_*.bin'", b->dir);
+  if (b->writers[VALIDATION].tokens) printf(" --val-data '%s/val_*.bin'", b->dir);
+  printf("\n");
+}
+
+static char *folder_of(const char *dir) {
+  char *parent = xstrdup(dir), *slash;
+  for (size_t n = strlen(parent); n > 1 && parent[n - 1] == '/';) parent[--n] = 0;
+  slash = strrchr(parent, '/');
+  if (!slash) { free(parent); return xstrdup("."); }
+  slash[slash == parent] = 0;
+  return parent;
+}
+
+int data_build(const Options *o) {
+  if (!o->arg_count) fail(EXIT_REQUEST, "gpt data build needs a TEXT: a file, a directory or - (0 were named)");
+  if (!o->use_tokenizer) fail(EXIT_REQUEST, "--tokenizer is missing: gpt2, byte, char, a tokenizer.json or a model directory");
+  if (!o->file_out) fail(EXIT_REQUEST, "--out is missing: the folder to write the shards into");
+  if (o->jsonl && o->given[FLAG_documents])
+    fail(EXIT_REQUEST, "--jsonl and --documents are both given: with --jsonl a document is a line; take one");
+  Build b = {.o = o, .dir = xstrdup(o->file_out), .start = seconds_now()};
+  b.split = o->jsonl ? SPLIT_JSONL : (DocumentSplit)o->documents;
+  char *parent = folder_of(b.dir);
+  if (!is_directory(parent)) fail(EXIT_REQUEST, "%s: the folder %s is missing; make it first", b.dir, parent);
+  b.last_line = b.start;
+  b.threads = o->threads == AUTO_INT ? machine_cores() : (int)o->threads;
+  b.ids = xcalloc((size_t)b.threads, sizeof *b.ids);
+  b.documents = documents_open(o->args, o->arg_count, parent);
+  open_tokenizer(&b);
+  plan_split(&b);
+  open_folder(&b);
+  open_writers(&b);
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  stream(&b);
+  write_build_json(&b, true);
+  at_fail_cancel(clean_up, &b);
+  print_result(&b);
+  for (int w = 0; w < b.threads; w++) token_buffer_free(&b.ids[w]);
+  documents_close(b.documents);
+  tokenizer_free(b.tokenizer);
+  buffer_free(&b.text);
+  free(b.ids);
+  free(b.jobs);
+  free(b.dir);
+  free(parent);
+  return 0;
+}

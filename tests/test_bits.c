@@ -1,0 +1,181 @@
+// test_bits.c: owns the proof, in small, that a run in fp32 is the same bits however it is computed: any number of threads,
+// any instruction set, a step's batch in one piece or in many, any recomputation, any chunk of logits.
+//
+// A tiny model of each family, with dropout, ignored targets and sizes that are no multiple of any tile, is trained for a few steps in
+// each of these ways; all weights and both moments go into one SHA-256. The long form (50 steps, compilers, -O levels) is in the slow suite.
+#include "../detmath.h"  // det_pow
+#include "../doctor.h"   // doctor_self_test
+#include "../model.h"    // the whole model
+#include "../rng.h"      // rng_below
+#include "test.h"        // RUN, CHECK_MSG
+#include <stdbool.h>
+
+enum { SEQUENCES = 8, CONTEXT = 19, VOCAB = 67, STEPS = 8, FEW_STEPS = 2, ROWS = SEQUENCES * CONTEXT };
+
+typedef struct {          // one way to compute the run
+  const char *name;
+  const char *set;        // GPT_CPU; NULL: the best one here
+  int threads;
+  int B;                  // sequences of a micro-batch; SEQUENCES / B micro-batches make a step
+  Recompute recompute;
+  int classifier_rows;
+  double dropout;
+  uint64_t seed;
+  uint32_t steps;
+} Way;
+
+static const Way PLAIN = {"plain", NULL, 1, SEQUENCES, RECOMPUTE_NONE, 0, 0.1, 3, STEPS};
+
+static bool processor_has(const char *set) {
+#if defined(__x86_64__)
+  if (!strcmp(set, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (!strcmp(set, "avx512"))
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+#endif
+  return !strcmp(set, "generic");
+}
+
+static void made_up_batch(uint32_t step, int32_t *ids, int32_t *targets) {
+  for (uint64_t i = 0; i < ROWS; i++) {
+    ids[i] = (int32_t)rng_below(VOCAB, 1, step, rng_site("ids"), i);
+    targets[i] = i % 7 ? (int32_t)rng_below(VOCAB, 1, step, rng_site("targets"), i) : IGNORED_TARGET;
+  }
+}
+
+static void one_step(Gpt *m, const Way *way, uint32_t step) {
+  int32_t ids[ROWS], targets[ROWS];
+  MicroBatch place = {.seed = way->seed, .step = step, .loss_scale = 1.0 / (ROWS - (ROWS + 6) / 7)};
+  AdamWSettings settings = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .bias1 = 1 - det_pow(0.9, step + 1.0),
+                            .bias2 = 1 - det_pow(0.99, step + 1.0), .grad_clip = 0.5};
+  made_up_batch(step, ids, targets);
+  gpt_begin_step(m);
+  for (int first = 0; first < SEQUENCES; first += way->B) {
+    place.row0 = (uint64_t)first * CONTEXT;
+    gpt_forward(m, ids + first * CONTEXT, targets + first * CONTEXT, &place, WITH_GRADIENT);
+    gpt_backward(m, &place);
+  }
+  gpt_finish_gradients(m);
+  gpt_update(m, &settings, 0.1);
+}
+
+static void hash_numbers(Gpt *m, char hex[65]) {
+  static const Part parts[] = {PART_WEIGHT, PART_M, PART_V};
+  const TensorTable *table = gpt_table(m);
+  uint8_t digest[32];
+  Sha256 sha;
+  sha256_init(&sha);
+  for (size_t p = 0; p < ARRAY_LEN(parts); p++)
+    for (size_t i = 0; i < table->count; i++) {
+      size_t n = tensor_values(&table->rows[i]);
+      double *values = xmalloc(n + 1, sizeof *values);
+      if (n) gpt_read(m, parts[p], &table->rows[i], 0, n, values);
+      sha256_update(&sha, values, n * sizeof *values);
+      free(values);
+    }
+  sha256_final(&sha, digest);
+  sha256_hex(digest, hex);
+}
+
+static void run_hash(Family family, const Way *way, char hex[65]) {
+  bool llama = family == FAMILY_LLAMA;
+  GptConfig c = {.family = family, .layers = 2, .heads = 6, .kv_heads = llama ? 2 : 6, .channels = 36, .context = CONTEXT, .ffn = 71,
+                 .vocab = VOCAB, .bias = !llama, .tie = !llama, .dropout = way->dropout, .norm_eps = 1e-5, .rope_theta = 10000};
+  if (way->set) setenv("GPT_CPU", way->set, 1);
+  else unsetenv("GPT_CPU");
+  Device *d = cpu_device(way->threads);
+  Gpt *m = gpt_create(d, &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = way->B, .T = CONTEXT, .recompute = way->recompute,
+                                       .classifier_rows = way->classifier_rows});
+  gpt_init(m, way->seed);
+  for (uint32_t step = 0; step < way->steps; step++) one_step(m, way, step);
+  hash_numbers(m, hex);
+  gpt_destroy(m);
+  d->destroy(d);
+  unsetenv("GPT_CPU");
+}
+
+// The hash of the plain way after so many steps.
+static const char *plain_hash(Family family, uint32_t steps) {
+  static char hex[2][STEPS + 1][65];
+  Way way = PLAIN;
+  way.steps = steps;
+  if (!*hex[family][steps]) run_hash(family, &way, hex[family][steps]);
+  return hex[family][steps];
+}
+
+static void check_same(const Way *way) {
+  for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+    char hex[65];
+    const char *plain = plain_hash(family, way->steps);
+    run_hash(family, way, hex);
+    CHECK_MSG(!strcmp(hex, plain), "%s, %s: %.16s, plain is %.16s", family == FAMILY_GPT2 ? "gpt2" : "llama", way->name, hex, plain);
+  }
+}
+
+static void threads_change_no_bit(void) {
+  for (int threads = 2; threads <= 7; threads += threads == 2 ? 1 : 4) {
+    Way way = PLAIN;
+    way.name = threads == 2 ? "2 threads" : threads == 3 ? "3 threads" : "7 threads";
+    way.threads = threads;
+    check_same(&way);
+  }
+}
+
+static void instruction_sets_change_no_bit(void) {
+  static const char *const sets[] = {"generic", "avx2", "avx512"};
+  for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
+    Way way = PLAIN;
+    way.name = way.set = sets[i];
+    way.threads = 2;
+    if (i == 0) way.steps = FEW_STEPS;   // each fma of the generic set is a call into libm: a hundred times slower
+    if (processor_has(sets[i])) check_same(&way);
+    else printf("skipped: this processor has no %s\n", sets[i]);
+  }
+}
+
+static void cuts_change_no_bit(void) {
+  static const Way ways[] = {
+    {"8 micro-batches of 1", NULL, 2, 1, RECOMPUTE_NONE, 0, 0.1, 3, STEPS},
+    {"4 micro-batches of 2, light, chunks of 1", NULL, 1, 2, RECOMPUTE_LIGHT, 1, 0.1, 3, STEPS},
+    {"2 micro-batches of 4, block, chunks of 7", NULL, 3, 4, RECOMPUTE_BLOCK, 7, 0.1, 3, STEPS},
+    {"light", NULL, 1, 8, RECOMPUTE_LIGHT, 0, 0.1, 3, STEPS},
+    {"block", NULL, 1, 8, RECOMPUTE_BLOCK, 0, 0.1, 3, STEPS},
+    {"chunks of 7", NULL, 2, 8, RECOMPUTE_NONE, 7, 0.1, 3, STEPS},
+    {"chunks of 64", NULL, 2, 8, RECOMPUTE_NONE, 64, 0.1, 3, STEPS},
+  };
+  for (size_t i = 0; i < ARRAY_LEN(ways); i++) check_same(&ways[i]);
+}
+
+// The hash sees what it should: another seed, and dropout, are another run.
+static void the_hash_is_not_blind(void) {
+  for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+    char hex[65];
+    Way seed = PLAIN, dropout = PLAIN;
+    seed.seed = 4;
+    dropout.dropout = 0;
+    run_hash(family, &seed, hex);
+    CHECK_MSG(strcmp(hex, plain_hash(family, STEPS)), "another seed gives the same weights");
+    run_hash(family, &dropout, hex);
+    CHECK_MSG(strcmp(hex, plain_hash(family, STEPS)), "dropout does nothing");
+  }
+}
+
+static void self_test_of_doctor(void) {
+  for (int threads = 1; threads <= 3; threads += 2) {
+    char hex[65];
+    Device *d = cpu_device(threads);
+    doctor_self_test(d, hex);
+    CHECK_STR(hex, doctor_expected_hash());
+    d->destroy(d);
+  }
+}
+
+int main(int argc, char **argv) {
+  TEST_BEGIN(argc, argv);
+  RUN(threads_change_no_bit);
+  RUN(instruction_sets_change_no_bit);
+  RUN(cuts_change_no_bit);
+  RUN(the_hash_is_not_blind);
+  RUN(self_test_of_doctor);
+  return TEST_END();
+}
