@@ -14,10 +14,10 @@ X86    := $(filter x86_64%,$(TARGET))
 
 # -ffp-contract=off: every fused multiply-add is written out, so that all compilers compute the same bits. Never fast-math.
 BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
-KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)' | cksum | cut -d' ' -f1)
+KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)$(if $(LDFLAGS), $(LDFLAGS))' | cksum | cut -d' ' -f1)
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
-SOURCES := zz_stub checkpoint config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model reference report \
+SOURCES := checkpoint config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model reference report \
            run safetensors sample stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_train train trigram util watch bench
 # Compiled once per instruction set and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops
@@ -35,36 +35,39 @@ FOUND := $(BUILD)/found.mk
 ifeq ($(filter clean help,$(MAKECMDGOALS)),)
 -include $(FOUND)
 endif
+# V=1 shows the compiler's command lines
+Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-slow mutants clean help
+.PHONY: all demo test test-slow mutants clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
 	@mkdir -p $(BUILD)
 	@CC="$(CC)" OPENMP="$(OPENMP)" sh dev/probe.sh $@
 
-gpt: $(BUILD)/gpt
-	@ln -f $< $@ 2>/dev/null || cp -f $< $@
+# FORCE: another build's gpt may be the newer one
+gpt: $(BUILD)/gpt FORCE
+	@[ $@ -ef $< ] || ln -f $< $@ 2>/dev/null || cp -f $< $@
 
 $(BUILD)/gpt: $(BUILD)/gpt.o $(OBJECTS)
-	$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 $(BUILD)/version.h: FORCE
 	@mkdir -p $(BUILD)
 	@sh dev/version.sh "$(CC)" > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(BUILD)/%.o: %.c $(FOUND) | $(BUILD)/version.h
-	$(CC) $(ALL_FLAGS) -I$(BUILD) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(ALL_FLAGS) -I$(BUILD) -MMD -MP -c -o $@ $<
 
 define per_set
 $(BUILD)/%.$(1).o: %.c $(FOUND)
-	$(CC) $(ALL_FLAGS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
+	$(Q)$(CC) $(ALL_FLAGS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach s,$(SETS),$(eval $(call per_set,$(s))))
 
 $(BUILD)/test_%: tests/test_%.c $(OBJECTS) $(FOUND) | $(BUILD)/version.h
-	$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -I$(BUILD) -MMD -MP -o $@ $< $(OBJECTS) -lm
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -I$(BUILD) -MMD -MP -o $@ $< $(OBJECTS) -lm
 
 demo: gpt
 	./gpt train
@@ -75,14 +78,22 @@ test: gpt $(if $(OP),$(BUILD)/test_ops $(BUILD)/test_gradients,$(TESTS))
 
 test-slow: gpt $(TESTS)
 	@GPT_TEST_SLOW=1 sh tests/run.sh $(BUILD) ""
-	@bash tests/slow.sh
+	@bash tests/same_bits.sh
+	@bash tests/aarch64.sh
 
 # N random mutants of the sources, each to be caught by a test
 mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) $(FILES)
 
 $(BUILD)/mutate: dev/mutate.c $(FOUND)
-	$(CC) $(ALL_FLAGS) -o $@ $<
+	$(Q)$(CC) $(ALL_FLAGS) -o $@ $<
+
+# dev/print_logits.c: logits as text, for comparing with other programs
+print-logits: $(OBJECTS) $(FOUND)
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/print_logits dev/print_logits.c $(OBJECTS) -lm
+
+print-build:
+	@echo $(BUILD)
 
 clean:
 	rm -rf build gpt

@@ -163,11 +163,10 @@ static int64_t vocabulary_for(size_t bytes) {
 static size_t train_documents(const Corpus *c) { return c->train_count + (c->train_tail > 0); }
 static size_t train_length(const Corpus *c, size_t i) { return i < c->train_count ? c->documents[i].n : c->train_tail; }
 
-static Tokenizer *train_bpe(const Corpus *c, int64_t vocab, size_t most_bytes) {
+static Tokenizer *train_bpe(const Corpus *c, int64_t vocab) {
   TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_GPT2);
   const char *special = END_OF_TEXT;
-  size_t seen = 0;
-  for (size_t i = 0; i < train_documents(c) && seen < most_bytes; seen += train_length(c, i++)) tokenizer_trainer_add(trainer, c->documents[i].text, train_length(c, i));
+  for (size_t i = 0; i < train_documents(c); i++) tokenizer_trainer_add(trainer, c->documents[i].text, train_length(c, i));
   return tokenizer_trainer_finish(trainer, vocab, &special, 1);
 }
 
@@ -194,14 +193,14 @@ static Tokenizer *choose_tokenizer(const Run *r, const Corpus *c) {
   int64_t vocab;
   if (!strcmp(spec, "auto")) {
     if (has_tokenizer_file(r->init)) return tokenizer_open(r->init->dir);
-    return train_bpe(c, r->stories ? 512 : vocabulary_for(c->bytes), r->stories ? 1 << 20 : SIZE_MAX);
+    return train_bpe(c, vocabulary_for(c->bytes));
   }
   if (!strcmp(spec, "char")) return char_tokenizer(c, several);
   if (!strcmp(spec, "byte")) return tokenizer_byte(several);
   if (!strncmp(spec, "bpe:", 4)) {
     if (!parse_number(spec + 4, true, &number, &vocab) || vocab < 257 || vocab > 1000000)
       fail(EXIT_REQUEST, "--tokenizer %s: bpe:N needs a whole number N from 257 to 1000000", spec);
-    return train_bpe(c, vocab, SIZE_MAX);
+    return train_bpe(c, vocab);
   }
   return tokenizer_open(spec);
 }

@@ -1,18 +1,19 @@
-// cpu_gemm.c: owns the CPU device's matrix products: forward, gradient of the input, gradient of the weight, of the bias.
+// cpu_gemm.c: owns the CPU device's matrix products: forward, gradient of the input, gradient of the weight.
 //
 // It promises bits: every output element is ONE chain of fused multiply-adds over k in order, which starts from what the
 // output starts from (bias, zero or the stored gradient). So a result does not depend on tile, block, thread or vector
 // width, and gradients may be accumulated over any cut of the rows. k is never split among threads and never padded.
 //
-// How it is fast (Goto & van de Geijn 2008): C (m,n) += A (m,k) B (k,n) is cut into tiles that fit in registers. Both
-// factors are first copied ("packed") into panels that hold, for k = 0, 1, ..., the few numbers that a tile needs
-// next to each other. One factor is SHARED: packed once, by all threads together. The other one is STREAMED: each task packs its own
-// piece into the level-2 cache of its core, uses it against all panels of the shared factor, and forgets it. The larger
-// factor is streamed, so that it is read from memory once: the weight, or dout where the weight's gradient is made.
+//   forward          out (rows,OC) = bias + x weight^T     A = x         B = weight^T   k = IC
+//   backward_input   dx (rows,IC)  = dout weight           A = dout      B = weight     k = OC
+//   backward_weight  dweight (OC,IC) += dout^T x           A = dout^T    B = x          k = rows
 //
-//   forward          out (rows,OC) = bias + x weight^T     A = x      shared     B = weight^T   streamed    k = IC
-//   backward_input   dx (rows,IC)  = dout weight           A = dout   shared     B = weight     streamed    k = OC
-//   backward_weight  dweight (OC,IC) += dout^T x           A = dout^T streamed   B = x          shared      k = rows
+// How it is fast (Goto & van de Geijn 2008): C (m,n) += A (m,k) B (k,n) is cut into tiles that fit in registers. What a
+// tile reads should lie close together and come from a near cache, so factors are copied ("packed") into panels, which hold the
+// few numbers that a tile needs for k = 0, 1, ... next to each other. One factor is STREAMED: each task packs its own
+// piece into the level-2 cache of its core, uses it against all panels of the other factor, and forgets it. The other one is
+// SHARED by all threads. If its rows run along k (x and dout in the first two) tiles read it where it is; if not, all
+// threads together pack it first.
 //
 // Compiled once per instruction set (CPU_ISA, see cpu.h). Tests: tests/test_gemm.c; speed: dev/bench_gemm.c
 #include "cpu.h"        // CPU_NAME, CpuState, cpu_scratch, the prototypes
@@ -51,7 +52,6 @@ INLINE vector load_part(const float *p, size_t n) { return _mm512_maskz_loadu_ps
 INLINE void store_part(float *p, vector v, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 INLINE vector broadcast(float x) { return _mm512_set1_ps(x); }
 INLINE vector fma_vector(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE vector add_vector(vector a, vector b) { return _mm512_add_ps(a, b); }
 INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then of 4, then of 8 lanes
   vector t[LANES];
   UNROLL for (int i = 0; i < 8; i++) {
@@ -89,7 +89,6 @@ INLINE vector load_part(const float *p, size_t n) { return _mm256_maskload_ps(p,
 INLINE void store_part(float *p, vector v, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
 INLINE vector broadcast(float x) { return _mm256_set1_ps(x); }
 INLINE vector fma_vector(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE vector add_vector(vector a, vector b) { return _mm256_add_ps(a, b); }
 INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then of 4 lanes
   vector t[LANES];
   UNROLL for (int i = 0; i < 8; i += 2) {
@@ -120,7 +119,6 @@ INLINE vector load(const float *p) { return load_part(p, LANES); }
 INLINE void store(float *p, vector v) { store_part(p, v, LANES); }
 INLINE vector broadcast(float x) { vector v; for (int l = 0; l < LANES; l++) v.lane[l] = x; return v; }
 INLINE vector fma_vector(vector a, vector b, vector c) { for (int l = 0; l < LANES; l++) c.lane[l] = fmaf(a.lane[l], b.lane[l], c.lane[l]); return c; }
-INLINE vector add_vector(vector a, vector b) { for (int l = 0; l < LANES; l++) a.lane[l] += b.lane[l]; return a; }
 INLINE void transpose(vector r[LANES]) {
   for (int i = 0; i < LANES; i++)
     for (int j = 0; j < i; j++) { float t = r[i].lane[j]; r[i].lane[j] = r[j].lane[i]; r[j].lane[i] = t; }
@@ -129,41 +127,39 @@ INLINE void transpose(vector r[LANES]) {
 enum { TILE_COLS = TILE_VECTORS * LANES };
 
 // ---- block sizes; none of them changes a bit of the result ----
-#ifndef TUNE
 enum {
-  K_BLOCK = 768,                 // most k of one visit of a tile
-  STREAMED_FLOATS = 128 * 1024,  // a task's packed piece: half a megabyte of level-2 cache
-  SHARED_FLOATS = 1024 * 1024,   // the shared factor's packed piece
-  CHUNK = 1024,                  // outer elements of the shared factor in one piece, at least, if there are so many
-  SMALLEST_BLOCK = 64,           // outer elements of the streamed factor of a task
-  SMALLEST_GROUP = 8,            // panels of the shared factor of a task
-  PACK_AHEAD = 64,               // elements
-  PACK_ROWS_AHEAD = 8,
-  AHEAD_LEVEL = 2,
+  K_BLOCK = 768,                  // most k of one visit of a tile: 8 rows of A are then half of a level-1 cache
+  STREAMED_FLOATS = 128 * 1024,   // most of a task's packed piece: half a megabyte of level-2 cache
+  SHARED_FLOATS = 1024 * 1024,    // the shared factor's packed piece
+  CHUNK = 1024,                   // outer elements of the shared factor in one piece, at least, if there are so many
+  SMALLEST_BLOCK = 64,            // outer elements of the streamed factor of a task
+  SMALLEST_GROUP = 8,             // panels of the shared factor of a task
   SMALLEST_TEAM_WORK = 32 * 1024, // multiply-adds; below it waking a team costs more than it saves
 };
-#endif
 
 // ---- the tile: the innermost loop, where nearly all of the time is spent ----
+// A panel of A is TILE_ROWS high, one of B TILE_COLS wide; only the last of a matrix may hold less.
 typedef struct {
   size_t k;
-  const float *a;          // panel (k, TILE_ROWS)
-  const float *b;          // panel (k, TILE_COLS)
+  const float *a;          // A (rows,k): element (i,p) is a[i*a_row + p*a_k]
+  size_t a_row, a_k;
+  const float *b;          // packed panel of B (k,TILE_COLS)
   const float *start;      // (rows,cols): what the chains start from: c itself, or the bias or zeros with start_stride 0
   size_t start_stride;
   float *c;                // = (rows,cols)
   size_t c_stride;
   size_t last_lanes;       // columns in the last vector, 1..LANES
-  const float *ahead;      // asked for while the tile is computed: what will be needed soon,
-  size_t ahead_step;       // so many floats for every 4 k
+  const float *ahead;      // (ahead_rows,k): what will be needed soon; it is asked for while the tile is computed
+  size_t ahead_rows, ahead_stride;
 } Tile;
 
 // One k: sum (rows,cols) = fma(column of A, row of B, sum).
-INLINE void tile_step(const int rows, const int vectors, vector sum[TILE_ROWS][TILE_VECTORS], const float *a, const float *b) {
+INLINE void tile_step(const int rows, const int vectors, vector sum[TILE_ROWS][TILE_VECTORS], const float *a, size_t a_row, const float *b) {
   vector row[TILE_VECTORS];
   UNROLL for (int j = 0; j < vectors; j++) row[j] = load(b + j * LANES);
+  const float *a4 = rows > 4 ? a + 4 * a_row : a;   // two bases and a_row times 1, 2, 3: as few registers as the addresses need
   UNROLL for (int i = 0; i < rows; i++) {
-    vector factor = broadcast(a[i]);
+    vector factor = broadcast(i < 4 ? a[(size_t)i * a_row] : a4[(size_t)(i - 4) * a_row]);
     UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = fma_vector(factor, row[j], sum[i][j]);
   }
 }
@@ -178,9 +174,13 @@ INLINE void tile(const int rows, const int vectors, const Tile *t) {
     }
   }
   const float *a = t->a, *b = t->b, *ahead = t->ahead;
-  for (size_t k = t->k; k > 0; k--, a += TILE_ROWS, b += TILE_COLS) {
-    __builtin_prefetch(ahead, 0, AHEAD_LEVEL), ahead += t->ahead_step;
-    tile_step(rows, vectors, sum, a, b);
+  const size_t a_row = t->a_row, a_k = t->a_k;
+  for (size_t left = t->k; left > 0;) {
+    const size_t run = MIN(left, (size_t)16);
+    for (size_t r = 0; r < t->ahead_rows; r++) __builtin_prefetch(ahead + r * t->ahead_stride);
+    for (size_t p = run; p > 0; p--, a += a_k, b += TILE_COLS) tile_step(rows, vectors, sum, a, a_row, b);
+    ahead += 16;
+    left -= run;
   }
   UNROLL for (int i = 0; i < rows; i++) {
     UNROLL for (int j = 0; j < vectors; j++) {
@@ -204,30 +204,25 @@ static void (*const tiles[TILE_VECTORS][TILE_ROWS])(const Tile *) = { EACH_WIDTH
 typedef enum { ALONG_K, ACROSS_K } Order;   // element (outer, k) is data[outer*stride + k], or data[k*stride + outer]
 typedef struct { const float *data; size_t stride; Order order; } Factor;
 
-// dst panel (k, width) = transpose of src (rows, k), row stride `stride`, rows <= width; missing rows become zeros.
-// A full store of a narrow row spills into the next one, which is written after it; only the last one must be exact.
-INLINE void pack_along(float *dst, const int width, const float *src, size_t stride, size_t rows, size_t k) {
-  for (int i0 = 0; i0 < width; i0 += LANES) {
-    const int lanes = MIN(LANES, width - i0);
+// dst panel (k, TILE_COLS) = transpose of src (rows, k), row stride `stride`, rows <= TILE_COLS; missing rows become zeros.
+static void pack_along(float *dst, const float *src, size_t stride, size_t rows, size_t k) {
+  for (size_t i0 = 0; i0 < TILE_COLS; i0 += LANES) {
     for (size_t p = 0; p < k; p += LANES) {
       vector r[LANES];
       const size_t depth = MIN((size_t)LANES, k - p);
-      const float *s = src + (size_t)i0 * stride + p;
-      if (rows >= (size_t)width && depth == LANES) {
-        UNROLL for (int i = 0; i < LANES; i++) {
-          if (i < lanes) { r[i] = load(s + (size_t)i * stride); __builtin_prefetch(s + (size_t)(i + lanes) * stride); }
-          else r[i] = broadcast(0);
+      const float *s = src + i0 * stride + p;
+      float *d = dst + p * TILE_COLS + i0;
+      if (rows == TILE_COLS && depth == LANES) {
+        UNROLL for (size_t i = 0; i < LANES; i++) {
+          r[i] = load(s + i * stride);
+          __builtin_prefetch(s + (i + LANES) * stride);   // the next vectors of rows: hardware sees only short runs
         }
+        transpose(r);
+        UNROLL for (size_t q = 0; q < LANES; q++) store(d + q * TILE_COLS, r[q]);
       } else {
-        for (int i = 0; i < LANES; i++)
-          r[i] = i < lanes && (size_t)(i0 + i) < rows ? load_part(s + (size_t)i * stride, depth) : broadcast(0);
-      }
-      transpose(r);
-      float *d = dst + p * (size_t)width + i0;
-      if (depth == LANES && (lanes == LANES || p + LANES < k)) {
-        UNROLL for (int q = 0; q < LANES; q++) store(d + q * width, r[q]);
-      } else {
-        for (size_t q = 0; q < depth; q++) store_part(d + q * (size_t)width, r[q], (size_t)lanes);
+        for (size_t i = 0; i < LANES; i++) r[i] = i0 + i < rows ? load_part(s + i * stride, depth) : broadcast(0);
+        transpose(r);
+        for (size_t q = 0; q < depth; q++) store(d + q * TILE_COLS, r[q]);
       }
     }
   }
@@ -235,44 +230,33 @@ INLINE void pack_along(float *dst, const int width, const float *src, size_t str
 
 // dst: panels (k, width) = columns [0, count) of src (k, count), row stride `stride`; missing columns become zeros. Goes over
 // all panels a few rows at a time, so that each line of the source is read once, and lines of panels are written whole.
-INLINE void pack_across(float *dst, const int width, const float *src, size_t stride, size_t count, size_t k) {
-  enum { ROWS = 4 };
-  for (size_t p0 = 0; p0 < k; p0 += ROWS) {
-    const size_t p1 = MIN(p0 + ROWS, k);
-    for (size_t c = 0; c < count; c += (size_t)width) {
-      for (size_t p = p0; p < p1; p++) {
-        const float *s = src + p * stride + c;
-        float *d = dst + c * k + p * (size_t)width;
-        __builtin_prefetch(s + PACK_ROWS_AHEAD * stride);
-        UNROLL for (int i = 0; i < width; i += LANES) {
-          const size_t lanes = (size_t)MIN(LANES, width - i), left = count - c > (size_t)i ? count - c - (size_t)i : 0;
-          vector v = left >= LANES ? load(s + i) : load_part(s + i, MIN(lanes, left));
-          if (lanes == LANES || p + 1 < k) store(d + i, v);
-          else store_part(d + i, v, lanes);
-        }
+INLINE void pack_across(float *dst, const size_t width, const float *src, size_t stride, size_t count, size_t k) {
+  enum { ROWS = 4, ROWS_AHEAD = 8 };
+  const size_t whole = count / width * width, even = k / ROWS * ROWS;
+  for (size_t p = 0; p < even; p += ROWS) {
+    for (size_t c = 0; c < whole; c += width) {
+      UNROLL for (size_t q = p; q < p + ROWS; q++) {
+        __builtin_prefetch(src + (q + ROWS_AHEAD) * stride + c);
+        memcpy(dst + c * k + q * width, src + q * stride + c, width * sizeof *dst);
       }
     }
   }
+  for (size_t p = even; p < k; p++)
+    for (size_t c = 0; c < whole; c += width) memcpy(dst + c * k + p * width, src + p * stride + c, width * sizeof *dst);
+  for (size_t p = 0; p < k && whole < count; p++)
+    for (size_t i = 0; i < width; i++) dst[whole * k + p * width + i] = i < count - whole ? src[p * stride + whole + i] : 0;
 }
 
-// Packs outer elements [first, first + count) and k in [k0, k0 + k) into panels of `width`, width*k floats each.
-static void pack(float *dst, int width, const Factor *f, size_t first, size_t count, size_t k0, size_t k) {
-  if (f->order == ACROSS_K) {
-    const float *src = f->data + k0 * f->stride + first;
-    if (width == TILE_ROWS) pack_across(dst, TILE_ROWS, src, f->stride, count, k);
-    else pack_across(dst, TILE_COLS, src, f->stride, count, k);
-    return;
-  }
-  for (size_t i = 0; i < count; i += (size_t)width) {
-    const float *src = f->data + (first + i) * f->stride + k0;
-    const size_t rows = MIN((size_t)width, count - i);
-    if (width == TILE_ROWS) pack_along(dst + i * k, TILE_ROWS, src, f->stride, rows, k);
-    else pack_along(dst + i * k, TILE_COLS, src, f->stride, rows, k);
-  }
+// Packs outer elements [first, first + count) and k in [k0, k0 + k) into panels, width*k floats each. first is a multiple of width.
+static void pack(float *dst, size_t width, const Factor *f, size_t first, size_t count, size_t k0, size_t k) {
+  const float *src = f->data + (f->order == ALONG_K ? first * f->stride + k0 : k0 * f->stride + first);
+  if (f->order == ALONG_K)   // only B is ever packed so
+    for (size_t i = 0; i < count; i += width) pack_along(dst + i * k, src + i * f->stride, f->stride, MIN(width, count - i), k);
+  else if (width == TILE_ROWS) pack_across(dst, TILE_ROWS, src, f->stride, count, k);
+  else pack_across(dst, TILE_COLS, src, f->stride, count, k);
 }
 
 // ---- a product: how it is cut, and who computes what ----
-typedef enum { STREAM_A, STREAM_B } Stream;
 typedef struct {
   size_t m, n, k;
   Factor a, b;             // a: (m,k); b: (n,k)
@@ -280,22 +264,32 @@ typedef struct {
   size_t c_stride;
   const float *bias;       // (n) or NULL: the chains start from it
   bool accumulate;         // the chains start from c; without it and without a bias they start from 0
-  Stream stream;           // which factor is streamed
   const CpuEpilogue *epilogue;
 } Product;
 
+// One of the two roles, and the factor that has it.
+typedef struct {
+  const Factor *factor;
+  size_t outer;            // outer elements
+  size_t width;            // of a panel
+  bool direct;             // tiles read it where it is, unpacked
+} Role;
+
 // Cuts. None of them changes a bit of the result.
 typedef struct {
-  int streamed_width, shared_width;   // of a panel
-  size_t streamed, shared;            // outer dimensions of the two factors
+  Role streamed, shared;
+  bool stream_a;           // A is streamed and B shared, or the other way round
   size_t k_block;          // k of one visit of a tile
-  size_t k_pass;           // k of the shared factor that is packed at a time; a multiple of k_block
-  size_t chunk;            // outer elements of the shared factor that are packed at a time; a multiple of shared_width
-  size_t block;            // outer elements of the streamed factor of one task; a multiple of streamed_width
+  size_t k_pass;           // k of the shared factor that is used, and packed, at a time; a multiple of k_block
+  size_t chunk;            // its outer elements that are used, and packed, at a time; a multiple of its panel's width
+  size_t block;            // outer elements of the streamed factor of one task; a multiple of its panel's width
   size_t groups;           // tasks into which the panels of a chunk are divided, for each block
   float *shared_panels[2]; // used in turn, so that one barrier for each pass is enough
   float *streamed_panels;  // STREAMED_FLOATS for each thread
 } Plan;
+
+// Panels, packed or where they are: element (i,p) of the panel of outer elements s, s+1, ... is data[s*next + i*outer + p*k].
+typedef struct { const float *data; size_t next, outer, k; } View;
 
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 // The size of equal parts of `total`, none above `most`, each a multiple of `unit`.
@@ -305,22 +299,22 @@ static size_t even_part(size_t total, size_t most, size_t unit) {
 
 static Plan make_plan(const Product *g, CpuState *state) {
   Plan plan;
-  const bool stream_a = g->stream == STREAM_A;
-  plan.streamed_width = stream_a ? TILE_ROWS : TILE_COLS;
-  plan.shared_width = stream_a ? TILE_COLS : TILE_ROWS;
-  plan.streamed = stream_a ? g->m : g->n;
-  plan.shared = stream_a ? g->n : g->m;
-  const size_t width = (size_t)plan.streamed_width, shared_width = (size_t)plan.shared_width;
+  const Role a = { &g->a, g->m, TILE_ROWS, g->a.order == ALONG_K }, b = { &g->b, g->n, TILE_COLS, false };
+  plan.stream_a = !a.direct && g->m >= g->n;
+  plan.streamed = plan.stream_a ? a : b;
+  plan.shared = plan.stream_a ? b : a;
+  const size_t width = plan.streamed.width, shared_width = plan.shared.width;
   plan.k_block = even_part(g->k, K_BLOCK, LANES);
   const size_t most = MAX((size_t)CHUNK, SHARED_FLOATS / round_up(g->k, plan.k_block) / shared_width * shared_width);
-  plan.chunk = even_part(plan.shared, most, shared_width);
+  plan.chunk = even_part(plan.shared.outer, most, shared_width);
   plan.k_pass = MAX(SHARED_FLOATS / (plan.chunk * plan.k_block), (size_t)1) * plan.k_block;
 
   // Four tasks for each thread where the shape allows it, so that a thread which the system holds up does not hold up all.
   const size_t tasks = 4 * (size_t)state->threads;
-  const size_t largest = MAX(STREAMED_FLOATS / plan.k_block, width), smallest = round_up(SMALLEST_BLOCK, width);
-  plan.block = even_part(plan.streamed, MIN(MAX(divide_up(plan.streamed, tasks), smallest), largest / width * width), width);
-  const size_t blocks = divide_up(plan.streamed, plan.block), panels = divide_up(plan.chunk, shared_width);
+  const size_t cache = MIN((size_t)STREAMED_FLOATS, state->l2_bytes / 2 / sizeof(float));
+  const size_t largest = MAX(cache / plan.k_block, width), smallest = round_up(SMALLEST_BLOCK, width);
+  plan.block = even_part(plan.streamed.outer, MIN(MAX(divide_up(plan.streamed.outer, tasks), smallest), largest / width * width), width);
+  const size_t blocks = divide_up(plan.streamed.outer, plan.block), panels = divide_up(plan.chunk, shared_width);
   plan.groups = MIN(divide_up(tasks, blocks), MAX(panels / SMALLEST_GROUP, (size_t)1));
   float *scratch = cpu_scratch(state, CPU_SCRATCH_GEMM, CPU_NAME(gemm_scratch_bytes)(state->threads));
   plan.shared_panels[0] = scratch;
@@ -333,20 +327,18 @@ size_t CPU_NAME(gemm_scratch_bytes)(int threads) {
   return (2 * SHARED_FLOATS + (size_t)threads * STREAMED_FLOATS) * sizeof(float);
 }
 
-// What a thread has packed of the streamed factor: a next task of the same block need not pack it again.
-typedef struct { float *panels; size_t block, k0; bool valid; } Held;
-
-// One tile of C at (row, col): k of it, from packed panels.
-static void compute_tile(const Product *g, size_t row, size_t col, const float *a, const float *b, size_t k, bool first, const float *ahead, size_t ahead_step) {
+// One tile of C at (row, col): k of it. `at` is where its k begins.
+static void compute_tile(const Product *g, size_t row, size_t col, size_t at, Tile *t) {
   static const float zeros[TILE_COLS];
   const size_t rows = MIN((size_t)TILE_ROWS, g->m - row), cols = MIN((size_t)TILE_COLS, g->n - col);
   const size_t vectors = divide_up(cols, LANES);
-  Tile t = { .k = k, .a = a, .b = b, .c = g->c + row * g->c_stride + col, .c_stride = g->c_stride,
-             .last_lanes = cols - (vectors - 1) * LANES, .ahead = ahead, .ahead_step = ahead_step };
-  if (!first || g->accumulate) { t.start = t.c; t.start_stride = g->c_stride; }
-  else if (g->bias) t.start = g->bias + col;
-  else t.start = zeros;
-  tiles[vectors - 1][rows - 1](&t);
+  t->c = g->c + row * g->c_stride + col;
+  t->c_stride = g->c_stride;
+  t->last_lanes = cols - (vectors - 1) * LANES;
+  const bool stored = at > 0 || g->accumulate;
+  t->start = stored ? t->c : g->bias ? g->bias + col : zeros;
+  t->start_stride = stored ? g->c_stride : 0;
+  tiles[vectors - 1][rows - 1](t);
 }
 
 // Asks for the tile of C at (row, col) before it is needed.
@@ -357,78 +349,104 @@ INLINE void prefetch_tile(const Product *g, size_t row, size_t col) {
     for (size_t j = 0; j < TILE_COLS; j += 16) __builtin_prefetch(c + i * g->c_stride + j, 1);
 }
 
-// The shared panels of one chunk and pass.
+// The shared factor of one chunk and pass.
 typedef struct { const float *panels; size_t first, count, k0, k; } Shared;
+// What a thread has packed of the streamed factor: a next task of the same block need not pack it again.
+typedef struct { float *panels; size_t block, k0; bool valid; } Held;
 
-// One task: the streamed elements of `block` against the panels of `group`, for the k of the pass.
-static void run_task(const Product *g, const Plan *plan, const Shared *shared, size_t block, size_t group, Held *held) {
-  const bool stream_a = g->stream == STREAM_A;
-  const size_t width = (size_t)plan->streamed_width, shared_width = (size_t)plan->shared_width;
-  const size_t first = block * plan->block, end = MIN(first + plan->block, plan->streamed);
-  const size_t panels = divide_up(shared->count, shared_width);
-  const size_t s_first = panels * group / plan->groups * shared_width;
-  const size_t s_end = MIN(panels * (group + 1) / plan->groups * shared_width, shared->count);
-  for (size_t k0 = 0; k0 < shared->k; k0 += plan->k_block) {
-    const size_t k = MIN(plan->k_block, shared->k - k0), at = shared->k0 + k0;
-#ifdef NOSTREAM
-    if (0 & !(held->valid && held->block == block && held->k0 == at)) {
-#else
-    if (!(held->valid && held->block == block && held->k0 == at)) {
-#endif
-      pack(held->panels, (int)width, stream_a ? &g->a : &g->b, first, end - first, at, k);
-      held->block = block, held->k0 = at, held->valid = true;
-    }
-    const float *theirs = shared->panels + k0 * panels * shared_width;
-    for (size_t s = s_first; s < s_end; s += shared_width) {
-      const size_t here = shared->first + s;
-      const float *ahead = theirs + (s + shared_width) * k;
-      const size_t step = divide_up(shared_width, divide_up(end - first, width));
-      for (size_t p = first; p < end; p += width) {
-        const float *mine = held->panels + (p - first) * k;
-        const bool more = p + width < end;   // the next tile: beside this one, or at the start of the next panel
-        const size_t next = more ? p + width : first, next_here = more ? here : here + shared_width;
-        if (stream_a) {
-          prefetch_tile(g, next, next_here);
-          compute_tile(g, p, here, mine, theirs + s * k, k, at == 0, ahead, step); ahead += step * k;
-        } else {
-          prefetch_tile(g, next_here, next);
-          compute_tile(g, here, p, theirs + s * k, mine, k, at == 0, ahead, step); ahead += step * k;
-        }
-      }
-      if (g->epilogue && g->epilogue->run && at + k == g->k)
-        g->epilogue->run(g->epilogue->arg, here, MIN(here + shared_width, shared->first + s_end), first, end);
+static View shared_view(const Plan *plan, const Shared *shared, size_t k0, size_t k) {
+  const Role *role = &plan->shared;
+  const size_t stride = role->factor->stride;
+  if (role->direct) return (View){ role->factor->data + shared->first * stride + shared->k0 + k0, stride, stride, 1 };
+  return (View){ shared->panels + k0 * round_up(shared->count, role->width), k, 1, role->width };
+}
+
+static View streamed_view(const Plan *plan, Held *held, size_t block, size_t at, size_t k) {
+  const Role *role = &plan->streamed;
+  const size_t first = block * plan->block, count = MIN(plan->block, role->outer - first);
+  if (!(held->valid && held->block == block && held->k0 == at)) {
+    pack(held->panels, role->width, role->factor, first, count, at, k);
+    held->block = block, held->k0 = at, held->valid = true;
+  }
+  return (View){ held->panels, k, 1, role->width };
+}
+
+// One shared panel, that of outer element `here`, against the streamed panels of outer elements [first, end).
+static void run_panel(const Product *g, const Plan *plan, const View *streamed, const View *shared, const float *panel, size_t here,
+                      size_t first, size_t end, size_t at, size_t k) {
+  const size_t width = plan->streamed.width, shared_width = plan->shared.width;
+  const View *a = plan->stream_a ? streamed : shared;
+  Tile t = { .k = k, .a_row = a->outer, .a_k = a->k };
+  t.ahead = panel + shared_width * shared->next;   // the next panel, a few rows with each tile
+  t.ahead_rows = divide_up(shared_width, divide_up(end - first, width));
+  t.ahead_stride = plan->shared.direct ? shared->outer : k;
+  for (size_t p = first; p < end; p += width, t.ahead += t.ahead_rows * t.ahead_stride) {
+    const float *mine = streamed->data + (p - first) * streamed->next;
+    const bool more = p + width < end;   // the next tile: beside this one, or at the start of the next panel
+    const size_t next = more ? p + width : first, next_here = more ? here : here + shared_width;
+    if (plan->stream_a) {
+      t.a = mine, t.b = panel;
+      prefetch_tile(g, next, next_here);
+      compute_tile(g, p, here, at, &t);
+    } else {
+      t.a = panel, t.b = mine;
+      prefetch_tile(g, next_here, next);
+      compute_tile(g, here, p, at, &t);
     }
   }
 }
 
-// Every thread of the team calls it: packs a chunk's k of the pass into plan->shared_panels[turn].
-static Shared pack_shared(const Product *g, const Plan *plan, size_t first, size_t k0, int turn) {
-  const size_t width = (size_t)plan->shared_width;
+// One task: the streamed elements of `block` against the panels of `group`, for the k of the pass.
+static void run_task(const Product *g, const Plan *plan, const Shared *shared, size_t block, size_t group, Held *held) {
+  const size_t shared_width = plan->shared.width, panels = divide_up(shared->count, shared_width);
+  const size_t first = block * plan->block, end = MIN(first + plan->block, plan->streamed.outer);
+  const size_t s_first = panels * group / plan->groups * shared_width;
+  const size_t s_end = MIN(panels * (group + 1) / plan->groups * shared_width, shared->count);
+  for (size_t k0 = 0; k0 < shared->k; k0 += plan->k_block) {
+    const size_t k = MIN(plan->k_block, shared->k - k0), at = shared->k0 + k0;
+    const View mine = streamed_view(plan, held, block, at, k), theirs = shared_view(plan, shared, k0, k);
+    for (size_t s = s_first; s < s_end; s += shared_width) {
+      const size_t here = shared->first + s, here_end = MIN(here + shared_width, shared->first + s_end);
+      run_panel(g, plan, &mine, &theirs, theirs.data + s * theirs.next, here, first, end, at, k);
+      // only forward products have an epilogue, and they stream B: rows are `here`, columns the block's
+      if (g->epilogue && g->epilogue->run && at + k == g->k) g->epilogue->run(g->epilogue->arg, here, here_end, first, end);
+    }
+  }
+}
+
+// Every thread of the team calls it, and leaves when all have done their tasks of the pass before: it packs a chunk's k of
+// the pass into plan->shared_panels[turn], if the factor needs it.
+static Shared prepare_shared(const Product *g, const Plan *plan, size_t first, size_t k0, int turn) {
+  const Role *role = &plan->shared;
   float *panels = plan->shared_panels[turn];
-  const size_t count = MIN(plan->chunk, plan->shared - first), k = MIN(plan->k_pass, g->k - k0);
-  const size_t pieces = divide_up(count, width), k_blocks = divide_up(k, plan->k_block);
+  const size_t count = MIN(plan->chunk, role->outer - first), k = MIN(plan->k_pass, g->k - k0);
+  const size_t pieces = divide_up(count, role->width), k_blocks = divide_up(k, plan->k_block);
+  const Shared shared = { panels, first, count, k0, k };
+  if (role->direct) {
+    if (first > 0 || k0 > 0) {
+      #pragma omp barrier
+    }
+    return shared;
+  }
   #pragma omp for schedule(static)
   for (size_t item = 0; item < pieces * k_blocks; item++) {
-    const size_t kb = item / pieces * plan->k_block, i = item % pieces * width;
+    const size_t kb = item / pieces * plan->k_block, i = item % pieces * role->width;
     const size_t depth = MIN(plan->k_block, k - kb);
-#ifdef NOSHARED
-    if(0)
-#endif
-    pack(panels + kb * pieces * width + i * depth, (int)width, g->stream == STREAM_A ? &g->b : &g->a, first + i, MIN(width, count - i), k0 + kb, depth);
+    pack(panels + kb * pieces * role->width + i * depth, role->width, role->factor, first + i, MIN(role->width, count - i), k0 + kb, depth);
   }
-  return (Shared){ panels, first, count, k0, k };
+  return shared;
 }
 
 // Every thread of the team calls it.
 static void multiply_in_team(const Product *g, const Plan *plan) {
   Held held = { .panels = plan->streamed_panels + (size_t)omp_get_thread_num() * STREAMED_FLOATS };
-  const size_t blocks = divide_up(plan->streamed, plan->block);
+  const size_t blocks = divide_up(plan->streamed.outer, plan->block);
   int turn = 0;
-  for (size_t first = 0; first < plan->shared; first += plan->chunk) {
+  for (size_t first = 0; first < plan->shared.outer; first += plan->chunk) {
     for (size_t k0 = 0; k0 < g->k; k0 += plan->k_pass, turn ^= 1) {
-      const Shared shared = pack_shared(g, plan, first, k0, turn);
-      // No barrier behind the tasks. Before one of the next pass starts, its packing has ended in a barrier, which a
-      // thread reaches only when its tasks of this pass are done; and the panels of this pass are written over one pass later.
+      // No barrier behind the tasks: one stands at the end of the next pass's preparation. A thread reaches it when its
+      // tasks of this pass are done, and the panels of this pass are written over only after it.
+      const Shared shared = prepare_shared(g, plan, first, k0, turn);
       #pragma omp for schedule(dynamic, 1) nowait
       for (size_t task = 0; task < blocks * plan->groups; task++)
         run_task(g, plan, &shared, task / plan->groups, task % plan->groups, &held);
@@ -450,15 +468,15 @@ static void multiply(CpuState *state, const Product *g) {
 void CPU_NAME(gemm_forward)(CpuState *state, float *out, const float *x, const float *weight, const float *bias,
                             size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue) {
   multiply(state, &(Product){ .m = rows, .n = OC, .k = IC, .a = { x, IC, ALONG_K }, .b = { weight, IC, ALONG_K },
-                              .c = out, .c_stride = OC, .bias = bias, .stream = STREAM_B, .epilogue = epilogue });
+                              .c = out, .c_stride = OC, .bias = bias, .epilogue = epilogue });
 }
 
 void CPU_NAME(gemm_backward_input)(CpuState *state, float *dx, const float *dout, const float *weight, size_t rows, size_t IC, size_t OC) {
   multiply(state, &(Product){ .m = rows, .n = IC, .k = OC, .a = { dout, OC, ALONG_K }, .b = { weight, IC, ACROSS_K },
-                              .c = dx, .c_stride = IC, .stream = STREAM_B });
+                              .c = dx, .c_stride = IC });
 }
 
 void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight, const float *dout, const float *x, size_t rows, size_t IC, size_t OC) {
   multiply(state, &(Product){ .m = OC, .n = IC, .k = rows, .a = { dout, OC, ACROSS_K }, .b = { x, IC, ACROSS_K },
-                              .c = dweight, .c_stride = IC, .accumulate = true, .stream = STREAM_A });
+                              .c = dweight, .c_stride = IC, .accumulate = true });
 }

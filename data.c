@@ -207,7 +207,8 @@ static int data_check(const Options *o) {
     if (!code) {
       why = check_shard(&s, &first);
       if (!why && !first.path && s.ours) why = check_tokenizer_beside(&s);
-      if (!why) printf("%s: whole: %lld tokens of %d bytes, %s\n", s.path, (long long)s.count, s.width,
+      if (!why)
+        printf("%s: whole: %lld tokens of %d bytes, %s\n", s.path, (long long)s.count, s.width,
                        s.ours ? "ids and checksum right" : s.vocab < 0 ? "no checksum, no vocabulary to check ids against" : "");
       tokens += s.count;
       if (!why && !first.path) first = s;
@@ -369,10 +370,10 @@ static void print_json(const Info *in) {
 }
 
 static void open_info(Info *in, const Options *o) {
-  char **paths = all_paths(o, &in->shards), *where;
+  char **paths = all_paths(o, &in->shards), *where = NULL;
   Shard first = shard_open(paths[0], (ShardKind)o->raw);
   in->tokenizer = o->use_tokenizer ? tokenizer_open(o->use_tokenizer) : tokenizer_beside(paths[0], &where);
-  if (!o->use_tokenizer) free(where);
+  free(where);
   int64_t vocab = first.ours ? 0 : in->tokenizer ? tokenizer_vocab_size(in->tokenizer) : first.width == 2 ? 65536 : 0;
   in->loader = dataloader_open_paths(paths, in->shards, (ShardKind)o->raw, vocab);
   in->tokens = dataloader_tokens(in->loader);

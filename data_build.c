@@ -356,7 +356,7 @@ static void open_tokenizer(Build *b) {
   else if (!strcmp(spec, "byte")) b->tokenizer = tokenizer_byte(count_documents(b, 2, &ignored) > 1);
   else b->tokenizer = tokenizer_open(spec);
   bool any = tokenizer_kind(b->tokenizer) != TOKENIZER_BPE;
-  b->cut = any ? CUT_CHARACTER : tokenizer_pattern(b->tokenizer) == PATTERN_NONE ? CUT_NEVER : CUT_LINE;
+  b->cut = any ? CUT_CHARACTER : tokenizer_pattern(b->tokenizer) == PATTERN_NONE ? CUT_NEVER : CUT_WORD;
   b->eot = tokenizer_eot(b->tokenizer);
 }
 

@@ -147,7 +147,8 @@ char *shard_mismatch(const Shard *a, const Shard *b) {
     return format("%s: names its tokenizer, %s does not: one split cannot mix them", a->ours ? a->path : b->path,
                   a->ours ? b->path : a->path);
   if (a->width != b->width)
-    return format("%s: byte 0: %d-byte ids, %s has %d-byte ids: one split cannot mix them", b->path, b->width, a->path, a->width);
+    return format("%s: byte 0: %d-byte ids, %s has %d-byte ids: one split cannot mix them", b->path, b->width, a->path,
+                  a->width);
   if (a->ours && strcmp(a->tokenizer, b->tokenizer))
     return format("%s: byte %d: made with tokenizer %.12s, %s with %.12s: one split cannot mix them", b->path,
                   SHARD_AT_TOKENIZER, b->tokenizer, a->path, a->tokenizer);

@@ -1,6 +1,7 @@
 // documents.c: owns the way from the names of texts to documents, in bounded memory. See documents.h.
 #include "documents.h"
 #include "json.h"       // json_parse, json_get
+#include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
 #include <fcntl.h>      // open
 #include <stdlib.h>     // free, mkstemp
@@ -217,19 +218,46 @@ static DocumentsResult hand_out(Documents *d, size_t skip, size_t n, size_t next
 
 // ---- SPLIT_FILE, SPLIT_NONE: pieces of a text ----
 
-static bool is_visible(char c) { return c > ' ' && c < 127; }
 static bool is_continuation(char c) { return ((unsigned char)c & 0xc0) == 0x80; }
 
-// The last place in low..high to cut, 0: none. text[high] can be read.
-static size_t last_cut(const char *text, size_t low, size_t high, DocumentCut cut) {
+// No white space and no control character.
+static bool is_visible(uint32_t code) {
+  bool space = code <= 0x20 || code == 0x85 || code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) ||
+               code == 0x2028 || code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000;
+  return !space && (code < 0x7f || code > 0x9f);
+}
+
+// A visible character (valid UTF-8) ends before place i; begins at place i.
+static bool visible_before(const char *text, size_t i) {
+  size_t start = i - 1;
+  uint32_t code = 0;
+  while (start > 0 && i - start < 4 && is_continuation(text[start])) start--;
+  return utf8_decode(text + start, i - start, &code) == (int)(i - start) && is_visible(code);
+}
+
+static bool visible_at(const char *text, size_t n, size_t i) {
+  uint32_t code = 0;
+  return utf8_decode(text + i, n - i, &code) > 0 && is_visible(code);
+}
+
+// Why no pattern joins these: a space begins a new token, whatever comes behind it, unless white space stands before it; a
+// line end may belong to what stands before it, never to a visible character behind it; and what stands left of such a place
+// is cut in the same way whether the text goes on or not.
+static bool is_cut(const char *text, size_t n, size_t i) {
+  if (text[i] == ' ') return visible_before(text, i);
+  return i >= 2 && text[i - 1] == '\n' && visible_before(text, i - 1) && visible_at(text, n, i);
+}
+
+// The last place in low..high to cut the text of n bytes, 0: none. 1 <= low, high < n.
+static size_t last_cut(const char *text, size_t n, size_t low, size_t high, DocumentCut cut) {
   if (cut == CUT_NEVER || low > high) return 0;
   if (cut == CUT_CHARACTER) {      // past three continuation bytes there is no character to be cut
     size_t i = high;
     while (i > low && high - i < 3 && is_continuation(text[i])) i--;
     return is_continuation(text[i]) ? high : i;
   }
-  for (size_t i = high; i >= MAX(low, (size_t)2); i--)
-    if (text[i - 1] == '\n' && is_visible(text[i - 2]) && is_visible(text[i])) return i;
+  for (size_t i = high; i >= low; i--)
+    if (is_cut(text, n, i)) return i;
   return 0;
 }
 
@@ -239,7 +267,7 @@ static DocumentsResult next_part(Documents *d, Piece *p) {
     if (!fill(d, want + 1)) return DOCUMENTS_ERROR;
     size_t available = d->end - d->begin;
     if (available == 0) return DOCUMENTS_END;
-    cut = d->ended && available <= want ? available : last_cut(d->window + d->begin, low, want, d->cut);
+    cut = d->ended && available <= want ? available : last_cut(d->window + d->begin, available, low, want, d->cut);
     if (cut) break;
   }
   bool starts = !d->inside;

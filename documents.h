@@ -10,9 +10,9 @@
 #include "util.h"
 
 typedef enum { SPLIT_FILE, SPLIT_BLANK_LINE, SPLIT_NONE, SPLIT_JSONL } DocumentSplit;   // the first three: places of --documents
-// Where a document may be cut. LINE: between a line end and a visible ASCII character, with another before the line end
-// (neither GPT-2's nor GPT-4's pattern joins across it). CHARACTER: before any UTF-8 character. NEVER: it stays whole.
-typedef enum { CUT_LINE, CUT_CHARACTER, CUT_NEVER } DocumentCut;
+// Where a document may be cut. WORD: before a space that follows a visible character, or behind a line end that stands between
+// two (neither GPT-2's nor GPT-4's pattern joins across them). CHARACTER: before any UTF-8 character. NEVER: it stays whole.
+typedef enum { CUT_WORD, CUT_CHARACTER, CUT_NEVER } DocumentCut;
 
 // A piece that begins a document is at least this long, or is all of it: enough to tell documents apart.
 enum { DOCUMENT_HEAD = 1 << 16 };

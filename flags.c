@@ -2,7 +2,7 @@
 #include "flags.h"
 #include <errno.h>    // errno
 #include <math.h>     // INFINITY, isfinite
-#include <stdlib.h>   // strtod
+#include <stdlib.h>   // strtod, strtoll
 #include <string.h>   // strcmp
 
 typedef enum { TYPE_INT, TYPE_REAL, TYPE_TEXT, TYPE_BOOL, TYPE_SWITCH, TYPE_WORD, TYPE_LIST } Type;
@@ -33,30 +33,28 @@ static const char **text_field(Options *o, const Flag *f) { return (const char *
 
 // ---- numbers ----
 
+// k, M and G move the decimal point, and strtod does that exactly (8795.8G is whole, 8795.8 x 1e9 in doubles is not); the
+// binary suffixes are powers of two, and a product with one is exact.
 bool parse_number(const char *text, bool whole, double *value, int64_t *integer) {
-  static const struct { const char *suffix; double factor; } suffixes[] = {
-    {"", 1}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}, {"Ki", 1024}, {"Mi", 1048576}, {"Gi", 1073741824}};
-  if (!(*text >= '0' && *text <= '9') && *text != '-' && *text != '.' && *text != '+') return false;   // no inf, nan, 0x, blanks
-  if (strspn(text, "+-0123456789.eE") == 0 || strpbrk(text, "xX")) return false;
-  char *end;
-  errno = 0;
-  double x = strtod(text, &end);
-  if (end == text || !isfinite(x)) return false;
-  for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
-    if (strcmp(end, suffixes[i].suffix)) continue;
-    *value = x * suffixes[i].factor;
-    if (!isfinite(*value)) return false;
-    if (!whole) return true;
-    if (!*end && strspn(text, "+-0123456789") == strlen(text)) {   // digits alone: exact beyond 2^53
-      errno = 0;
-      *integer = strtoll(text, &end, 10);
-      return errno == 0;
-    }
-    if (*value != floor(*value) || fabs(*value) >= 9.2e18) return false;
-    *integer = (int64_t)*value;
-    return true;
+  static const struct { const char *suffix, *exponent; double factor; } suffixes[] = {
+    {"", "", 1}, {"k", "e3", 1}, {"M", "e6", 1}, {"G", "e9", 1}, {"Ki", "", 1024}, {"Mi", "", 1048576}, {"Gi", "", 1073741824}};
+  size_t n = strspn(text, "+-0123456789.eE"), i = 0;   // so no inf, nan, 0x, blanks
+  char digits[64], *end;
+  while (i < ARRAY_LEN(suffixes) && strcmp(text + n, suffixes[i].suffix)) i++;
+  if (n == 0 || n > sizeof digits - 4 || i == ARRAY_LEN(suffixes)) return false;
+  snprintf(digits, sizeof digits, "%.*s%s", (int)n, text, suffixes[i].exponent);
+  double x = strtod(digits, &end) * suffixes[i].factor;
+  if (*end || !isfinite(x)) return false;
+  *value = x;
+  if (!whole) return true;
+  if (!*suffixes[i].suffix && strspn(text, "+-0123456789") == n) {   // digits alone: exact beyond 2^53
+    errno = 0;
+    *integer = strtoll(text, NULL, 10);
+    return errno == 0;
   }
-  return false;
+  if (x != floor(x) || fabs(x) >= 9.2e18) return false;
+  *integer = (int64_t)x;
+  return true;
 }
 
 static const char *number_text(double x, char text[32]) {
@@ -77,7 +75,8 @@ static int64_t word_place(const Flag *f, const char *value) {
   }
 }
 
-static void set_number(Options *o, const Flag *f, const char *value) {
+// place: where the value stands, for messages: "--lr", or "my.conf line 3: lr".
+static void set_number(Options *o, const Flag *f, const char *place, const char *value) {
   double x = 0;
   int64_t integer = 0;
   char low[32], high[32];
@@ -86,23 +85,23 @@ static void set_number(Options *o, const Flag *f, const char *value) {
     return;
   }
   if (!parse_number(value, f->type == TYPE_INT, &x, &integer))
-    fail(EXIT_REQUEST, "--%s %s: is no %s; examples: 64, 3e-4, 100k, 2Gi", f->name, value, f->type == TYPE_INT ? "whole number (or it is too large)" : "number");
+    fail(EXIT_REQUEST, "%s %s: is no %s; examples: 64, 3e-4, 100k, 2Gi", place, value, f->type == TYPE_INT ? "whole number (or it is too large)" : "number");
   double compare = f->type == TYPE_INT ? (double)integer : x;
   if (!(compare >= f->low && compare <= f->high))
-    fail(EXIT_REQUEST, "--%s %s: must be from %s to %s", f->name, value, number_text(f->low, low), number_text(f->high, high));
+    fail(EXIT_REQUEST, "%s %s: must be from %s to %s", place, value, number_text(f->low, low), number_text(f->high, high));
   if (f->type == TYPE_INT) *int_field(o, f) = integer; else *real_field(o, f) = x;
 }
 
-static void set_value(Options *o, const Flag *f, const char *value) {
+static void set_value(Options *o, const Flag *f, const char *place, const char *value) {
   switch (f->type) {
-    case TYPE_INT: case TYPE_REAL: set_number(o, f, value); break;
+    case TYPE_INT: case TYPE_REAL: set_number(o, f, place, value); break;
     case TYPE_TEXT: *text_field(o, f) = value; break;
     case TYPE_BOOL: case TYPE_SWITCH:
-      if (strcmp(value, "on") && strcmp(value, "off")) fail(EXIT_REQUEST, "--%s %s: must be on or off", f->name, value);
+      if (strcmp(value, "on") && strcmp(value, "off")) fail(EXIT_REQUEST, "%s %s: must be on or off", place, value);
       *int_field(o, f) = !strcmp(value, "on");
       break;
     case TYPE_WORD:
-      if (word_place(f, value) < 0) fail(EXIT_REQUEST, "--%s %s: must be one of %s", f->name, value, f->words);
+      if (word_place(f, value) < 0) fail(EXIT_REQUEST, "%s %s: must be one of %s", place, value, f->words);
       *int_field(o, f) = word_place(f, value);
       break;
     case TYPE_LIST:
@@ -124,11 +123,15 @@ static int find_flag(const char *name, size_t n, unsigned command) {
 static const char *const command_names[] = {"train", "sample", "eval", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer info",
   "data build", "data check", "data info", "report", "plan", "doctor", "bench train", "bench gemm"};
 
-static _Noreturn void unknown_flag(const char *name, unsigned command, const char *command_name) {
+static const char *nearest_flag(const char *name, unsigned command) {
   const char *names[FLAG_COUNT];
   size_t count = 0;
   for (int i = 0; i < FLAG_COUNT; i++) if (flags[i].commands & command) names[count++] = flags[i].name;
-  const char *near = nearest(name, names, count);
+  return nearest(name, names, count);
+}
+
+static _Noreturn void unknown_flag(const char *name, unsigned command, const char *command_name) {
+  const char *near = nearest_flag(name, command);
   int other = find_flag(name, strlen(name), ~command);
   if (other >= 0) {
     size_t bit = 0;
@@ -136,6 +139,11 @@ static _Noreturn void unknown_flag(const char *name, unsigned command, const cha
     fail(EXIT_REQUEST, "--%s is a flag of gpt %s, not of gpt %s%s%s; see gpt help %s", name, bit < ARRAY_LEN(command_names) ? command_names[bit] : "?", command_name, near ? "; the nearest here is --" : "", near ? near : "", command_name);
   }
   fail(EXIT_REQUEST, "--%s: no such flag%s%s; see gpt help %s", name, near ? "; did you mean --" : "", near ? near : "", command_name);
+}
+
+// The name of a flag of any command: what a forgotten value lets slip into its place.
+static bool is_flag(const char *text) {
+  return !strncmp(text, "--", 2) && find_flag(text + 2, strcspn(text + 2, "="), ~0u) >= 0;
 }
 
 // Reads argv[*i] (and its value) as a flag.
@@ -150,15 +158,18 @@ static void parse_flag(Options *o, const char *command_name, int argc, char **ar
   const Flag *f = &flags[flag];
   if (o->given[flag] && f->type != TYPE_LIST) fail(EXIT_REQUEST, "--%s is given twice; give it once", f->name);
   o->given[flag] = true;
-  if (equals) { set_value(o, f, equals + 1); return; }
+  char *place = format("--%s", f->name);   // never freed, as little as the command line
+  if (equals) { set_value(o, f, place, equals + 1); return; }
   if (f->type == TYPE_SWITCH) { *int_field(o, f) = 1; return; }
   if (*i + 1 >= argc) fail(EXIT_REQUEST, "--%s needs a value", f->name);
-  set_value(o, f, argv[++*i]);
+  const char *value = argv[++*i];
+  if (is_flag(value)) fail(EXIT_REQUEST, "--%s needs a value and %s is a flag; if it is meant as text: --%s=%s", f->name, value, f->name, value);
+  set_value(o, f, place, value);
 }
 
 void options_parse(Options *o, unsigned command, const char *command_name, int argc, char **argv) {
   *o = (Options){.command = command};
-  for (int i = 0; i < FLAG_COUNT; i++) if (flags[i].standard) set_value(o, &flags[i], flags[i].standard);
+  for (int i = 0; i < FLAG_COUNT; i++) if (flags[i].standard) set_value(o, &flags[i], flags[i].name, flags[i].standard);
   o->args = xcalloc((size_t)argc + 1, sizeof *o->args);
   bool only_args = false;
   for (int i = 0; i < argc; i++) {
@@ -172,6 +183,38 @@ void options_parse(Options *o, unsigned command, const char *command_name, int a
 
 // ---- config files ----
 
+// A value that blanks, line ends or quotes would change stands in quotes, with \n \r \t \" \\ as in JSON.
+static bool needs_quotes(const char *text) {
+  size_t n = strlen(text);
+  return n == 0 || strpbrk(text, "\n\r\t") || *text == ' ' || *text == '"' || text[n - 1] == ' ';
+}
+
+static const char escaped[] = "\n\r\t\"\\", escapes[] = "nrt\"\\";
+
+static void append_quoted(const char *text, Buffer *out) {
+  buffer_append(out, "\"", 1);
+  for (; *text; text++) {
+    const char *place = strchr(escaped, *text);
+    if (place) buffer_printf(out, "\\%c", escapes[place - escaped]);
+    else buffer_append(out, text, 1);
+  }
+  buffer_append(out, "\"", 1);
+}
+
+// In place: "a\nb" with its quotes becomes what it stands for; false if it is no such text.
+static bool unquote(char *text) {
+  char *to = text;
+  for (const char *from = text + 1;; from++) {
+    const char *place;
+    if (!*from) return false;
+    if (*from == '"') { *to = 0; return !from[1]; }
+    if (*from != '\\') { *to++ = *from; continue; }
+    from++;
+    if (!*from || !(place = strchr(escapes, *from))) return false;
+    *to++ = escaped[place - escapes];
+  }
+}
+
 static char *trim(char *s) {
   while (*s == ' ' || *s == '\t') s++;
   size_t n = strlen(s);
@@ -183,6 +226,7 @@ void options_read_config(Options *o, const char *path) {
   bool seen[FLAG_COUNT] = {false};
   size_t size;
   char *text = read_file(path, "settings", 1 << 24, &size);   // never freed: values point into it
+  if (strlen(text) != size) fail(EXIT_REQUEST, "%s: byte %zu is 0: this is no settings file of flag = value lines", path, strlen(text));
   int line = 0;
   for (char *p = text, *next; p; p = next) {
     line++;
@@ -197,11 +241,15 @@ void options_read_config(Options *o, const char *path) {
     if (!strncmp(name, "--", 2)) name += 2;
     int flag = find_flag(name, strlen(name), o->command);
     if (flag == FLAG_config) fail(EXIT_REQUEST, "%s line %d: a settings file cannot name another", path, line);
-    if (flag < 0) fail(EXIT_REQUEST, "%s line %d: %s is no flag of this command", path, line, name);
+    if (flag < 0) {
+      const char *near = nearest_flag(name, o->command);
+      fail(EXIT_REQUEST, "%s line %d: %s is no flag of this command%s%s", path, line, name, near ? "; did you mean " : "", near ? near : "");
+    }
     if (seen[flag] && flags[flag].type != TYPE_LIST) fail(EXIT_REQUEST, "%s line %d: %s is given twice; give it once", path, line, name);
     seen[flag] = true;
     if (o->given[flag]) continue;
-    set_value(o, &flags[flag], value);
+    if (*value == '"' && !unquote(value)) fail(EXIT_REQUEST, "%s line %d: %s: the quotes do not close at the end of the line", path, line, name);
+    set_value(o, &flags[flag], format("%s line %d: %s", path, line, name), value);
   }
   for (int i = 0; i < FLAG_COUNT; i++) o->given[i] |= seen[i];
 }
@@ -212,7 +260,10 @@ static void append_value(const Options *o, const Flag *f, Buffer *out) {
   switch (f->type) {
     case TYPE_INT: buffer_printf(out, "%lld", (long long)*int_field(w, f)); break;
     case TYPE_REAL: buffer_printf(out, "%s", number_text(*real_field(w, f), number)); break;
-    case TYPE_TEXT: buffer_printf(out, "%s", *text_field(w, f)); break;
+    case TYPE_TEXT:
+      if (needs_quotes(*text_field(w, f))) append_quoted(*text_field(w, f), out);
+      else buffer_printf(out, "%s", *text_field(w, f));
+      break;
     case TYPE_BOOL: case TYPE_SWITCH: buffer_printf(out, "%s", *int_field(w, f) ? "on" : "off"); break;
     case TYPE_WORD: {
       const char *p = f->words;
@@ -268,4 +319,5 @@ void options_print_help(unsigned command, FILE *out) {
       fprintf(out, "\n");
     }
   }
+  fprintf(out, "\nany command\n  --%-20s %s\n", flags[FLAG_config].name, flags[FLAG_config].help);
 }

@@ -81,18 +81,23 @@ static bool asks_for_help(int argc, char **argv) {
   return false;
 }
 
+// What was printed has reached its file or pipe: a full disk is no success.
+static int finish(int code) {
+  if (fflush(stdout)) fail(EXIT_MACHINE, "cannot write to stdout: %s", strerror(errno));
+  if (ferror(stdout)) fail(EXIT_MACHINE, "cannot write to stdout: an earlier write failed, what was printed is not whole");
+  return code;
+}
+
 int main(int argc, char **argv) {
   int used;
   setvbuf(stdout, NULL, _IOFBF, 1 << 16);
   if (argc < 2) { print_usage(stderr); return EXIT_REQUEST; }
-  if (!strcmp(argv[1], "--version")) { printf("gpt %s, commit %s, built with %s\n", GPT_VERSION, GPT_COMMIT, GPT_COMPILER); return 0; }
-  if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return print_help(argc - 2, argv + 2);
+  if (!strcmp(argv[1], "--version")) { printf("gpt %s, commit %s, built with %s\n", GPT_VERSION, GPT_COMMIT, GPT_COMPILER); return finish(0); }
+  if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return finish(print_help(argc - 2, argv + 2));
   size_t c = find_command(argc - 1, argv + 1, &used);
-  if (asks_for_help(argc - 1 - used, argv + 1 + used)) return print_help(used, argv + 1);
+  if (asks_for_help(argc - 1 - used, argv + 1 + used)) return finish(print_help(used, argv + 1));
   Options o;
   char *name = format("%s%s%s", commands[c].name, commands[c].sub ? " " : "", commands[c].sub ? commands[c].sub : "");
   options_parse(&o, commands[c].bit, name, argc - 1 - used, argv + 1 + used);
-  int code = commands[c].run ? commands[c].run(&o) : commands[c].run_resolving(&o);
-  if (fflush(stdout)) fail(EXIT_MACHINE, "cannot write to stdout: %s", strerror(errno));
-  return code;
+  return finish(commands[c].run ? commands[c].run(&o) : commands[c].run_resolving(&o));
 }

@@ -6,7 +6,7 @@
 // NaN in vec_max and vec_min: the SECOND operand is the result if either is NaN (what x86 does; the plain loop is written so).
 // Denormals are flushed (cpu_flush_denormals in cpu.h). A "tail" is the first n lanes, 0 <= n <= 16: vec_load_tail reads only
 // those n floats and sets the rest to zero; vec_store_tail writes only those.
-// Tests: tests/test_ops.c (simd_*): each function on each instruction set against the plain one, and against libm.
+// Tests: tests/test_ops.c: simd_* for the plain section against libm and rng.h; every operation for equal bits of the others.
 #pragma once
 #include <math.h>       // fmaf, sqrtf, in the plain section
 #include <stdint.h>

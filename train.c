@@ -16,6 +16,7 @@
 #include <math.h>      // isfinite
 #include <signal.h>    // sigaction
 #include <stdlib.h>    // free
+#include <string.h>    // strcmp
 
 static volatile sig_atomic_t stop_signal;   // SIGINT or SIGTERM: finish the step, save, leave
 
@@ -68,7 +69,7 @@ double learning_rate(const Options *o, int64_t step) {
   if (step < start) return lr;
   double done = length > 0 ? MIN(1.0, (double)(step - start) / (double)length) : 1;
   if (o->schedule == SCHEDULE_COSINE) return low + 0.5 * (lr - low) * (1 + det_cos(3.14159265358979323846 * done));
-  return lr + (low - lr) * done;
+  return lr * (1 - done) + low * done;   // exact at both ends
 }
 
 enum { OUTLIER_LEAST = 16 };   // fewer norms say nothing about their spread
@@ -159,7 +160,8 @@ static void validate_and_log(Trainer *t, int64_t most_tokens) {
   double loss = score_loss(&score), bits = score_bits_per_byte(&score);
   printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
   fflush(stdout);
-  run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %.9g, \"bits_per_byte\": %.9g, \"tokens\": %lld", (long long)t->state.step, loss, bits, (long long)score.tokens);
+  run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %s, \"bits_per_byte\": %s, \"tokens\": %lld", (long long)t->state.step,
+          run_number(loss, (char[32]){0}), run_number(bits, (char[32]){0}), (long long)score.tokens);
 }
 
 static void sample_and_log(Trainer *t) {
@@ -192,8 +194,9 @@ static void log_tensors(Trainer *t) {
         for (size_t j = 0; j < n; j++) { sum[part] += values[j] * values[j]; most[part] = MAX(most[part], fabs(values[j])); }
       }
     if (!row->size) continue;
-    run_log(t->run, "tensor", ", \"step\": %lld, \"name\": \"%s\", \"weight_norm\": %.9g, \"weight_max\": %.9g, \"grad_norm\": %.9g, \"grad_max\": %.9g",
-            (long long)t->state.step, row->name, sqrt(sum[0]), most[0], sqrt(sum[1]), most[1]);
+    run_log(t->run, "tensor", ", \"step\": %lld, \"name\": \"%s\", \"weight_norm\": %s, \"weight_max\": %s, \"grad_norm\": %s, \"grad_max\": %s",
+            (long long)t->state.step, row->name, run_number(sqrt(sum[0]), (char[32]){0}), run_number(most[0], (char[32]){0}),
+            run_number(sqrt(sum[1]), (char[32]){0}), run_number(most[1], (char[32]){0}));
   }
   free(values);
 }
@@ -206,8 +209,8 @@ static void after_step(Trainer *t, const StepResult *result, double seconds) {
   int64_t step = t->state.step, tokens = r->sequences * r->gpt.T;
   double ms = 1e3 * seconds, rate = (double)tokens / seconds;
   bool last = step == o->steps;
-  run_log(r, "step", ", \"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
-          (long long)step, result->loss, result->lr, result->grad_norm, ms, (long long)t->state.tokens_seen, rate);
+  run_log(r, "step", ", \"step\": %lld, \"loss\": %s, \"lr\": %.9g, \"grad_norm\": %s, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
+          (long long)step, run_number(result->loss, (char[32]){0}), result->lr, run_number(result->grad_norm, (char[32]){0}), ms, (long long)t->state.tokens_seen, rate);
   // the smoothed step time is for the eye only: the estimate of the time left should not jump
   t->smooth_ms = t->smooth_ms > 0 ? 0.9 * t->smooth_ms + 0.1 * ms : ms;
   if (due(step, o->log_every) || last || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
@@ -247,9 +250,9 @@ static int train_loop(Trainer *t) {
     after_step(t, &result, seconds_now() - start);
     if (stop_signal) return leave_on_signal(t);
   }
+  run_save(t->run, t->model, &t->state);   // first of all: nothing below may cost a trained model
   validate_and_log(t, 0);
   sample_and_log(t);
-  run_save(t->run, t->model, &t->state);
   if (t->run->stories) story_report(t->run, t->model, t->sampler);
   run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"done\"", (long long)t->state.step);
   report_write_run(t->run->dir);
@@ -285,6 +288,17 @@ static void load_weights(Trainer *t) {
   gpt_refresh(t->model);
 }
 
+// The flag that shrinks what is largest: numbers kept for each parameter, or for each token of a micro-batch.
+static const char *memory_advice(const MemoryTable *memory) {
+  size_t parameters = 0;
+  for (size_t i = 0; i < memory->count; i++) {
+    const char *kind = memory->line[i].kind;
+    if (!strcmp(kind, "weights") || !strcmp(kind, "gradients") || !strcmp(kind, "optimizer")) parameters += memory->line[i].bytes;
+  }
+  return parameters > memory->total / 2 ? "use a smaller model: fewer --layers or --channels, or another --model"
+                                        : "use a smaller --batch (with the same --tokens-per-step) or --context, or --recompute block";
+}
+
 // Counts, prints and refuses before the first allocation; only_plan stops there.
 static void create_models(Trainer *t, bool only_plan) {
   Run *r = t->run;
@@ -297,7 +311,7 @@ static void create_models(Trainer *t, bool only_plan) {
   memory.line[memory.count++] = (MemoryLine){"scratch of the device", t->device->scratch_bytes};
   memory.total += t->device->scratch_bytes;
   run_print_banner(r, t->device, &memory);
-  require_memory(&memory, 0, "use a smaller --batch (with the same --tokens-per-step), --context or --model, or --recompute block");
+  require_memory(&memory, 0, memory_advice(&memory));
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
   sampler.weights_of = t->model;

@@ -14,7 +14,7 @@ count() {   # name, exit code; reads $log
   passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
 }
 
-if [ -n "$op" ]; then programs="$build/test_ops $build/test_gradients"; else programs=$(ls "$build"/test_* | grep -v '\.'); fi
+if [ -n "$op" ]; then programs="$build/test_ops $build/test_gradients"; else programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done); fi
 for program in $programs; do
   "$program" $op > "$log" 2>&1
   code=$?

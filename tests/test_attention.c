@@ -232,7 +232,10 @@ static void attention_backward_of_nothing_is_nothing(void) {
   for (int i = 0; i < 3; i++) g[i] = random_floats("old", T * W, 1);
   AttentionShape s = {.B = 1, .T = T, .S = T, .NH = 3, .KVH = 3, .HS = 40, .q_stride = W, .kv_stride = W, .out_stride = W, .scale = 0.1};
   d->attention_backward(d, (real *)g[0], (real *)g[1], (real *)g[2], (real *)zero, (real *)q, (real *)k, (real *)v, (real *)out, (acc *)lse, &s);
-  for (int i = 0; i < 3; i++) CHECK(!memcmp(g[i], zero, T * W * 4)), free(g[i]);
+  for (int i = 0; i < 3; i++) {
+    CHECK(!memcmp(g[i], zero, T * W * 4));
+    free(g[i]);
+  }
   free(q), free(k), free(v), free(out), free(lse), free(zero);
   d->destroy(d);
 }

@@ -4,6 +4,8 @@
 // instruction sets and threads. Then what the contract promises beside numbers: aliasing, cuts of the rows, fused equals unfused.
 // `test_ops layernorm` runs only what has layernorm in its name.
 #include "op_test.h"
+#include <float.h>         // FLT_MAX, FLT_MIN
+#include "../simd.h"     // the plain section, which the others equal
 
 // Roundings of a sum within a row of n: n/16 in a lane, 4 in the tree, `more` in the terms and after.
 static double row_sum(size_t n, double more) { return (double)(n / 16) + 1 + 4 + more; }
@@ -599,6 +601,38 @@ static void nan_is_never_hidden(void) {
   d->destroy(d);
 }
 
+// ---- simd.h ----
+
+// Distance of y from the true value, in units of the last of a float's 24 bits there.
+static double ulps(float y, double truth) { return fabs((double)y - truth) / ldexp(1, ilogb(truth) - 23); }
+
+// Sixty thousand floats of all magnitudes; the whole range was tried once (dev/LOG.md).
+static void simd_exp_and_log_are_within_one_ulp(void) {
+  float x[LANES], e[LANES], l[LANES];
+  for (uint32_t bits = 0; bits < 0xffffffffu - (1u << 21); bits += 1u << 20 | 977) {
+    for (uint32_t i = 0; i < LANES; i++) memcpy(&x[i], &(uint32_t){bits + i * 65521}, 4);
+    vec_store(e, vec_exp(vec_load(x))), vec_store(l, vec_log(vec_load(x)));
+    for (int i = 0; i < LANES; i++) {
+      double truth = exp((double)x[i]);
+      if (isnan(x[i])) CHECK(isnan(e[i]) && isnan(l[i]));
+      else if (truth > FLT_MAX) CHECK(isinf(e[i]));
+      else if (truth < 1.19e-38) CHECK(e[i] <= 1.19e-38f && e[i] >= 0);
+      else CHECK_MSG(ulps(e[i], truth) <= 1, "exp(%a) = %a, %g ulp", x[i], e[i], ulps(e[i], truth));
+      if (x[i] >= FLT_MIN && x[i] <= FLT_MAX && x[i] != 1) CHECK_MSG(ulps(l[i], log((double)x[i])) <= 1, "log(%a) = %a", x[i], l[i]);
+    }
+  }
+  vec_store(l, vec_log(vec_load((float[LANES]){1, 0, -1, INFINITY, -INFINITY})));
+  CHECK(l[0] == 0 && l[1] == -INFINITY && isnan(l[2]) && l[3] == INFINITY && isnan(l[4]));
+}
+
+static void simd_philox_is_rng(void) {
+  uint32_t word[100 + PHILOX_ROOM];
+  for (uint64_t first = 0xfffffffd0u; first < 0x1000000040u; first += 12) {   // over the counter's 32-bit edge
+    philox_words(word, 0x0123456789abcdefu, 7, 9, first, 99);
+    for (size_t i = 0; i < 99; i++) CHECK(word[i] == rng_u32(0x0123456789abcdefu, 7, 9, first + i));
+  }
+}
+
 // ---- the device ----
 static void device_memory(void) {
   Device *d = cpu_device(3);
@@ -688,6 +722,8 @@ int main(int argc, char **argv) {
   RUN(adamw_refuses_bad_steps);
   RUN(accumulated_gradients_do_not_see_the_cut);
   RUN(nan_is_never_hidden);
+  RUN(simd_exp_and_log_are_within_one_ulp);
+  RUN(simd_philox_is_rng);
   RUN(device_memory);
   RUN(device_transfers);
   RUN(device_choice);

@@ -1,0 +1,230 @@
+# test_cli_train.sh: owns the proof of whole training runs from the command line: stop and resume to the bit, run folders, sample,
+# eval, report, and the refusal of every bad request in one line with nothing left behind. `bash tests/test_cli_train.sh`; GPT=./gpt.
+# Everything happens in a temporary folder, with models so small that a run takes a tenth of a second.
+gpt=$(realpath "${GPT:-./gpt}")
+passed=0 failed=0
+work=$(mktemp -d "${TMPDIR:-/tmp}/gpt_cli_XXXXXX") || exit 1
+trap 'chmod -R u+rwx "$work"; rm -rf "$work"' EXIT
+cd "$work" || exit 1
+
+pass() { passed=$((passed + 1)); }
+miss() { failed=$((failed + 1)); printf 'FAILED tests/test_cli_train.sh: %s\n' "$*"; }
+check() { local name=$1; shift; if "$@"; then pass; else miss "$name"; fi; }    # check NAME COMMAND...
+expect_code() { [ "$1" -eq "$2" ] || { printf '  exit code %s, expected %s; stderr: %s\n' "$1" "$2" "$(head -c 300 err)"; return 1; }; }
+
+# A text of about 16 KB: words of a small stream of numbers.
+make_text() {
+  awk -v s="$1" 'BEGIN { n = split("the old bear found a red key and sang slept ran home with his friend", w, " ")
+    for (i = 0; i < 3500; i++) { s = s * 16807 % 2147483647; printf "%s%s", w[s % n + 1], i % 9 == 8 ? ".\n" : " " } }'
+}
+make_text 7 > text.txt
+make_text 8 > other.txt
+tiny="--tokenizer byte --layers 1 --channels 16 --heads 2 --context 16 --batch 4 --threads 1 --val-every 0 --sample-every 0"
+train() { "$gpt" train "$@" > out 2> err; }
+newest() { ls -d "$1"/step_* | tail -1; }
+same_model() {   # same_model RUN RUN: their newest checkpoints are the same numbers
+  cmp "$(newest "$1")/model.safetensors" "$(newest "$2")/model.safetensors" && cmp "$(newest "$1")/trainer.safetensors" "$(newest "$2")/trainer.safetensors"
+}
+
+# ---- stop and resume ----
+
+# --steps upward; the text is about 900 rows of 16, an epoch of about 225 steps of 4: stops within an epoch and over several
+resume_in_pieces() {   # NAME FLAGS...
+  local name=$1; shift
+  set -- text.txt $tiny "$@" --schedule constant --warmup 3 --save-every 0
+  train "$@" --steps 260 --out whole && train "$@" --steps 2 --out cut
+  for steps in 7 8 230 260; do train --resume cut --steps $steps || cat err; done
+  check "$name: stopped after 2, 7, 8 and 230 of 260 steps" same_model whole cut
+  rm -rf whole cut
+}
+resume_in_pieces "gpt2 with dropout" --dropout 0.1 --tokens-per-step 128
+resume_in_pieces "llama" --family llama --kv-heads 1 --dropout 0.1
+resume_in_pieces "outlier window" --skip-outliers 1
+
+# A signal in the middle of a cosine: finish the step, save, leave; then go on
+steps_logged() { grep -c '"kind": "step"' cut/log.jsonl 2> /dev/null; }
+train text.txt $tiny --save-every 0 --steps 3000 --out whole
+for signal in INT TERM INT; do
+  if [ -d cut ]; then set -- --resume cut; else set -- text.txt $tiny --save-every 0 --steps 3000 --out cut; fi
+  # a shell ignores SIGINT for what it starts in the background: a program that sets its own handler must get it all the same
+  "$gpt" train "$@" > out 2> err &
+  pid=$!
+  before=$(ls -d cut/step_* 2> /dev/null | tail -1)
+  for _ in $(seq 500); do sleep 0.02; [ "$(steps_logged)0" -gt "${logged:-0}0" ] && break; done    # now the handler is there
+  kill -$signal $pid
+  wait $pid
+  code=$?
+  logged=$(steps_logged)
+  check "SIG$signal: exit code" expect_code $code $([ $signal = INT ] && echo 130 || echo 143)
+  check "SIG$signal: a checkpoint was saved" test "$(newest cut)" != "$before"
+  check "SIG$signal: the log says so" grep -q "\"reason\": \"SIG$signal\"" cut/log.jsonl
+  check "SIG$signal: the way on is printed" grep -q -e "--resume cut" out
+done
+train --resume cut
+check "stopped by three signals, a cosine" same_model whole cut
+check "a finished run resumed does no step" train --resume cut
+check "... and stays the same" same_model whole cut
+check "the log has every step once" test "$(grep -c '"kind": "step"' cut/log.jsonl)" = "$(grep -c '"kind": "step"' whole/log.jsonl)"
+
+# A second signal does not wait for the step: here one takes many seconds
+"$gpt" train text.txt --tokenizer byte --layers 4 --channels 256 --heads 4 --context 256 --batch 4 --tokens-per-step 262144 --threads 1 --steps 9 --out slow > out 2> err &
+pid=$!
+for _ in $(seq 100); do sleep 0.05; grep -q '"kind": "start"' slow/log.jsonl 2> err && break; done
+for _ in 1 2 3 4 5; do sleep 0.2; kill -INT $pid 2> /dev/null; done    # one that comes before the handler is lost
+wait $pid
+check "a second signal: exit code" expect_code $? 130
+check "a second signal: no step was done" test ! -e slow/step_00000001
+
+# ---- what a run folder is ----
+
+run_and_run2() { train text.txt $tiny --steps 4 && [ -d run ] && train text.txt $tiny --steps 4 && [ -d run2 ] && same_model run run2; }
+check "a second run goes to run2 and has the same bits" run_and_run2
+check "report.html has curves" grep -q '<svg' run/report.html
+check "report.html reaches for no other file" sh -c '! grep -qE "(src|href)=\"?(http|//)" run/report.html'
+check "config.txt repeats the run" train --config run/config.txt --out again
+check "... with the same bits" same_model run again
+train text.txt $tiny --steps 5 --out run --overwrite
+check "--overwrite replaces a run" test "$(newest run)" = run/step_00000005
+train text.txt $tiny --steps 5 --seed 2 --out seed2
+check "another seed is another run" sh -c '! cmp -s run/step_00000005/model.safetensors seed2/step_00000005/model.safetensors'
+train text.txt $tiny --steps 4 --dry-run --out dry
+check "--dry-run writes nothing" test ! -e dry
+check "--dry-run prints the memory" grep -q '^memory ' out
+train text.txt $tiny --steps 4 --trace --out trace
+check "--trace prints operations" test "$(grep -c '^trace ' out)" -gt 20
+check "--trace prints sums" grep -q '^sum .*operations' out
+train text.txt $tiny --steps 4 --log-tensors 2 --out tensors
+check "--log-tensors logs each tensor twice" test "$(grep -c '"kind": "tensor".*transformer.h.0.mlp.c_fc.weight' tensors/log.jsonl)" = 2
+check "--keep 2 of many checkpoints" sh -c "'$gpt' train text.txt $tiny --steps 9 --save-every 2 --out kept > out && [ \$(ls -d kept/step_* | wc -l) = 2 ]"
+train text.txt $tiny --steps 60 --lr 0.02 --overfit-batch on --out heart
+check "--overfit-batch learns one batch" sh -c 'grep "\"step\": 60" heart/log.jsonl | grep -q "\"loss\": [01]\.[0-9]"'
+
+# ---- a run that diverges ----
+
+train text.txt $tiny --steps 40 --lr 100 --weight-decay 100 --warmup 0 --schedule constant --save-every 2 --out bad
+check "a loss that is not finite: exit code" expect_code $? 1
+check "... the step and the layer are named in one line" sh -c '[ $(wc -l < err) = 1 ] && grep -qE "step [0-9]+: [a-z_]+: layer [0-9]+ .*not finite" err'
+check "... the last good checkpoint stays" sh -c "'$gpt' sample bad --tokens 1 > out 2> err; ls -d bad/step_* > out"
+check "... the log stays JSON: null, not nan" sh -c 'grep -q "\"loss\": null" bad/log.jsonl && ! grep -q nan bad/log.jsonl'
+
+# ---- sample and eval ----
+
+s="run --prompt the --tokens 20"
+"$gpt" sample $s --seed 4 > a 2> err; "$gpt" sample $s --seed 4 > b 2> err; "$gpt" sample $s --seed 5 > c 2> err
+check "sample: same seed, same text" cmp a b
+check "sample: another seed, another text" sh -c '! cmp -s a c'
+check "sample: the prompt comes first" sh -c '[ "$(head -c 3 a)" = the ]'
+"$gpt" sample $s --seed 4 --stream off > b 2> err
+check "sample: streaming changes nothing" cmp a b
+"$gpt" sample $s --seed 4 --json > b 2> err
+json='^\{"model": "run/step_00000005", "prompt": "the", "samples": \[\{"text": ".*", "tokens": 20, "stopped": false, "seconds": [0-9.]+\}\]\}$'
+check "sample: --json" grep -aqE "$json" b
+"$gpt" sample run --prompt the --tokens 0 > b 2> err
+check "sample: no tokens" sh -c '[ "$(cat b)" = the ]'
+"$gpt" sample run --prompt the --temperature 0 --tokens 12 --seed 1 > a 2> err; "$gpt" sample run --prompt the --top-k 1 --tokens 12 --seed 2 > b 2> err
+check "sample: temperature 0 is the likeliest token" cmp a b
+train text.txt $tiny --steps 400 --lr 0.01 --out good
+"$gpt" sample good --prompt "the old " --tokens 200 --stop . > a 2> err
+check "sample: --stop ends before the text" sh -c '! grep -q "\." a && [ $(wc -c < a) -lt 200 ]'
+bytes=$(wc -c < text.txt)
+tail -c $((bytes - bytes * 9 / 10)) text.txt > tail.txt      # what --val-fraction 0.1 keeps
+"$gpt" eval good tail.txt --json > a 2> err
+bits=$(grep -a '"kind": "eval"' good/log.jsonl | tail -1 | sed 's/.*"bits_per_byte": \([0-9.]*\).*/\1/')
+number() { sed -n 's/^{.*"'"$1"'": \([0-9.]*\).*/\1/p' "$2"; }    # number KEY FILE
+check "eval of the validation tail is the run's own" \
+  awk -v a="$(number bits_per_byte a)" -v b="$bits" 'BEGIN { d = a - b; exit !(a > 0 && d <= 1e-6 && d >= -1e-6) }'
+"$gpt" eval good tail.txt --json --batch 1 > b 2> err
+check "eval: the batch changes nothing" cmp <(tail -1 a) <(tail -1 b)
+"$gpt" eval good tail.txt --json --stride 4 > b 2> err
+check "eval: a stride gives each token more past" awk -v a="$(number loss b)" -v b="$(number loss a)" 'BEGIN { exit !(a > 0 && a < b) }'
+
+# ---- bad requests: exit code, one line, nothing left behind ----
+
+
+refuse() {   # refuse CODE NEEDLE ARGUMENTS...
+  local code=$1 needle=$2 got before left
+  shift 2
+  before=$(find . | sort)
+  "$gpt" "$@" > out 2> err < /dev/null
+  got=$?
+  left=$(find . | sort)
+  if [ $got -ne "$code" ]; then miss "$*: exit code $got, expected $code: $(head -c 300 err)"
+  elif [ "$(wc -l < err)" -ne 1 ]; then miss "$*: stderr is not one line: $(head -c 500 err)"
+  elif ! grep -qF -e "$needle" err; then miss "$*: stderr lacks \"$needle\": $(cat err)"
+  elif [ "$left" != "$before" ]; then miss "$*: something was left behind: $(diff <(echo "$before") <(echo "$left"))"
+  else pass; fi
+}
+
+# flags
+refuse 2 "did you mean --layers" train text.txt --layres 2
+refuse 2 "no such command; did you mean train" trian text.txt
+refuse 2 "--layers 8x: is no whole number" train text.txt --layers 8x
+refuse 2 "--layers 1.5: is no whole number" train text.txt --layers 1.5
+refuse 2 "--layers -1: must be from 1 to 10000" train text.txt --layers -1
+refuse 2 "--lr -1: must be from 0" train text.txt --lr=-1
+refuse 2 "--lr nan: is no number" train text.txt --lr nan
+refuse 2 "--lr 1e999: is no number" train text.txt --lr 1e999
+refuse 2 "--seed 99999999999999999999: is no whole number (or it is too large)" train text.txt --seed 99999999999999999999
+refuse 2 "--layers is given twice" train text.txt --layers 1 --layers 2
+refuse 2 "--layers needs a value" train text.txt --layers
+refuse 2 "--top-k is a flag of gpt sample, not of gpt train" train text.txt --top-k 3
+refuse 2 "--layers is a flag of gpt train, not of gpt sample" sample run --layers 3
+refuse 2 "must be one of gpt2|llama" train text.txt --family gpt3
+refuse 2 "must be on or off" train text.txt --bias maybe
+refuse 2 "--steps, --tokens, --epochs and --minutes all say how long: give one" train text.txt --steps 3 --epochs 1
+printf 'layers = 2\nlayres = 3\n' > bad.conf
+refuse 2 "bad.conf line 2: layres is no flag" train text.txt --config bad.conf
+refuse 2 "missing.conf: cannot open settings" train text.txt --config missing.conf
+
+# texts
+: > empty.txt
+mkdir -p nothing/inside
+printf 'Ten words are too few for a row of this model.' > short.txt
+refuse 2 "missing.txt: cannot open text: No such file" train missing.txt
+refuse 2 "the text is empty: 0 bytes" train empty.txt
+refuse 2 "this directory holds no files" train nothing
+refuse 2 "the text is too short: 41 tokens are there for training, 65 are needed for one row of --context 64" train short.txt --tokenizer byte --context 64
+printf 'x' > one.txt
+refuse 2 "the text is too short" train one.txt --tokenizer byte
+if [ "$(id -u)" = 0 ]; then echo "skipped: an unreadable text (root reads everything)"
+else cp text.txt secret.txt; chmod 0 secret.txt; refuse 2 "secret.txt: cannot open text: Permission denied" train secret.txt; fi
+refuse 2 "--train-data and TEXT text.txt are both given" train text.txt --train-data 'x*.bin'
+refuse 2 "x*.bin" train --train-data 'x*.bin'
+
+# shapes
+refuse 2 "--heads 5 does not divide --channels 16; use --heads 4" train text.txt --tokenizer byte --heads 5 --channels 16
+refuse 2 "--kv-heads 2 with --family gpt2" train text.txt --tokenizer byte --heads 4 --channels 16 --kv-heads 2
+refuse 2 "with --tokens-per-step 96 these batches fit: 1, 2, 3, 6" train text.txt --tokenizer byte --context 16 --batch 4 --tokens-per-step 96
+refuse 2 "no such preset; did you mean tiny" train text.txt --model tinny
+refuse 2 "--min-lr 0.5 is more than --lr 0.1" train text.txt --tokenizer byte --lr 0.1 --min-lr 0.5
+refuse 3 "smaller model: fewer --layers or --channels" train text.txt --tokenizer byte --context 16 --batch 4 --heads 2 --layers 500 --channels 16384
+refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --batch 1000000 --heads 2 --layers 100 --channels 64 --tokens-per-step 16M
+
+# folders and models
+refuse 2 "--out run is there already; go on with --resume run" train text.txt $tiny --steps 2 --out run
+refuse 2 "--overwrite nothing: is no run folder" train text.txt $tiny --steps 2 --out nothing --overwrite
+refuse 2 "--resume nowhere: is no run folder" train --resume nowhere
+refuse 2 "--resume nothing: is no run folder" train --resume nothing
+refuse 2 "--lr cannot be given beside --resume" train --resume run --lr 1
+refuse 2 "--seed cannot be given beside --resume" train --resume run --seed 1
+refuse 2 "TEXT cannot be given beside --resume" train other.txt --resume run
+refuse 2 "start a new run from its weights with --init run" train --resume run --steps 9
+refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2
+refuse 2 "--layers cannot be given beside --init" train text.txt --init run --layers 1
+refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:512
+refuse 2 "--context 32 is more than the 16 learned positions" train text.txt --init run --context 32
+refuse 2 "nowhere" sample nowhere
+refuse 2 "nothing" sample nothing
+refuse 2 "gpt sample takes one MODEL" sample run the
+refuse 2 "gpt eval needs a MODEL and a TEXT" eval run
+refuse 2 "missing.txt: cannot open text" eval run missing.txt
+refuse 2 "--stride 17 is more than the context of 16" eval run text.txt --stride 17
+cp text.txt changed.txt
+train changed.txt $tiny --steps 4 --schedule constant --out changed
+cat other.txt > changed.txt
+cp changed/log.jsonl log.before
+refuse 2 "the text has changed since this run began" train --resume changed --steps 8
+check "a refused resume leaves the log as it was" cmp log.before changed/log.jsonl
+
+echo "tests/test_cli_train.sh: $passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,609 @@
+// test_model.c: owns what test_gradients.c leaves of the model: its memory, its initial numbers, decoding, the update, and
+// everything about its configuration. Both devices where a device computes.
+#include "oracle.h"      // random_value
+#include "../model.h"    // the whole model
+#include <math.h>        // fabs, sqrt
+#include <stdbool.h>
+
+static Device *devices[2];   // reference, cpu
+
+static GptConfig tiny(Family family) {
+  bool llama = family == FAMILY_LLAMA;
+  return (GptConfig){.family = family, .layers = 2, .heads = 4, .kv_heads = llama ? 2 : 4, .channels = 24, .context = 13, .ffn = 37, .vocab = 29,
+                     .bias = !llama, .tie = !llama, .norm_eps = 1e-5, .rope_theta = 10000};
+}
+
+// ---- memory ----
+
+static Device *inner;
+static char *allocated;
+static size_t allocated_bytes, allocations;
+
+static void *count_allocate(Device *d, size_t bytes) {
+  (void)d;
+  allocations++;
+  allocated_bytes = bytes;
+  return allocated = inner->allocate(inner, bytes);
+}
+
+static void refuse_create(Device *d, const GptOptions *o) { gpt_create(d, o); }
+static void *no_memory(Device *d, size_t bytes) { (void)d; (void)bytes; return NULL; }
+
+// One allocation of exactly the total; every 64 bytes of it belong to something that has a name, and nothing outside does.
+static void check_memory(Device *d, const GptOptions *o) {
+  MemoryTable table;
+  Device counting = *d;
+  counting.allocate = count_allocate;
+  inner = d;
+  allocations = 0;
+  gpt_memory(&table, d, o);
+  Gpt *m = gpt_create(&counting, o);
+  size_t sum = 0;
+  for (size_t i = 0; i < table.count; i++) sum += table.line[i].bytes;
+  CHECK_EQ(sum, table.total);
+  CHECK_EQ(allocations, 1);
+  CHECK_EQ(allocated_bytes, table.total);
+  for (size_t at = 0; at < table.total; at += 64) CHECK_MSG(strcmp(gpt_name_at(m, allocated + at), "?"), "byte %zu of %zu belongs to nothing", at, table.total);
+  CHECK_STR(gpt_name_at(m, allocated + table.total), "?");
+  CHECK_STR(gpt_name_at(m, allocated - 1), "?");
+  gpt_destroy(m);
+}
+
+static void memory_is_what_was_counted(void) {
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++)
+      for (Purpose purpose = PURPOSE_TRAIN; purpose <= PURPOSE_SAMPLE; purpose++) {
+        size_t totals[3];
+        for (Recompute r = RECOMPUTE_NONE; r <= RECOMPUTE_BLOCK; r++) {
+          GptOptions o = {.config = tiny(family), .purpose = purpose, .B = purpose == PURPOSE_SAMPLE ? 1 : 3, .T = 7, .recompute = r};
+          MemoryTable table;
+          check_memory(devices[i], &o);
+          gpt_memory(&table, devices[i], &o);
+          totals[r] = table.total;
+        }
+        if (purpose == PURPOSE_TRAIN) CHECK(totals[0] > totals[1] && totals[1] > totals[2]);
+      }
+}
+
+static void memory_that_is_not_there(void) {
+  Device none = *devices[0];
+  GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
+  none.allocate = no_memory;
+  EXPECT_FAIL(3, "smaller --batch", refuse_create(&none, &o));
+  o.B = INT64_MAX / 8;
+  o.T = 1 << 20;
+  EXPECT_FAIL(2, "--batch", refuse_create(devices[0], &o));
+}
+
+// Every kind of name occurs in the arena, and where weights and gradients lie the tensor is named.
+static void names_in_the_arena(void) {
+  static const char *const wanted[] = {"transformer.wte.weight", "transformer.h.1.attn.c_attn.weight", "gradient of transformer.ln_f.bias",
+                                       "layer 1 qkv", "layer 0 residual", "logits", "losses", "gradient of qkv", "first moments", "statistics"};
+  GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
+  Device counting = *devices[0];
+  counting.allocate = count_allocate;
+  inner = devices[0];
+  Gpt *m = gpt_create(&counting, &o);
+  for (size_t w = 0; w < ARRAY_LEN(wanted); w++) {
+    bool found = false;
+    for (size_t at = 0; at < allocated_bytes && !found; at += 64) found = !strcmp(gpt_name_at(m, allocated + at), wanted[w]);
+    CHECK_MSG(found, "%s is nowhere", wanted[w]);
+  }
+  CHECK_STR(gpt_name_at(m, allocated), "transformer.wte.weight");
+  gpt_destroy(m);
+}
+
+// ---- decoding ----
+
+enum { CONTEXT = 13, VOCAB = 29 };
+
+static void random_ids(int32_t *ids, size_t n) {
+  for (size_t i = 0; i < n; i++) ids[i] = (int32_t)((random_value("ids", i) + 1) / 2 * VOCAB);
+}
+
+// Noise on every tensor, so that norm weights and biases matter too.
+static void disturb(Gpt *m) {
+  const TensorTable *table = gpt_table(m);
+  for (size_t i = 0; i < table->count; i++) {
+    const TensorRow *row = &table->rows[i];
+    size_t n = tensor_values(row);
+    double *values = xmalloc(n + 1, sizeof *values);
+    for (size_t j = 0; j < n; j++) values[j] = (row->init == INIT_ONE) + 0.3 * random_value(row->name, j);
+    gpt_write(m, PART_WEIGHT, row, 0, n, values);
+    free(values);
+  }
+  gpt_refresh(m);
+}
+
+// The cache is filled in pieces of `piece` tokens by calls of `call` tokens; after each call the logits must be the full pass's.
+static void check_decode(Gpt *full, const int32_t *ids, const double *logits, int64_t piece, size_t call) {
+  GptOptions o = {.config = *gpt_config(full), .purpose = PURPOSE_SAMPLE, .B = 1, .T = piece, .shares_weights = true, .weights_of = full};
+  Gpt *m = gpt_create(gpt_device(full), &o);
+  double got[VOCAB];
+  for (int again = 0; again < 2; again++)      // the second time over a cache that is full of the first
+    for (size_t at = 0, n; at < CONTEXT; at += n) {
+      n = MIN(call, CONTEXT - at);
+      gpt_decode(m, ids + at, n, at, got);
+      CHECK_MSG(!memcmp(got, logits + (at + n - 1) * VOCAB, sizeof got), "%s, %s: position %zu, pieces of %lld, calls of %zu: %.17g is not %.17g", gpt_device(full)->name,
+                o.config.family == FAMILY_GPT2 ? "gpt2" : "llama", at + n - 1, (long long)piece, call, got[0], logits[(at + n - 1) * VOCAB]);
+    }
+  gpt_destroy(m);
+}
+
+static void decoding_equals_the_full_pass(void) {
+  int32_t ids[2 * CONTEXT];
+  double logits[2 * CONTEXT * VOCAB];
+  random_ids(ids, ARRAY_LEN(ids));
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+      Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(family), .purpose = PURPOSE_EVALUATE, .B = 2, .T = CONTEXT, .classifier_rows = family == FAMILY_GPT2 ? 5 : 0});
+      disturb(m);
+      gpt_logits(m, ids, logits);
+      for (int b = 0; b < 2; b++)
+        for (int64_t piece = 1; piece <= CONTEXT; piece += 4)
+          for (size_t call = 1; call <= CONTEXT; call += 6) check_decode(m, ids + b * CONTEXT, logits + b * CONTEXT * VOCAB, piece, call);
+      gpt_destroy(m);
+    }
+}
+
+// The losses of a batch are those of its logits.
+static void losses_are_those_of_the_logits(void) {
+  int32_t ids[CONTEXT], targets[CONTEXT];
+  double logits[CONTEXT * VOCAB], losses[CONTEXT];
+  random_ids(ids, CONTEXT);
+  for (int t = 0; t < CONTEXT; t++) targets[t] = t == 4 ? IGNORED_TARGET : ids[CONTEXT - 1 - t];
+  for (int i = 0; i < 2; i++) {
+    Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(FAMILY_LLAMA), .purpose = PURPOSE_EVALUATE, .B = 1, .T = CONTEXT});
+    disturb(m);
+    gpt_logits(m, ids, logits);
+    gpt_begin_step(m);
+    gpt_forward(m, ids, targets, &(MicroBatch){.loss_scale = 1}, WITHOUT_GRADIENT);
+    gpt_token_losses(m, losses);
+    double sum = 0;
+    for (int t = 0; t < CONTEXT; t++) {
+      double exps = 0;
+      for (int j = 0; j < VOCAB; j++) exps += exp(logits[t * VOCAB + j]);
+      double expected = t == 4 ? 0 : log(exps) - logits[t * VOCAB + targets[t]];
+      // fp32: an exponential and a sum of 29, each rounded, of numbers about 10
+      CHECK_NEAR(losses[t], expected, i ? 1e-5 : 1e-13, "position %d", t);
+      sum += losses[t];
+    }
+    CHECK_NEAR(gpt_loss_sum(m), sum, 1e-12, "sum of %d losses in fp64", CONTEXT);
+    gpt_destroy(m);
+  }
+}
+
+// ---- the update ----
+
+static const Part parts[] = {PART_WEIGHT, PART_M, PART_V, PART_GRADIENT};
+
+// All weights, moments (and gradients) in one array: values[part][table order].
+static double *snapshot(Gpt *m, size_t *count) {
+  const TensorTable *table = gpt_table(m);
+  double *values = xmalloc(4 * (size_t)table->parameters, sizeof *values);
+  size_t at = 0;
+  for (size_t p = 0; p < 4; p++)
+    for (size_t i = 0; i < table->count; i++) {
+      size_t n = tensor_values(&table->rows[i]);
+      if (n) gpt_read(m, parts[p], &table->rows[i], 0, n, values + at);
+      at += n;
+    }
+  *count = at;
+  return values;
+}
+
+// Known weights, gradients and moments (second ones positive) in every tensor; returns the gradients' norm as the model sums it.
+static double fill(Gpt *m) {
+  const TensorTable *table = gpt_table(m);
+  disturb(m);
+  gpt_begin_step(m);
+  for (size_t i = 0; i < table->count; i++) {
+    const TensorRow *row = &table->rows[i];
+    size_t n = tensor_values(row);
+    double *values = xmalloc(n + 1, sizeof *values);
+    for (size_t p = 1; p < 4; p++) {
+      for (size_t j = 0; j < n; j++) {
+        double x = random_value(p == 1 ? "m" : p == 2 ? "v" : "g", j + row->offset);
+        values[j] = p == 2 ? 0.01 + x * x : 0.1 * x;
+      }
+      gpt_write(m, parts[p], row, 0, n, values);
+    }
+    free(values);
+  }
+  gpt_finish_gradients(m);
+  return gpt_grad_norm(m);
+}
+
+static const AdamWSettings SETTINGS = {.lr = 0.02, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-3, .bias1 = 0.488, .bias2 = 0.142625, .grad_clip = 1};
+static const double DECAY = 0.3;
+
+static void check_updated(const Device *d, const TensorRow *row, const double *before, const double *after, size_t n, size_t at, double clip) {
+  const AdamWSettings *s = &SETTINGS;
+  double unit = d->real_size == 4 ? 1e-6 : 1e-15;   // about ten roundings of fp32 or fp64
+  for (size_t j = at; j < at + tensor_values(row); j++) {
+    double g = before[3 * n + j] * clip, w = before[j];
+    double first = s->beta1 * before[n + j] + (1 - s->beta1) * g, second = s->beta2 * before[2 * n + j] + (1 - s->beta2) * g * g;
+    double step = first / s->bias1 / (sqrt(second / s->bias2) + s->eps) + (row->decays ? DECAY : 0) * w;
+    CHECK_NEAR(after[n + j], first, unit * 0.2, "%s: %s, first moment of %zu", d->name, row->name, j - at);
+    CHECK_NEAR(after[2 * n + j], second, unit * 1.2, "%s: %s, second moment of %zu", d->name, row->name, j - at);
+    CHECK_NEAR(after[j], w - s->lr * step, unit * (fabs(w) + s->lr * fabs(step)), "%s: %s, weight of %zu", d->name, row->name, j - at);
+  }
+}
+
+static void check_padding(Gpt *m, const TensorRow *row) {
+  size_t n = tensor_values(row), more = row->size - n;
+  double values[16 * 24];
+  for (size_t p = 0; p < 4 && more; p++) {
+    gpt_read(m, parts[p], row, n, more, values);
+    for (size_t j = 0; j < more; j++) CHECK_MSG(values[j] == 0, "%s: padding holds %g", row->name, values[j]);
+  }
+}
+
+static void update_is_adamw(void) {
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+      Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(family), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+      const TensorTable *table = gpt_table(m);
+      double norm = fill(m), squares = 0;
+      size_t n, at = 0;
+      double *before = snapshot(m, &n), *after;
+      n /= 4;
+      for (size_t j = 0; j < n; j++) squares += before[3 * n + j] * before[3 * n + j];
+      CHECK_NEAR(norm, sqrt(squares), 1e-12 * norm, "norm");
+      CHECK_MSG(norm > 1, "the norm %g must lie above the clip", norm);
+      gpt_update(m, &SETTINGS, DECAY);
+      after = snapshot(m, &n);
+      n /= 4;
+      for (size_t t = 0; t < table->count; at += tensor_values(&table->rows[t++])) {
+        check_updated(devices[i], &table->rows[t], before, after, n, at, SETTINGS.grad_clip / norm);
+        check_padding(m, &table->rows[t]);
+        CHECK(table->rows[t].decays == (table->rows[t].dims == 2));
+      }
+      free(before);
+      free(after);
+      gpt_destroy(m);
+    }
+}
+
+// Runs an update that must (or must not) change anything.
+static void check_written(Gpt *m, const AdamWSettings *s, bool written, const char *what) {
+  size_t n;
+  double *before = snapshot(m, &n), *after;
+  gpt_update(m, s, DECAY);
+  after = snapshot(m, &n);
+  bool same = !memcmp(before, after, n * sizeof *before);
+  CHECK_MSG(same == !written, "%s: %s was %s", gpt_device(m)->name, what, written ? "ignored" : "applied");
+  free(before);
+  free(after);
+}
+
+static void bad_gradients_change_nothing(void) {
+  static const double bad[] = {NAN, INFINITY, -INFINITY};
+  for (int i = 0; i < 2; i++) {
+    Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+    const TensorRow *last = &gpt_table(m)->rows[gpt_table(m)->count - 1];
+    AdamWSettings s = SETTINGS;
+    for (size_t b = 0; b < ARRAY_LEN(bad); b++) {
+      fill(m);
+      gpt_begin_step(m);
+      gpt_write(m, PART_GRADIENT, last, tensor_values(last) - 1, 1, &bad[b]);
+      gpt_finish_gradients(m);
+      check_written(m, &s, false, "a gradient that is not finite");
+    }
+    s.max_norm = fill(m) * 0.999;
+    check_written(m, &s, false, "a norm over max_norm");
+    s.max_norm = fill(m) * 1.001;
+    check_written(m, &s, true, "a norm below max_norm");
+    // a loss that is not finite, with gradients that are
+    int32_t ids[3] = {1, 2, 3}, targets[3] = {2, 3, IGNORED_TARGET};
+    const TensorRow *wpe = tensor_of(gpt_table(m), ROLE_WPE, -1);
+    fill(m);
+    gpt_begin_step(m);
+    gpt_write(m, PART_WEIGHT, wpe, 0, 1, &bad[0]);
+    gpt_refresh(m);
+    gpt_forward(m, ids, targets, &(MicroBatch){.loss_scale = 1}, WITHOUT_GRADIENT);
+    CHECK(!isfinite(gpt_loss_sum(m)));
+    gpt_finish_gradients(m);
+    check_written(m, &(AdamWSettings){.lr = 1, .bias1 = 1, .bias2 = 1, .eps = 1}, false, "a loss that is not finite");
+    gpt_destroy(m);
+  }
+}
+
+// Every part comes back as it was written, piece by piece, and parts do not overlap.
+static void parts_are_apart(void) {
+  for (int i = 0; i < 2; i++) {
+    Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(FAMILY_LLAMA), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+    const TensorTable *table = gpt_table(m);
+    for (size_t p = 0; p < 4; p++)
+      for (size_t t = 0; t < table->count; t++)
+        for (size_t j = 0; j < tensor_values(&table->rows[t]); j++) gpt_write(m, parts[p], &table->rows[t], j, 1, &(double){(double)(1000 * p + 10 * t + j % 7)});
+    for (size_t p = 0; p < 4; p++)
+      for (size_t t = 0; t < table->count; t++)
+        for (size_t j = 0; j < tensor_values(&table->rows[t]); j += 5) {
+          double value;
+          gpt_read(m, parts[p], &table->rows[t], j, 1, &value);
+          CHECK_EQ(value, 1000 * p + 10 * t + j % 7);
+        }
+    gpt_destroy(m);
+  }
+}
+
+// ---- initial numbers ----
+
+static void check_initial(Gpt *m, const TensorRow *row, double std) {
+  size_t n = tensor_values(row);
+  double *values = xmalloc(n + 1, sizeof *values), *pure = xmalloc(n + 1, sizeof *pure), mean = 0, square = 0;
+  gpt_read(m, PART_WEIGHT, row, 0, n, values);
+  tensor_init(row, 5, 0, n, pure);
+  for (size_t j = 0; j < n; j++) {
+    mean += values[j];
+    square += values[j] * values[j];
+    CHECK_MSG(gpt_device(m)->real_size == 4 ? (float)pure[j] == values[j] : pure[j] == values[j], "%s[%zu] is %g, not %g", row->name, j, values[j], pure[j]);
+  }
+  mean /= (double)MAX(n, (size_t)1);      // of whole numbers: exact
+  square /= (double)MAX(n, (size_t)1);
+  if (row->init == INIT_NORMAL) {         // six deviations of the mean and of the variance's estimate
+    CHECK_NEAR(mean, 0, 6 * std / sqrt((double)n), "mean of %s", row->name);
+    CHECK_NEAR(square / std / std, 1, 6 * sqrt(2 / (double)n), "variance of %s", row->name);
+  } else if (n) CHECK_MSG(mean == (row->init == INIT_ONE) && square == mean, "%s is not all %d", row->name, row->init == INIT_ONE);
+  CHECK_MSG((row->init == INIT_NORMAL) == (row->dims == 2), "%s", row->name);
+  free(values);
+  free(pure);
+}
+
+static void initial_numbers(void) {
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+      GptConfig c = tiny(family);
+      c.init_std = i ? 0.05 : 0;                 // 0: 0.02
+      c.layers = 3;
+      double std = i ? 0.05 : 0.02;
+      Gpt *m = gpt_create(devices[i], &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+      disturb(m);                                // every number must be set
+      gpt_init(m, 5);
+      for (size_t t = 0; t < gpt_table(m)->count; t++) {
+        const TensorRow *row = &gpt_table(m)->rows[t];
+        bool residual = row->role == ROLE_PROJ_WEIGHT || row->role == ROLE_DOWN_WEIGHT;
+        check_initial(m, row, residual ? std / sqrt(6.0) : std);
+      }
+      gpt_destroy(m);
+    }
+}
+
+// The values depend on seed, name and element alone: not on the piece, the number of layers, the vocabulary.
+static void initial_numbers_depend_on_the_name(void) {
+  GptConfig c = tiny(FAMILY_GPT2), larger = c;
+  TensorTable a, b;
+  double x[40], y[40];
+  larger.vocab += 11;
+  larger.layers = 5;
+  tensor_table_build(&a, &c, 16);
+  tensor_table_build(&b, &larger, 1);
+  const char *names[] = {"transformer.wte.weight", "transformer.h.1.attn.c_attn.weight", "transformer.h.0.attn.c_attn.weight"};
+  for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+    tensor_init(tensor_find(&a, names[i]), 9, 3, 40, x);
+    for (size_t j = 0; j < 40; j++) tensor_init(tensor_find(&b, names[i]), 9, 3 + j, 1, y + j);
+    CHECK(!memcmp(x, y, sizeof x));
+    tensor_init(tensor_find(&b, names[i]), 10, 3, 40, y);
+    CHECK_MSG(memcmp(x, y, sizeof x), "%s does not depend on the seed", names[i]);
+    tensor_init(tensor_find(&b, names[(i + 1) % 3]), 9, 3, 40, y);
+    CHECK_MSG(memcmp(x, y, sizeof x), "%s has the numbers of %s", names[i], names[(i + 1) % 3]);
+  }
+  tensor_table_free(&a);
+  tensor_table_free(&b);
+}
+
+// ---- the table ----
+
+static void check_table(const GptConfig *c, size_t multiple) {
+  TensorTable t;
+  tensor_table_build(&t, c, multiple);
+  size_t at = 0;
+  int64_t parameters = 0;
+  for (size_t i = 0; i < t.count; i++) {
+    const TensorRow *row = &t.rows[i];
+    CHECK(tensor_find(&t, row->name) == row);          // names are unique
+    if (row->role != ROLE_JOINED) CHECK(tensor_of(&t, row->role, row->layer) == row);
+    if (row->zero_in_file_only) { CHECK(row->size == 0 && !row->trainable && tensor_values(row) == 0); continue; }
+    CHECK_MSG(row->joined ? row->offset == at : row->offset >= at && row->offset % 16 == 0, "%s lies at %zu", row->name, row->offset);
+    CHECK(row->size == row->padded_rows * (size_t)row->cols && row->padded_rows >= (size_t)row->rows && row->trainable);
+    at = row->offset + row->size;
+    parameters += row->rows * row->cols;
+  }
+  CHECK(t.total >= at && t.total < at + 16);
+  CHECK_EQ(t.parameters, parameters);
+  CHECK(!tensor_find(&t, "transformer.h.9.ln_1.weight"));
+  tensor_table_free(&t);
+}
+
+static void table(void) {
+  for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++)
+    for (int tie = 0; tie < 2; tie++)
+      for (int bias = 0; bias < 2; bias++)
+        for (size_t multiple = 1; multiple <= 16; multiple *= 16) {
+          GptConfig c = tiny(family);
+          c.tie = tie;
+          c.bias = bias && family == FAMILY_GPT2;
+          check_table(&c, multiple);
+        }
+}
+
+// ---- configuration ----
+
+static int64_t parameters_of(const GptConfig *c) {
+  TensorTable t;
+  tensor_table_build(&t, c, 1);
+  int64_t n = t.parameters;
+  tensor_table_free(&t);
+  return n;
+}
+
+static void presets(void) {
+  static const struct { const char *name; int64_t parameters; } known[] = {   // Radford et al. 2019, as the released files count
+    {"gpt2-124M", 124439808}, {"gpt2-355M", 354823168}, {"gpt2-774M", 774030080}, {"gpt2-1558M", 1557611200}};
+  GptConfig c;
+  for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+    config_preset(&c, known[i].name);
+    c.vocab = 50257;
+    config_check(&c);
+    CHECK_EQ(parameters_of(&c), known[i].parameters);
+  }
+  config_preset(&c, "llama-125M");
+  c.vocab = 32000;
+  config_check(&c);
+  CHECK_EQ(parameters_of(&c), 32000 * 768 + 12 * (2 * 768 + 4 * 768 * 768 + 3 * 768 * 2048) + 768);
+  static const char *const others[] = {"tiny", "small", "llama-tiny"};
+  for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+    config_preset(&c, others[i]);
+    CHECK_EQ(c.vocab, 0);
+    c.vocab = 512;
+    config_check(&c);
+    CHECK_EQ(c.ffn, config_default_ffn(&c));
+  }
+  EXPECT_FAIL(2, "did you mean gpt2-124M; there are tiny, small", config_preset(&c, "gpt2-123M"));
+}
+
+static void flops(void) {
+  GptConfig c;
+  config_preset(&c, "gpt2-124M");
+  c.vocab = 50257;
+  CHECK_EQ(config_flops_per_token(&c, 1024), 6LL * (124439808 - 1024 * 768) + 6LL * 12 * 768 * 1024);
+  CHECK_EQ(config_flops_per_token(&c, 64), 6LL * (124439808 - 1024 * 768) + 6LL * 12 * 768 * 64);
+  int64_t tied = (int64_t)config_flops_per_token(&c, 64);
+  c.tie = false;      // the head is multiplied all the same, the lookup is not
+  CHECK_EQ(config_flops_per_token(&c, 64), tied);
+  c = tiny(FAMILY_LLAMA);
+  CHECK_EQ(config_flops_per_token(&c, 13), 6 * (29 * 24 + 2 * (2 * 24 + 2 * 24 * 24 + 2 * 12 * 24 + 3 * 37 * 24) + 24) + 6 * 2 * 24 * 13);
+  c = tiny(FAMILY_GPT2);
+  c.channels = 40;
+  CHECK_EQ(config_default_ffn(&c), 160);
+  c.family = FAMILY_LLAMA;
+  CHECK_EQ(config_default_ffn(&c), 112);      // 106.67, up to a multiple of 16
+}
+
+static void check_with(Family family, size_t offset, int64_t value) {
+  GptConfig c = tiny(family);
+  memcpy((char *)&c + offset, &value, sizeof value);
+  config_check(&c);
+}
+
+static void check_with_real(size_t offset, double value) {
+  GptConfig c = tiny(FAMILY_GPT2);
+  memcpy((char *)&c + offset, &value, sizeof value);
+  config_check(&c);
+}
+
+#define AT(field) offsetof(GptConfig, field)
+
+static void what_cannot_be_is_refused(void) {
+  EXPECT_FAIL(2, "--layers is 0, it must be from 1 to 10000", check_with(FAMILY_GPT2, AT(layers), 0));
+  EXPECT_FAIL(2, "--channels is -24", check_with(FAMILY_GPT2, AT(channels), -24));
+  EXPECT_FAIL(2, "--vocab is 0", check_with(FAMILY_GPT2, AT(vocab), 0));
+  EXPECT_FAIL(2, "--ffn is 99999999", check_with(FAMILY_GPT2, AT(ffn), 99999999));
+  EXPECT_FAIL(2, "--context is 0", check_with(FAMILY_LLAMA, AT(context), 0));
+  EXPECT_FAIL(2, "--heads 5 does not divide --channels 24; use --heads 4 or --channels 25", check_with(FAMILY_GPT2, AT(heads), 5));
+  EXPECT_FAIL(2, "--kv-heads 3 does not divide --heads 4; use --kv-heads 2", check_with(FAMILY_LLAMA, AT(kv_heads), 3));
+  EXPECT_FAIL(2, "--kv-heads 8 does not divide --heads 4; use --kv-heads 4", check_with(FAMILY_LLAMA, AT(kv_heads), 8));
+  EXPECT_FAIL(2, "--family llama", check_with(FAMILY_GPT2, AT(kv_heads), 2));
+  EXPECT_FAIL(2, "head size 3 (channels / heads) is odd", check_with(FAMILY_LLAMA, AT(heads), 8));
+  EXPECT_FAIL(2, "--dropout is 1", check_with_real(AT(dropout), 1));
+  EXPECT_FAIL(2, "--dropout is -0.1", check_with_real(AT(dropout), -0.1));
+  EXPECT_FAIL(2, "--dropout is nan", check_with_real(AT(dropout), fabs(NAN)));
+  EXPECT_FAIL(2, "epsilon is 0", check_with_real(AT(norm_eps), 0));
+}
+
+static Json *parse(const char *text) {
+  char error[256];
+  Json *j = json_parse(text, strlen(text), error, sizeof error);
+  if (!j) { printf("%s: %s\n", error, text); abort(); }
+  return j;
+}
+
+static void round_trip(GptConfig c, int32_t eot) {
+  Buffer text = {0};
+  GptConfig back;
+  config_write_json(&c, eot, &text);
+  Json *j = parse(text.data);
+  config_read_json(&back, j, "config.json");
+  CHECK(back.family == c.family && back.layers == c.layers && back.heads == c.heads && back.kv_heads == c.kv_heads && back.channels == c.channels);
+  CHECK(back.context == c.context && back.ffn == c.ffn && back.vocab == c.vocab && back.bias == c.bias && back.tie == c.tie && back.mask == c.mask);
+  CHECK(back.dropout == c.dropout && back.norm_eps == c.norm_eps && back.rope_theta == c.rope_theta && back.starts_with_eot == c.starts_with_eot);
+  if (eot >= 0) CHECK_EQ(json_number(j, "eos_token_id", -2), eot);
+  else CHECK_EQ(json_get(j, "eos_token_id")->type, JSON_NULL);
+  json_free(j);
+  buffer_free(&text);
+}
+
+static void config_json_comes_back(void) {
+  for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++)
+    for (int option = 0; option < 8; option++) {
+      GptConfig c = tiny(family);
+      c.tie = option & 1;
+      c.starts_with_eot = option & 2;
+      c.dropout = option & 4 ? 0.1 : 0;
+      c.norm_eps = option & 4 ? 3e-6 : 1e-5;
+      if (family == FAMILY_GPT2) c.bias = option & 4;
+      else c.rope_theta = option & 4 ? 500000 : 10000;
+      round_trip(c, option & 2 ? 28 : -1);
+    }
+}
+
+static void read_text(const char *text) {
+  GptConfig c;
+  config_read_json(&c, parse(text), "m/config.json");
+}
+
+#define GPT2_KEYS "\"model_type\": \"gpt2\", \"n_embd\": 24, \"n_head\": 4, \"n_positions\": 13, \"vocab_size\": 29"
+#define LLAMA_KEYS "\"model_type\": \"llama\", \"hidden_size\": 24, \"num_attention_heads\": 4, \"num_hidden_layers\": 2, \"intermediate_size\": 37, " \
+                   "\"max_position_embeddings\": 13, \"vocab_size\": 29"
+#define GPT2(more) read_text("{" GPT2_KEYS ", \"n_layer\": 2, " more "}")
+#define LLAMA(more) read_text("{" LLAMA_KEYS ", " more "}")
+
+static void config_json_of_others(void) {
+  GptConfig c;
+  config_read_json(&c, parse("{" GPT2_KEYS ", \"n_layer\": 3, \"n_inner\": null}"), "config.json");
+  CHECK(c.ffn == 96 && c.bias && c.tie && c.norm_eps == 1e-5 && c.layers == 3 && c.mask == MASK_CAUSAL);
+  config_read_json(&c, parse("{" LLAMA_KEYS "}"), "config.json");
+  CHECK(c.kv_heads == 4 && !c.bias && !c.tie && c.norm_eps == 1e-6 && c.rope_theta == 10000 && c.dropout == 0);
+  config_read_json(&c, parse("{" LLAMA_KEYS ", \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 7}, \"num_key_value_heads\": 1, \"head_dim\": 6}"), "config.json");
+  CHECK(c.rope_theta == 7 && c.kv_heads == 1);
+  EXPECT_FAIL(2, "m/config.json: \"model_type\" is \"bert\"", read_text("{\"model_type\": \"bert\"}"));
+  EXPECT_FAIL(2, "\"n_layer\" is missing", read_text("{" GPT2_KEYS "}"));
+  EXPECT_FAIL(2, "\"n_layer\" must be a whole number from 1", read_text("{" GPT2_KEYS ", \"n_layer\": 0}"));
+  EXPECT_FAIL(2, "\"n_layer\" must be a whole number from 1", read_text("{" GPT2_KEYS ", \"n_layer\": 1e9}"));
+  EXPECT_FAIL(2, "\"n_layer\" must be a whole number from 1", read_text("{" GPT2_KEYS ", \"n_layer\": \"2\"}"));
+  EXPECT_FAIL(2, "only \"gelu_new\" is supported", GPT2("\"activation_function\": \"relu\""));
+  EXPECT_FAIL(2, "\"scale_attn_by_inverse_layer_idx\" is set", GPT2("\"scale_attn_by_inverse_layer_idx\": true"));
+  EXPECT_FAIL(2, "\"scale_attn_weights\" is false", GPT2("\"scale_attn_weights\": false"));
+  EXPECT_FAIL(2, "epsilon is 0", GPT2("\"layer_norm_epsilon\": 0"));
+  EXPECT_FAIL(2, "only \"silu\" is supported", LLAMA("\"hidden_act\": \"gelu\""));
+  EXPECT_FAIL(2, "\"attention_bias\" is set", LLAMA("\"attention_bias\": true"));
+  EXPECT_FAIL(2, "\"rope_scaling\" is set", LLAMA("\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}"));
+  EXPECT_FAIL(2, "only \"default\" is supported", LLAMA("\"rope_parameters\": {\"rope_type\": \"yarn\"}"));
+  EXPECT_FAIL(2, "\"head_dim\" x heads is 32", LLAMA("\"head_dim\": 8"));
+  EXPECT_FAIL(2, "--kv-heads 3", LLAMA("\"num_key_value_heads\": 3"));
+}
+
+int main(int argc, char **argv) {
+  TEST_BEGIN(argc, argv);
+  devices[0] = reference_device();
+  devices[1] = cpu_device(2);
+  RUN(memory_is_what_was_counted);
+  RUN(memory_that_is_not_there);
+  RUN(names_in_the_arena);
+  RUN(decoding_equals_the_full_pass);
+  RUN(losses_are_those_of_the_logits);
+  RUN(update_is_adamw);
+  RUN(bad_gradients_change_nothing);
+  RUN(parts_are_apart);
+  RUN(initial_numbers);
+  RUN(initial_numbers_depend_on_the_name);
+  RUN(table);
+  RUN(presets);
+  RUN(flops);
+  RUN(what_cannot_be_is_refused);
+  RUN(config_json_comes_back);
+  RUN(config_json_of_others);
+  devices[1]->destroy(devices[1]);
+  return TEST_END();
+}
