@@ -457,8 +457,7 @@ static void multiply_in_team(const Product *g, const Plan *plan) {
 static void multiply(CpuState *state, const Product *g) {
   if (g->m == 0 || g->n == 0 || g->k == 0) return;
   const Plan plan = make_plan(g, state);
-  const int threads = g->m * g->n * g->k < SMALLEST_TEAM_WORK ? 1 : state->threads;
-  #pragma omp parallel num_threads(threads)
+  #pragma omp parallel num_threads(g->m * g->n * g->k < SMALLEST_TEAM_WORK ? 1 : state->threads)
   {
     cpu_flush_denormals();
     multiply_in_team(g, &plan);

@@ -107,6 +107,11 @@ check "... the step and the layer are named in one line" sh -c '[ $(wc -l < err)
 check "... the last good checkpoint stays" sh -c "'$gpt' sample bad --tokens 1 > out 2> err; ls -d bad/step_* > out"
 check "... the log stays JSON: null, not nan" sh -c 'grep -q "\"loss\": null" bad/log.jsonl && ! grep -q nan bad/log.jsonl'
 
+train text.txt $tiny --steps 40 --lr 100 --weight-decay 100 --warmup 0 --schedule constant --on-nonfinite skip --out skipped
+check "--on-nonfinite skip: bad steps are dropped, said and on record" sh -c 'grep -q "the step was dropped" err &&
+  [ $(grep -c "the step was dropped" err) = $(grep -c "\"what\": \"nonfinite\"" skipped/log.jsonl) ] && [ $(grep -c "\"kind\": \"step\"" skipped/log.jsonl) = 40 ]'
+rm -rf skipped
+
 # ---- sample and eval ----
 
 s="run --prompt the --tokens 20"

@@ -930,6 +930,29 @@ static void data_hash_tells_data_apart(void) {
   free(path);
 }
 
+// Two tokens are one target, in every epoch; one id is a vocabulary.
+static void the_smallest_stream(void) {
+  char *path = in_folder("two.bin");
+  write_shard(path, (const int32_t[]){0, 0}, 2, 2, false, -1, -1, 'a');
+  Dataloader *l = dataloader_open_shards(path, SHARD_HEADER, 1);
+  for (int64_t T = 1; T < 4; T++) {
+    int32_t inputs[4], targets[4];
+    dataloader_arrange(l, T, ORDER_STREAM, 5);
+    int64_t windows = dataloader_windows(l), count = 0;
+    for (int64_t k = 0; k < windows; k++) count += dataloader_sample(l, k, inputs, targets);
+    CHECK_EQ(count, 1);
+    CHECK_EQ(dataloader_sequential_count(l), 1);
+    CHECK(dataloader_sequential(l, 0, inputs, targets) == 1 && inputs[0] == 0 && targets[0] == 0);
+  }
+  dataloader_close(l);
+  unlink(path);
+  free(path);
+  int32_t one = 0;
+  l = dataloader_open_tokens(&one, 1, 1, -1);
+  EXPECT_FAIL(2, "1 token, at least 2 are needed", dataloader_arrange(l, 4, ORDER_STREAM, 5));
+  dataloader_close(l);
+}
+
 int main(int argc, char **argv) {
   const char *tmp = getenv("TMPDIR");
   TEST_BEGIN(argc, argv);
@@ -939,6 +962,7 @@ int main(int argc, char **argv) {
   RUN(order_is_pinned);
   RUN(every_token_once);
   RUN(epochs_differ);
+  RUN(the_smallest_stream);
   RUN(header_is_as_documented);
   RUN(other_programs_files);
   RUN(wrong_shards_are_refused);
