@@ -1,230 +1,203 @@
 // stories.c: owns the embedded default corpus: a grammar of English stories, its generator and its exact probabilities.
 //
 // The grammar is the tables of this file and one rule. A LIST holds rows, a row has named columns, a column is a text. A
-// REGISTER belongs to a list. In a text, {register} stands for the first column of the register's row and {register.column}
-// for another. Where a register is met for the first time in a story its row is drawn, each row that may be taken being
-// equally likely; from then on the row is the same until the story ends. So "{hero}" draws a name, a later "{hero.his}"
-// agrees with it, and what the wind did in the fourth sentence is still what it did in the last. Columns may hold references
-// themselves: a story is nothing but the row drawn for {story}.
-//
-// To add a name or a sentence add a row; the rest is counted, and compile() names a row that does not fit.
-// Lists whose rows are told again later in a story (the hero, the lost thing, where it was hidden) hold 16 rows, lists whose
-// rows are told once hold up to 32: a small model learns to look back for a word far sooner where the words are few.
+// REGISTER belongs to a list. In a text, {register} stands for the first column of the register's row and
+// {register.column} for another. Where a register is met for the first time in a story its row is drawn, each row that may be taken
+// being equally likely; from then on the row is the same until the story ends. So "{hero}" draws a name, a later
+// "{hero.his}" agrees with it, and what the wind did in the second sentence is still what it did in the last.
+// Columns may hold references themselves: a story is nothing but the row drawn for {story}.
+// To add a name or a sentence add a row; the rest is counted. check_tables() names a row that does not fit.
 //
 // Promises: a story is a pure function of (seed, index), the same text on every machine; its probability is exact; no text
-// has two derivations; at least 100 bits of choice in every story; pronouns agree by construction.
+// has two derivations; at least 100 bits of choice a story; pronouns agree by construction.
 // Tests: tests/test_stories.c
 #include "stories.h"
 
-#include "rng.h"        // rng_below, rng_site
 #include <assert.h>     // static_assert
 #include <math.h>       // log2, INFINITY
 #include <stdatomic.h>  // the compiled grammar is published once
 #include <stdlib.h>     // free
-#include <string.h>     // memcmp, strcspn
+#include <string.h>     // memcmp, strlen, strchr
+
+#include "rng.h"  // rng_below, rng_site
 
 // ---- the tables ----
 
 enum { MAX_COLUMNS = 7, MAX_DEPTH = 4 };
 typedef struct { const char *column[MAX_COLUMNS]; } Row;
 
-// name, pronouns, possessive, and what to call them.
 #define GIRL(name) {{name, "she", "She", "her", "her", "Her", "girl"}}
 #define BOY(name) {{name, "he", "He", "him", "his", "His", "boy"}}
-static const Row heroes[] = {
-  GIRL("Anna"), GIRL("Clara"), GIRL("Ella"), GIRL("Hazel"), GIRL("Kate"), GIRL("Mia"), GIRL("Nora"), GIRL("Rosa"),
-  BOY("Adam"), BOY("Carl"), BOY("Felix"), BOY("Jack"), BOY("Leo"), BOY("Max"), BOY("Oscar"), BOY("Tom"),
-};
-static const Row friends[] = {
-  GIRL("Bella"), GIRL("Daisy"), GIRL("Fern"), GIRL("Greta"), GIRL("Lily"), GIRL("Olga"), GIRL("Polly"), GIRL("Tess"),
-  BOY("Ben"), BOY("Dan"), BOY("Eric"), BOY("Hugo"), BOY("Ned"), BOY("Paul"), BOY("Sam"), BOY("Toby"),
+static const Row people[] = {
+  GIRL("Anna"), GIRL("Clara"), GIRL("Daisy"), GIRL("Ella"), GIRL("Fern"), GIRL("Hazel"), GIRL("Kate"), GIRL("Lily"),
+  GIRL("Mia"), GIRL("Nora"), GIRL("Olga"), GIRL("Polly"), GIRL("Rosa"), GIRL("Sally"), GIRL("Tess"), GIRL("Zoe"),
+  BOY("Adam"), BOY("Ben"), BOY("Carl"), BOY("Dan"), BOY("Felix"), BOY("Hugo"), BOY("Jack"), BOY("Leo"),
+  BOY("Max"), BOY("Ned"), BOY("Oscar"), BOY("Paul"), BOY("Sam"), BOY("Toby"), BOY("Victor"), BOY("Yuri"),
 };
 
-// name, the words before it, the pronoun, the verb that agrees.
 #define ONE(name) {{name, "a", "it", "was"}}
 #define PAIR(name) {{name, "a pair of", "them", "were"}}
 #define SOME(name) {{name, "some", "them", "were"}}
 static const Row things[] = {
-  ONE("kite"), ONE("drum"), ONE("doll"), ONE("bell"), ONE("lantern"), ONE("whistle"), ONE("flute"), ONE("compass"),
-  ONE("trumpet"), ONE("mirror"), ONE("crown"), ONE("clock"), PAIR("boots"), PAIR("skates"), SOME("beads"),
-  SOME("marbles"),
-};
-static const Row traits[] = {
-  {{"brave"}}, {{"shy"}}, {{"kind"}}, {{"quiet"}}, {{"clever"}}, {{"cheerful"}}, {{"curious"}}, {{"gentle"}},
-  {{"lively"}}, {{"lonely"}}, {{"merry"}}, {{"patient"}}, {{"polite"}}, {{"proud"}}, {{"dreamy"}}, {{"careful"}},
-  {{"lazy"}}, {{"wise"}}, {{"bold"}}, {{"calm"}}, {{"tidy"}}, {{"loyal"}}, {{"noisy"}}, {{"funny"}}, {{"friendly"}},
-  {{"honest"}}, {{"happy"}}, {{"modest"}}, {{"silly"}}, {{"strong"}}, {{"sweet"}}, {{"grumpy"}},
-};
-static const Row looks[] = {
-  {{"little"}}, {{"big"}}, {{"fat"}}, {{"thin"}}, {{"fluffy"}}, {{"dusty"}}, {{"muddy"}}, {{"hungry"}}, {{"sleepy"}},
-  {{"busy"}}, {{"quick"}}, {{"gruff"}}, {{"young"}}, {{"smart"}}, {{"hairy"}}, {{"shaggy"}}, {{"skinny"}},
-  {{"tall"}}, {{"short"}}, {{"lame"}}, {{"wild"}}, {{"tame"}}, {{"wet"}}, {{"dirty"}}, {{"clean"}}, {{"nosy"}},
-  {{"greedy"}}, {{"jolly"}}, {{"stout"}}, {{"slim"}}, {{"fierce"}}, {{"plump"}},
-};
-static const Row colours[] = {
-  {{"red"}}, {{"blue"}}, {{"green"}}, {{"yellow"}}, {{"white"}}, {{"black"}}, {{"brown"}}, {{"pink"}}, {{"purple"}},
-  {{"grey"}}, {{"silver"}}, {{"golden"}}, {{"striped"}}, {{"spotted"}}, {{"shiny"}}, {{"painted"}}, {{"wooden"}},
-  {{"tin"}}, {{"copper"}}, {{"tiny"}}, {{"huge"}}, {{"round"}}, {{"broken"}}, {{"rusty"}}, {{"plain"}}, {{"heavy"}},
-  {{"pretty"}}, {{"small"}}, {{"large"}}, {{"lovely"}}, {{"magic"}}, {{"fine"}},
-};
-static const Row places[] = {
-  {{"windmill"}}, {{"castle"}}, {{"bridge"}}, {{"harbour"}}, {{"market"}}, {{"forest"}}, {{"river"}}, {{"lake"}},
-  {{"meadow"}}, {{"garden"}}, {{"farm"}}, {{"chapel"}}, {{"beach"}}, {{"orchard"}}, {{"valley"}}, {{"station"}},
-  {{"school"}}, {{"museum"}}, {{"tower"}}, {{"park"}}, {{"bakery"}}, {{"library"}}, {{"palace"}}, {{"island"}},
-  {{"stable"}}, {{"mill"}}, {{"theatre"}}, {{"village"}}, {{"temple"}}, {{"canal"}}, {{"hill"}}, {{"cave"}},
-};
-static const Row relatives[] = {
-  {{"mother"}}, {{"father"}}, {{"grandmother"}}, {{"grandfather"}}, {{"aunt"}}, {{"uncle"}}, {{"sister"}},
-  {{"brother"}}, {{"cousin"}}, {{"teacher"}}, {{"neighbour"}}, {{"godmother"}}, {{"godfather"}}, {{"nurse"}},
-  {{"stepmother"}}, {{"stepfather"}},
-};
-static const Row boxes[] = {
-  {{"box"}}, {{"drawer"}}, {{"chest"}}, {{"jar"}}, {{"trunk"}}, {{"basket"}}, {{"bag"}}, {{"cupboard"}}, {{"case"}},
-  {{"sack"}}, {{"bowl"}}, {{"bucket"}}, {{"crate"}}, {{"cabinet"}}, {{"suitcase"}}, {{"hamper"}},
-};
-static const Row finds[] = {
-  {{"nail"}}, {{"spoon"}}, {{"feather"}}, {{"leaf"}}, {{"coin"}}, {{"bone"}}, {{"pebble"}}, {{"rope"}}, {{"sock"}},
-  {{"stick"}}, {{"cork"}}, {{"rag"}}, {{"brick"}}, {{"button"}}, {{"pin"}}, {{"comb"}}, {{"key"}}, {{"fork"}},
-  {{"string"}}, {{"plate"}}, {{"bottle"}}, {{"shoe"}}, {{"thimble"}}, {{"needle"}}, {{"pencil"}}, {{"brush"}},
-  {{"chain"}}, {{"hammer"}}, {{"screw"}}, {{"candle"}}, {{"twig"}}, {{"cone"}},
-};
-static const Row foods[] = {
-  {{"bread"}}, {{"cheese"}}, {{"honey"}}, {{"cake"}}, {{"soup"}}, {{"jam"}}, {{"rice"}}, {{"corn"}}, {{"butter"}},
-  {{"pie"}}, {{"toast"}}, {{"nuts"}}, {{"berries"}}, {{"plums"}}, {{"carrots"}}, {{"milk"}}, {{"apples"}},
-  {{"grapes"}}, {{"beans"}}, {{"cherries"}}, {{"cream"}}, {{"fudge"}}, {{"ham"}}, {{"lemons"}}, {{"melon"}},
-  {{"noodles"}}, {{"pears"}}, {{"peas"}}, {{"pudding"}}, {{"salad"}}, {{"syrup"}}, {{"tea"}},
-};
-static const Row feelings[] = {
-  {{"sad"}}, {{"angry"}}, {{"upset"}}, {{"worried"}}, {{"sorry"}}, {{"gloomy"}}, {{"tired"}}, {{"cross"}},
-  {{"puzzled"}}, {{"scared"}}, {{"unhappy"}}, {{"hurt"}}, {{"glum"}}, {{"miserable"}}, {{"nervous"}}, {{"furious"}},
+  ONE("kite"), ONE("drum"), ONE("doll"), ONE("bell"), ONE("lantern"), ONE("whistle"), ONE("flute"), ONE("puppet"),
+  ONE("locket"), ONE("compass"), ONE("trumpet"), ONE("mirror"), ONE("teapot"), ONE("blanket"), ONE("ribbon"), ONE("medal"),
+  ONE("fan"), ONE("book"), ONE("crown"), ONE("clock"), ONE("ball"), ONE("boat"), ONE("hoop"), ONE("purse"),
+  PAIR("boots"), PAIR("skates"), PAIR("slippers"), PAIR("gloves"), SOME("beads"), SOME("marbles"), SOME("shells"), SOME("cards"),
 };
 
-// A place to look in, and the words for looking there.
-static const Row spots[] = {
-  {{"bench", "under the bench"}}, {{"barrel", "under the barrel"}}, {{"ladder", "under the ladder"}},
-  {{"cart", "under the cart"}}, {{"log", "under the log"}}, {{"oak", "under the oak"}},
-  {{"hedge", "behind the hedge"}}, {{"fence", "behind the fence"}}, {{"wall", "behind the wall"}},
-  {{"gate", "behind the gate"}}, {{"haystack", "behind the haystack"}}, {{"well", "beside the well"}},
-  {{"wheel", "beside the wheel"}}, {{"stone", "beside the stone"}}, {{"pump", "beside the pump"}},
-  {{"pond", "beside the pond"}},
-};
+static const Row colours[] = {{{"red"}}, {{"blue"}}, {{"green"}}, {{"yellow"}}, {{"white"}}, {{"black"}}, {{"brown"}}, {{"pink"}},
+                              {{"purple"}}, {{"grey"}}, {{"silver"}}, {{"golden"}}, {{"striped"}}, {{"spotted"}}, {{"shiny"}}, {{"painted"}}};
+static const Row traits[] = {{{"brave"}}, {{"shy"}}, {{"kind"}}, {{"quiet"}}, {{"clever"}}, {{"cheerful"}}, {{"curious"}}, {{"gentle"}},
+                             {{"lively"}}, {{"lonely"}}, {{"merry"}}, {{"patient"}}, {{"polite"}}, {{"proud"}}, {{"dreamy"}}, {{"careful"}}};
+static const Row places[] = {{{"windmill"}}, {{"castle"}}, {{"bridge"}}, {{"harbour"}}, {{"market"}}, {{"forest"}}, {{"river"}}, {{"lake"}},
+                             {{"meadow"}}, {{"garden"}}, {{"farm"}}, {{"chapel"}}, {{"beach"}}, {{"orchard"}}, {{"valley"}}, {{"station"}}};
+static const Row relatives[] = {{{"mother"}}, {{"father"}}, {{"grandmother"}}, {{"grandfather"}}, {{"aunt"}}, {{"uncle"}}, {{"sister"}}, {{"brother"}},
+                                {{"cousin"}}, {{"teacher"}}, {{"neighbour"}}, {{"nurse"}}, {{"doctor"}}, {{"baker"}}, {{"tailor"}}, {{"captain"}}};
+static const Row stuffs[] = {{{"wooden"}}, {{"tin"}}, {{"leather"}}, {{"paper"}}, {{"glass"}}, {{"straw"}}, {{"velvet"}}, {{"copper"}},
+                             {{"round"}}, {{"square"}}, {{"tall"}}, {{"flat"}}, {{"heavy"}}, {{"broken"}}, {{"rusty"}}, {{"plain"}}};
+static const Row boxes[] = {{{"box"}}, {{"drawer"}}, {{"chest"}}, {{"jar"}}, {{"trunk"}}, {{"basket"}}, {{"bag"}}, {{"cupboard"}},
+                            {{"case"}}, {{"sack"}}, {{"bowl"}}, {{"bucket"}}, {{"pot"}}, {{"tray"}}, {{"pouch"}}, {{"bin"}}};
+static const Row days[] = {{{"Monday"}}, {{"Tuesday"}}, {{"Wednesday"}}, {{"Thursday"}}, {{"Friday"}}, {{"Saturday"}}, {{"Sunday"}}, {{"morning"}}};
+static const Row spots[] = {{{"bench"}}, {{"barrel"}}, {{"ladder"}}, {{"cart"}}, {{"log"}}, {{"stone"}}, {{"hedge"}}, {{"fence"}},
+                            {{"wall"}}, {{"gate"}}, {{"well"}}, {{"haystack"}}, {{"bush"}}, {{"oak"}}, {{"stump"}}, {{"wheel"}}};
+static const Row sides[] = {{{"under"}}, {{"behind"}}, {{"beside"}}, {{"near"}}};
+static const Row finds[] = {{{"nail"}}, {{"spoon"}}, {{"feather"}}, {{"leaf"}}, {{"coin"}}, {{"bone"}}, {{"pebble"}}, {{"rope"}},
+                            {{"sock"}}, {{"stick"}}, {{"cork"}}, {{"rag"}}, {{"brick"}}, {{"button"}}, {{"pin"}}, {{"comb"}}};
+static const Row foods[] = {{{"bread"}}, {{"cheese"}}, {{"honey"}}, {{"cake"}}, {{"soup"}}, {{"jam"}}, {{"rice"}}, {{"corn"}},
+                            {{"butter"}}, {{"pie"}}, {{"toast"}}, {{"nuts"}}, {{"berries"}}, {{"plums"}}, {{"carrots"}}, {{"milk"}}};
+static const Row feelings[] = {{{"sad"}}, {{"angry"}}, {{"upset"}}, {{"worried"}}, {{"sorry"}}, {{"gloomy"}}, {{"tired"}}, {{"cross"}},
+                               {{"puzzled"}}, {{"scared"}}, {{"unhappy"}}, {{"hurt"}}, {{"cold"}}, {{"bored"}}, {{"pale"}}, {{"sick"}}};
+static const Row looks[] = {{{"little"}}, {{"big"}}, {{"huge"}}, {{"tiny"}}, {{"fat"}}, {{"thin"}}, {{"fluffy"}}, {{"dusty"}},
+                            {{"muddy"}}, {{"hungry"}}, {{"lazy"}}, {{"wise"}}, {{"grumpy"}}, {{"noisy"}}, {{"friendly"}}, {{"funny"}}};
+
 static const Row animals[] = {
-  {{"owl", "hooted"}}, {{"duck", "quacked"}}, {{"frog", "croaked"}}, {{"mouse", "squeaked"}}, {{"dog", "barked"}},
-  {{"cat", "purred"}}, {{"crow", "cawed"}}, {{"horse", "neighed"}}, {{"lamb", "bleated"}}, {{"cow", "mooed"}},
-  {{"hen", "clucked"}}, {{"donkey", "brayed"}}, {{"pigeon", "cooed"}}, {{"bear", "growled"}}, {{"pig", "grunted"}},
-  {{"snake", "hissed"}},
+  {{"owl", "hooted"}}, {{"duck", "quacked"}}, {{"frog", "croaked"}}, {{"mouse", "squeaked"}}, {{"dog", "barked"}}, {{"cat", "purred"}},
+  {{"bee", "buzzed"}}, {{"crow", "cawed"}}, {{"horse", "neighed"}}, {{"lamb", "bleated"}}, {{"cow", "mooed"}}, {{"hen", "clucked"}},
+  {{"donkey", "brayed"}}, {{"pigeon", "cooed"}}, {{"bear", "growled"}}, {{"pig", "grunted"}},
 };
 
-// The weather and what one wears in it.
+// What the weather was, what one wears in it, what had become of it by the evening.
 static const Row weathers[] = {
-  {{"sunny", "hat"}}, {{"rainy", "raincoat"}}, {{"snowy", "scarf"}}, {{"windy", "jacket"}}, {{"foggy", "cloak"}},
-  {{"frosty", "mittens"}}, {{"stormy", "hood"}}, {{"chilly", "sweater"}}, {{"cloudy", "cap"}}, {{"hot", "sandals"}},
-  {{"damp", "coat"}}, {{"misty", "shawl"}}, {{"bright", "shirt"}}, {{"dark", "vest"}}, {{"cool", "cardigan"}},
-  {{"freezing", "muffler"}},
+  {{"sunny", "hat", "The sun went down"}},   {{"rainy", "raincoat", "The rain stopped"}}, {{"snowy", "scarf", "The snow lay deep"}},
+  {{"windy", "jacket", "The wind fell"}},    {{"foggy", "cloak", "The fog lifted"}},      {{"frosty", "mittens", "The frost came back"}},
+  {{"stormy", "hood", "The storm passed"}},  {{"chilly", "sweater", "The air grew warm"}},
 };
 
-// How the thing was lost; the helper's account of the same; who it was.
+// How the thing was lost; the helper's account of the same; who did it.
 static const Row losses[] = {
   {{"the wind blew {thing.it} away", "The wind dropped {thing.it}", "the wind"}},
   {{"a magpie flew off with {thing.it}", "The magpie dropped {thing.it}", "the magpie"}},
   {{"a fox ran off with {thing.it}", "The fox hid {thing.it}", "the fox"}},
   {{"the stream swept {thing.it} away", "The stream left {thing.it}", "the stream"}},
-  {{"a puppy ran off with {thing.it}", "The puppy hid {thing.it}", "the puppy"}},
+  {{"a puppy took {thing.it} away", "The puppy hid {thing.it}", "the puppy"}},
   {{"a thief ran off with {thing.it}", "The thief hid {thing.it}", "the thief"}},
   {{"a goat took {thing.it} away", "The goat left {thing.it}", "the goat"}},
-  {{"a monkey took {thing.it} away", "The monkey hid {thing.it}", "the monkey"}},
-  {{"a dragon flew off with {thing.it}", "The dragon dropped {thing.it}", "the dragon"}},
-  {{"a troll took {thing.it} away", "The troll left {thing.it}", "the troll"}},
-  {{"a pirate ran off with {thing.it}", "The pirate hid {thing.it}", "the pirate"}},
-  {{"a witch flew off with {thing.it}", "The witch dropped {thing.it}", "the witch"}},
-  {{"a giant took {thing.it} away", "The giant left {thing.it}", "the giant"}},
-  {{"a wave swept {thing.it} away", "The wave left {thing.it}", "the wave"}},
-  {{"a kitten ran off with {thing.it}", "The kitten left {thing.it}", "the kitten"}},
-  {{"a gull flew off with {thing.it}", "The gull dropped {thing.it}", "the gull"}},
+  {{"a monkey took {thing.it} away", "The monkey left {thing.it}", "the monkey"}},
 };
 
 static const Row openings[] = {
-  {{"{hero} was a {trait} {hero.child} who lived by the {home}."}},
+  {{"{hero} was a {trait} {hero.child} from the {home}."}},
   {{"Once a {trait} {hero.child} called {hero} lived by the {home}."}},
   {{"By the {home} lived a {trait} {hero.child} called {hero}."}},
-  {{"In a house by the {home} lived {hero}, a {trait} {hero.child}."}},
+  {{"There was a {trait} {hero.child} by the {home}, and {hero.his} name was {hero}."}},
 };
 static const Row treasures[] = {
-  {{"{hero.He} had {thing.a} {colour} {thing} from {hero.his} {giver} and kept {thing.it} in a {box}."}},
-  {{"{hero.His} {giver} gave {hero.him} {thing.a} {colour} {thing} in a {box}."}},
-  {{"In a {box} {hero.he} kept {thing.a} {colour} {thing} from {hero.his} {giver}."}},
-  {{"{hero.His} {giver} bought {hero.him} {thing.a} {colour} {thing} and a {box} to keep {thing.it} in."}},
+  {{"{hero.His} {giver} gave {hero.him} {thing.a} {colour} {thing} in a {stuff} {box}."}},
+  {{"{hero.He} had {thing.a} {colour} {thing} from {hero.his} {giver} in a {stuff} {box}."}},
+  {{"In a {stuff} {box} {hero.he} kept {thing.a} {colour} {thing} from {hero.his} {giver}."}},
+  {{"From {hero.his} {giver} {hero.he} got a {stuff} {box} with {thing.a} {colour} {thing}."}},
 };
 static const Row outings[] = {
-  {{"One {weather} day {hero} put on {hero.his} {weather.wear} and took the {thing} to the {place} to meet {friend}."}},
-  {{"One {weather} day {hero} put on {hero.his} {weather.wear} and met {friend} at the {place} to show {friend.him} the {thing}."}},
-  {{"One {weather} day {hero} and {friend} took the {thing} to the {place}. {hero} wore {hero.his} {weather.wear}."}},
-  {{"One {weather} day {friend} asked to see the {thing}. {hero} put on {hero.his} {weather.wear} and ran to the {place}."}},
+  {{"One {weather} {day} {hero} put on {hero.his} {weather.wear} and took the {thing} to the {place} with {manner} {friend}."}},
+  {{"On a {weather} {day} {hero.he} put on {hero.his} {weather.wear} and met a {manner} {friend.child} called {friend} at the {place}."}},
+  {{"{hero.He} ran to the {place} one {weather} {day} to show the {thing} to {manner} {friend}, and forgot {hero.his} {weather.wear}."}},
+  {{"One {weather} {day} {hero.he} showed {thing.it} to {friend}, a {manner} {friend.child} in a {weather.wear}, at the {place}."}},
 };
 static const Row troubles[] = {
   {{"But {loss}, and {hero} was {feeling}."}},
-  {{"There {loss}. How {feeling} {hero} was!"}},
-  {{"Then {loss}. \"My {thing}!\" cried {hero}, very {feeling}."}},
-  {{"Oh, how {feeling} {hero} was when {loss}!"}},
+  {{"There {loss}. {hero} felt {feeling}."}},
+  {{"Then {loss}. How {feeling} {hero.he} was!"}},
+  {{"\"My {thing}!\" cried {hero}, very {feeling}, when {loss}."}},
 };
 static const Row searches[] = {
-  {{"{friend} looked everywhere, but found only a {find} and a {scrap}."}},
-  {{"{hero} found a {find} and {friend} found a {scrap}, but no {thing}."}},
-  {{"{hero} and {friend} looked for the {thing}, but found only a {find} and a {scrap}."}},
-  {{"\"No {thing}!\" said {friend}, who found only a {find} and a {scrap}."}},
+  {{"{hero} looked {side} the {spot} and found a {find}. {friend} found a {other_find} {other_side} the {other_spot}."}},
+  {{"{hero} found only a {find} {side} the {spot}, and {friend} a {other_find} {other_side} the {other_spot}."}},
+  {{"There was a {find} {side} the {spot} and a {other_find} {other_side} the {other_spot}, but no {thing}."}},
+  {{"They looked {side} the {spot} and {other_side} the {other_spot}, but found only a {find} and a {other_find}."}},
 };
 static const Row helps[] = {
-  {{"{friend} gave some {food} to a {look} {animal}. \"{loss.truth} {hide.where},\" {animal.said} the {animal}."}},
-  {{"{hero} gave some {food} to a {look} {animal}, and the {animal} {animal.said}, \"{loss.truth} {hide.where}.\""}},
-  {{"\"{loss.truth} {hide.where},\" {animal.said} a {look} {animal}, and {friend} gave the {animal} some {food}."}},
-  {{"For some {food} a {look} {animal} {animal.said}, \"{loss.truth} {hide.where}.\" It was a clever {animal}."}},
+  {{"A {look} {animal} took the {find} and some {food}. \"{loss.truth} {hide_side} the {hide},\" it {animal.said}."}},
+  {{"{friend} gave some {food} to a {look} {animal}. \"{loss.truth} {hide_side} the {hide},\" the {animal} {animal.said}."}},
+  {{"\"{loss.truth} {hide_side} the {hide},\" {animal.said} a {look} {animal}, and got the {find} and some {food}."}},
+  {{"For some {food} and the {other_find} a {look} {animal} {animal.said}, \"{loss.truth} {hide_side} the {hide}!\""}},
 };
 static const Row recoveries[] = {
-  {{"And there, {hide.where}, {thing.was} the {thing}!"}},
-  {{"They ran to the {hide} and found the {thing}."}},
-  {{"{friend} looked {hide.where} and found the {thing}."}},
-  {{"{hero} ran to the {hide} and took the {thing} from {loss.who}."}},
+  {{"They ran to the {hide}, and {hide_side} it {thing.was} the {colour} {thing}!"}},
+  {{"And there, {hide_side} the {hide}, {thing.was} the {colour} {thing}!"}},
+  {{"{hero} looked {hide_side} the {hide} and found the {colour} {thing}."}},
+  {{"{friend} ran to the {hide} and got the {colour} {thing} from {loss.who}."}},
 };
 static const Row evenings[] = {
-  {{"{hero} put {thing.it} away and shared some {dish} with {friend} and the {animal}."}},
-  {{"\"Thank you, {friend}!\" said {hero}, and gave {friend.him} and the {animal} some {dish}."}},
-  {{"{hero}, {friend} and the {animal} had some {dish}."}},
-  {{"The {animal} and {friend} got some {dish} from {hero}."}},
+  {{"{weather.end}. {hero} put {thing.it} back in the {stuff} {box}, and {hero.his} {giver} made {dish} for {friend}."}},
+  {{"{weather.end}, and at the {home} {hero.his} {giver} gave {friend} and the {animal} some {dish}."}},
+  {{"Back at the {home} {hero} and {friend} ate some {dish}. {weather.end}, and the {thing} lay in the {stuff} {box} again."}},
+  {{"{weather.end}. \"Thank you, {friend},\" said {hero} at the {home}, and gave {friend.him} some {dish} from the {stuff} {box}."}},
 };
 static const Row morals[] = {
-  {{"{hero} never forgot that {weather} day by the {hide}."}},
-  {{"After that {weather} day {hero} kept away from {loss.who}."}},
-  {{"And {hero} always kept the {thing} far from {loss.who}."}},
-  {{"{friend} and {hero} still meet by the {hide} every {weather} day."}},
+  {{"The {trait} {hero.child} was never {feeling} again."}},
+  {{"From that {day} on {hero} and {manner} {friend} were friends."}},
+  {{"After that {weather} {day} {hero} watched out for {loss.who}."}},
+  {{"They never forgot the {weather} {day} at the {place}."}},
 };
 static const Row stories[] = {
   {{"{opening} {treasure} {outing} {trouble} {search} {help} {recovery} {evening} {moral}"}},
 };
 
-typedef struct { const char *name, *columns; const Row *rows; size_t count; } List;
-#define LIST(name, columns) {#name, columns, name, ARRAY_LEN(name)}
+// repeats: two registers of this list may hold the same row (otherwise never, as two friends have two names).
+typedef struct { const char *name, *columns; const Row *rows; size_t count; bool repeats; } List;
+#define LIST(name, columns, repeats) {#name, columns, name, ARRAY_LEN(name), repeats}
 static const List lists[] = {
-  LIST(stories, "text"), LIST(openings, "text"), LIST(treasures, "text"), LIST(outings, "text"),
-  LIST(troubles, "text"), LIST(searches, "text"), LIST(helps, "text"), LIST(recoveries, "text"),
-  LIST(evenings, "text"), LIST(morals, "text"),
-  LIST(heroes, "name he He him his His child"),
-  LIST(friends, "name he He him his His child"),
-  LIST(things, "name a it was"),
-  LIST(animals, "name said"),
-  LIST(weathers, "sky wear"),
-  LIST(losses, "what truth who"),
-  LIST(spots, "name where"),
-  LIST(traits, "word"), LIST(looks, "word"), LIST(colours, "word"), LIST(places, "word"), LIST(relatives, "word"),
-  LIST(boxes, "word"), LIST(finds, "word"), LIST(foods, "word"), LIST(feelings, "word"),
+  LIST(people, "name he He him his His child", false),
+  LIST(things, "name a it was", false),
+  LIST(animals, "name said", false),
+  LIST(weathers, "sky wear end", false),
+  LIST(losses, "what truth who", false),
+  LIST(colours, "word", false),
+  LIST(traits, "word", false),
+  LIST(places, "word", false),
+  LIST(relatives, "word", false),
+  LIST(stuffs, "word", false),
+  LIST(boxes, "word", false),
+  LIST(days, "word", false),
+  LIST(spots, "word", false),
+  LIST(sides, "word", true),
+  LIST(finds, "word", false),
+  LIST(foods, "word", false),
+  LIST(feelings, "word", false),
+  LIST(looks, "word", false),
+  LIST(openings, "text", false),
+  LIST(treasures, "text", false),
+  LIST(outings, "text", false),
+  LIST(troubles, "text", false),
+  LIST(searches, "text", false),
+  LIST(helps, "text", false),
+  LIST(recoveries, "text", false),
+  LIST(evenings, "text", false),
+  LIST(morals, "text", false),
+  LIST(stories, "text", false),
 };
 
 // What a text may refer to, and the list its row is drawn from. The first is the story itself.
 static const struct { const char *name, *list; } registers[] = {
-  {"story", "stories"}, {"opening", "openings"}, {"treasure", "treasures"}, {"outing", "outings"}, {"trouble", "troubles"},
-  {"search", "searches"}, {"help", "helps"}, {"recovery", "recoveries"}, {"evening", "evenings"}, {"moral", "morals"},
-  {"hero", "heroes"}, {"trait", "traits"}, {"home", "places"}, {"giver", "relatives"}, {"thing", "things"}, {"colour", "colours"},
-  {"box", "boxes"}, {"weather", "weathers"}, {"friend", "friends"}, {"place", "places"}, {"loss", "losses"}, {"feeling", "feelings"},
-  {"find", "finds"}, {"scrap", "finds"}, {"look", "looks"}, {"animal", "animals"}, {"food", "foods"}, {"hide", "spots"}, {"dish", "foods"},
+  {"story", "stories"},
+  {"opening", "openings"}, {"treasure", "treasures"}, {"outing", "outings"}, {"trouble", "troubles"}, {"search", "searches"},
+  {"help", "helps"}, {"recovery", "recoveries"}, {"evening", "evenings"}, {"moral", "morals"},
+  {"hero", "people"}, {"trait", "traits"}, {"home", "places"},
+  {"friend", "people"}, {"manner", "traits"}, {"place", "places"},
+  {"thing", "things"}, {"colour", "colours"}, {"giver", "relatives"}, {"stuff", "stuffs"}, {"box", "boxes"},
+  {"weather", "weathers"}, {"day", "days"}, {"loss", "losses"}, {"feeling", "feelings"},
+  {"side", "sides"}, {"spot", "spots"}, {"find", "finds"}, {"other_side", "sides"}, {"other_spot", "spots"}, {"other_find", "finds"},
+  {"look", "looks"}, {"animal", "animals"}, {"food", "foods"}, {"hide_side", "sides"}, {"hide", "spots"}, {"dish", "foods"},
 };
 enum { LISTS = ARRAY_LEN(lists), REGISTERS = ARRAY_LEN(registers) };
 
@@ -347,12 +320,12 @@ static const Grammar *grammar(void) {
   return none;
 }
 
-// The rows register r may draw; taken[row] is set for those another register of its list holds: two places in a story are
-// never the same. held[r] is row + 1, or 0.
+// The rows register r may draw: taken[row] is set for those another register of its list holds. held[r] is row + 1, or 0.
 static size_t rows_free(const Grammar *g, const uint8_t *held, size_t r, bool taken[256]) {
   const List *list = &lists[g->register_list[r]];
   size_t free_rows = list->count;
   memset(taken, 0, list->count);
+  if (list->repeats) return free_rows;
   for (size_t other = 0; other < REGISTERS; other++)
     if (held[other] && g->register_list[other] == g->register_list[r]) {
       taken[held[other] - 1] = true;
@@ -501,8 +474,8 @@ bool stories_legal(const char *text, size_t n) { return stories_logprob(text, n,
 
 // ---- bounds over all stories ----
 
-// The registers that may hold a row where a text begins; the others surely do not.
-typedef struct { bool maybe[REGISTERS]; } Held;
+// What is known where a text begins: the registers that surely, and that maybe, hold a row.
+typedef struct { bool surely[REGISTERS], maybe[REGISTERS]; } Held;
 typedef struct { double least_bits; size_t longest; } Bounds;
 
 // Bounds of a text met in a state *held, which is brought to where the text ends. Rows are bounded one by one, so two
@@ -518,7 +491,7 @@ static Bounds bounds_of(const Grammar *g, const Text *text, Held *held) {
       if (held->maybe[r] && r != part->reg && &lists[g->register_list[r]] == list) others[r] = (uint8_t)++row;
     bool taken[256];
     double drawn = held->maybe[part->reg] ? 0 : g->surprise[rows_free(g, others, part->reg, taken)];
-    held->maybe[part->reg] = true;
+    held->surely[part->reg] = held->maybe[part->reg] = true;
     Held after = *held;
     Bounds best = {INFINITY, 0};
     for (size_t row = 0; row < list->count; row++) {
@@ -527,6 +500,7 @@ static Bounds bounds_of(const Grammar *g, const Text *text, Held *held) {
       best.least_bits = MIN(best.least_bits, b.least_bits);
       best.longest = MAX(best.longest, b.longest);
       for (size_t r = 0; r < REGISTERS; r++) {
+        after.surely[r] = row ? after.surely[r] && branch.surely[r] : branch.surely[r];
         after.maybe[r] |= branch.maybe[r];
       }
     }
@@ -540,7 +514,7 @@ static Bounds bounds_of(const Grammar *g, const Text *text, Held *held) {
 static Bounds story_bounds(void) {
   const Grammar *g = grammar();
   Held held = {0};
-  held.maybe[0] = true;
+  held.surely[0] = held.maybe[0] = true;
   return bounds_of(g, text_of(g, 0, 0, 0), &held);
 }
 
