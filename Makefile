@@ -85,7 +85,7 @@ test-slow: gpt $(TESTS)
 mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) $(FILES)
 
-$(BUILD)/mutate: dev/mutate.c $(FOUND)
+$(BUILD)/mutate: dev/mutate.c rng.h $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) -o $@ $<
 
 # dev/print_logits.c: logits as text, for comparing with other programs

@@ -184,9 +184,8 @@ static void resolve_optimizer(Run *r) {
 static void stories_defaults(Options *o) {
   const bool *given = o->given;
   if (o->arg_count || o->text || o->train_data || o->model || o->init || o->resume) return;
-  if (!given[FLAG_family]) o->family = FAMILY_LLAMA;
   if (!given[FLAG_tokenizer]) o->tokenizer = "bpe:1280";   // every word of the stories becomes one token
-  if (!given[FLAG_context]) o->context = 176;              // the longest story fits
+  if (!given[FLAG_context]) o->context = 160;              // the longest story fits
   if (!given[FLAG_batch] && !given[FLAG_tokens_per_step]) o->batch = 8;
   if (!given[FLAG_init_std]) o->init_std = 0.07;
   if (!given[FLAG_lr]) o->lr = 4e-3;

@@ -4,9 +4,13 @@
 // REGISTER belongs to a list. In a text, {register} stands for the first column of the register's row and
 // {register.column} for another. Where a register is met for the first time in a story its row is drawn, each row that may be taken
 // being equally likely; from then on the row is the same until the story ends. So "{hero}" draws a name, a later
-// "{hero.his}" agrees with it, and what the wind did in the second sentence is still what it did in the last.
+// "{hero.his}" agrees with it, and what the wind did in the fifth sentence is still what it did in the last.
 // Columns may hold references themselves: a story is nothing but the row drawn for {story}.
-// To add a name or a sentence add a row; the rest is counted. check_tables() names a row that does not fit.
+// To add a name or a sentence add a row; the rest is counted. Compiling the tables at start names a row that does not fit.
+//
+// What a small model can learn in a minute shaped the sentences (dev/LOG.md): a word that comes back (hero, thing, animal) comes back
+// often and has a list of its own, so that one look back at "the last name" finds it; what is said again only once or twice
+// (place, weather, thief) returns as another word that follows from it ("market ... stalls"), one of eight such pairs.
 //
 // Promises: a story is a pure function of (seed, index), the same text on every machine; its probability is exact; no text
 // has two derivations; at least 100 bits of choice a story; pronouns agree by construction.
@@ -35,40 +39,73 @@ static const Row people[] = {
   BOY("Max"), BOY("Ned"), BOY("Oscar"), BOY("Paul"), BOY("Sam"), BOY("Toby"), BOY("Victor"), BOY("Yuri"),
 };
 
-#define ONE(name) {{name, "a", "it", "was"}}
-#define PAIR(name) {{name, "a pair of", "them", "were"}}
-#define SOME(name) {{name, "some", "them", "were"}}
 static const Row things[] = {
-  ONE("kite"), ONE("drum"), ONE("doll"), ONE("bell"), ONE("lantern"), ONE("whistle"), ONE("flute"), ONE("puppet"),
-  ONE("locket"), ONE("compass"), ONE("trumpet"), ONE("mirror"), ONE("teapot"), ONE("blanket"), ONE("ribbon"), ONE("medal"),
-  ONE("fan"), ONE("book"), ONE("crown"), ONE("clock"), ONE("ball"), ONE("boat"), ONE("hoop"), ONE("purse"),
-  PAIR("boots"), PAIR("skates"), PAIR("slippers"), PAIR("gloves"), SOME("beads"), SOME("marbles"), SOME("shells"), SOME("cards"),
+  {{"kite"}}, {{"drum"}}, {{"doll"}}, {{"bell"}}, {{"lantern"}}, {{"whistle"}}, {{"flute"}}, {{"puppet"}},
+  {{"locket"}}, {{"compass"}}, {{"trumpet"}}, {{"mirror"}}, {{"crown"}}, {{"ball"}}, {{"boat"}}, {{"hoop"}},
 };
-
-static const Row colours[] = {{{"red"}}, {{"blue"}}, {{"green"}}, {{"yellow"}}, {{"white"}}, {{"black"}}, {{"brown"}}, {{"pink"}},
-                              {{"purple"}}, {{"grey"}}, {{"silver"}}, {{"golden"}}, {{"striped"}}, {{"spotted"}}, {{"shiny"}}, {{"painted"}}};
-static const Row traits[] = {{{"brave"}}, {{"shy"}}, {{"kind"}}, {{"quiet"}}, {{"clever"}}, {{"cheerful"}}, {{"curious"}}, {{"gentle"}},
-                             {{"lively"}}, {{"lonely"}}, {{"merry"}}, {{"patient"}}, {{"polite"}}, {{"proud"}}, {{"dreamy"}}, {{"careful"}}};
-static const Row places[] = {{{"windmill"}}, {{"castle"}}, {{"bridge"}}, {{"harbour"}}, {{"market"}}, {{"forest"}}, {{"river"}}, {{"lake"}},
-                             {{"meadow"}}, {{"garden"}}, {{"farm"}}, {{"chapel"}}, {{"beach"}}, {{"orchard"}}, {{"valley"}}, {{"station"}}};
-static const Row relatives[] = {{{"mother"}}, {{"father"}}, {{"grandmother"}}, {{"grandfather"}}, {{"aunt"}}, {{"uncle"}}, {{"sister"}}, {{"brother"}},
-                                {{"cousin"}}, {{"teacher"}}, {{"neighbour"}}, {{"nurse"}}, {{"doctor"}}, {{"baker"}}, {{"tailor"}}, {{"captain"}}};
-static const Row stuffs[] = {{{"wooden"}}, {{"tin"}}, {{"leather"}}, {{"paper"}}, {{"glass"}}, {{"straw"}}, {{"velvet"}}, {{"copper"}},
-                             {{"round"}}, {{"square"}}, {{"tall"}}, {{"flat"}}, {{"heavy"}}, {{"broken"}}, {{"rusty"}}, {{"plain"}}};
-static const Row boxes[] = {{{"box"}}, {{"drawer"}}, {{"chest"}}, {{"jar"}}, {{"trunk"}}, {{"basket"}}, {{"bag"}}, {{"cupboard"}},
-                            {{"case"}}, {{"sack"}}, {{"bowl"}}, {{"bucket"}}, {{"pot"}}, {{"tray"}}, {{"pouch"}}, {{"bin"}}};
-static const Row days[] = {{{"Monday"}}, {{"Tuesday"}}, {{"Wednesday"}}, {{"Thursday"}}, {{"Friday"}}, {{"Saturday"}}, {{"Sunday"}}, {{"morning"}}};
-static const Row spots[] = {{{"bench"}}, {{"barrel"}}, {{"ladder"}}, {{"cart"}}, {{"log"}}, {{"stone"}}, {{"hedge"}}, {{"fence"}},
-                            {{"wall"}}, {{"gate"}}, {{"well"}}, {{"haystack"}}, {{"bush"}}, {{"oak"}}, {{"stump"}}, {{"wheel"}}};
-static const Row sides[] = {{{"under"}}, {{"behind"}}, {{"beside"}}, {{"near"}}};
-static const Row finds[] = {{{"nail"}}, {{"spoon"}}, {{"feather"}}, {{"leaf"}}, {{"coin"}}, {{"bone"}}, {{"pebble"}}, {{"rope"}},
-                            {{"sock"}}, {{"stick"}}, {{"cork"}}, {{"rag"}}, {{"brick"}}, {{"button"}}, {{"pin"}}, {{"comb"}}};
-static const Row foods[] = {{{"bread"}}, {{"cheese"}}, {{"honey"}}, {{"cake"}}, {{"soup"}}, {{"jam"}}, {{"rice"}}, {{"corn"}},
-                            {{"butter"}}, {{"pie"}}, {{"toast"}}, {{"nuts"}}, {{"berries"}}, {{"plums"}}, {{"carrots"}}, {{"milk"}}};
-static const Row feelings[] = {{{"sad"}}, {{"angry"}}, {{"upset"}}, {{"worried"}}, {{"sorry"}}, {{"gloomy"}}, {{"tired"}}, {{"cross"}},
-                               {{"puzzled"}}, {{"scared"}}, {{"unhappy"}}, {{"hurt"}}, {{"cold"}}, {{"bored"}}, {{"pale"}}, {{"sick"}}};
-static const Row looks[] = {{{"little"}}, {{"big"}}, {{"huge"}}, {{"tiny"}}, {{"fat"}}, {{"thin"}}, {{"fluffy"}}, {{"dusty"}},
-                            {{"muddy"}}, {{"hungry"}}, {{"lazy"}}, {{"wise"}}, {{"grumpy"}}, {{"noisy"}}, {{"friendly"}}, {{"funny"}}};
+static const Row colours[] = {
+  {{"red"}}, {{"blue"}}, {{"green"}}, {{"yellow"}}, {{"white"}}, {{"black"}}, {{"brown"}}, {{"pink"}},
+  {{"purple"}}, {{"grey"}}, {{"silver"}}, {{"golden"}}, {{"striped"}}, {{"spotted"}}, {{"shiny"}}, {{"painted"}},
+};
+static const Row traits[] = {
+  {{"brave"}}, {{"shy"}}, {{"kind"}}, {{"quiet"}}, {{"clever"}}, {{"cheerful"}}, {{"curious"}}, {{"gentle"}},
+  {{"lively"}}, {{"lonely"}}, {{"merry"}}, {{"patient"}}, {{"polite"}}, {{"proud"}}, {{"dreamy"}}, {{"careful"}},
+};
+static const Row homes[] = {
+  {{"windmill"}}, {{"castle"}}, {{"bridge"}}, {{"harbour"}}, {{"chapel"}}, {{"farm"}}, {{"inn"}}, {{"tower"}},
+  {{"station"}}, {{"bakery"}}, {{"school"}}, {{"library"}}, {{"palace"}}, {{"fountain"}}, {{"museum"}}, {{"dock"}},
+};
+// Where the story takes place, and what one is among there.
+static const Row places[] = {
+  {{"forest", "trees"}}, {{"beach", "dunes"}}, {{"market", "stalls"}}, {{"meadow", "flowers"}},
+  {{"lake", "reeds"}}, {{"garden", "roses"}}, {{"hill", "rocks"}}, {{"field", "sheaves"}},
+};
+static const Row relatives[] = {
+  {{"mother"}}, {{"father"}}, {{"grandmother"}}, {{"grandfather"}}, {{"aunt"}}, {{"uncle"}}, {{"sister"}}, {{"brother"}},
+  {{"cousin"}}, {{"teacher"}}, {{"neighbour"}}, {{"nurse"}}, {{"doctor"}}, {{"baker"}}, {{"tailor"}}, {{"captain"}},
+};
+static const Row stuffs[] = {
+  {{"wooden"}}, {{"tin"}}, {{"leather"}}, {{"paper"}}, {{"glass"}}, {{"straw"}}, {{"velvet"}}, {{"copper"}},
+  {{"round"}}, {{"square"}}, {{"tall"}}, {{"flat"}}, {{"heavy"}}, {{"broken"}}, {{"rusty"}}, {{"plain"}},
+};
+static const Row boxes[] = {
+  {{"box"}}, {{"drawer"}}, {{"chest"}}, {{"jar"}}, {{"trunk"}}, {{"basket"}}, {{"bag"}}, {{"cupboard"}},
+  {{"case"}}, {{"sack"}}, {{"bowl"}}, {{"bucket"}}, {{"pot"}}, {{"tray"}}, {{"pouch"}}, {{"bin"}},
+};
+static const Row days[] = {
+  {{"Monday"}}, {{"Tuesday"}}, {{"Wednesday"}}, {{"Thursday"}}, {{"Friday"}}, {{"Saturday"}}, {{"Sunday"}}, {{"morning"}},
+};
+static const Row spots[] = {
+  {{"bench"}}, {{"barrel"}}, {{"ladder"}}, {{"cart"}}, {{"log"}}, {{"stone"}}, {{"hedge"}}, {{"fence"}},
+  {{"wall"}}, {{"gate"}}, {{"well"}}, {{"haystack"}}, {{"bush"}}, {{"oak"}}, {{"stump"}}, {{"wheel"}},
+};
+static const Row sides[] = {
+  {{"under"}}, {{"behind"}}, {{"beside"}}, {{"near"}},
+};
+static const Row hides[] = {
+  {{"rock"}}, {{"tent"}}, {{"shed"}}, {{"statue"}}, {{"pump"}}, {{"nest"}}, {{"sledge"}}, {{"wagon"}},
+  {{"beehive"}}, {{"birch"}}, {{"pine"}}, {{"willow"}}, {{"trough"}}, {{"hut"}}, {{"barn"}}, {{"kennel"}},
+};
+static const Row finds[] = {
+  {{"nail"}}, {{"spoon"}}, {{"feather"}}, {{"leaf"}}, {{"coin"}}, {{"bone"}}, {{"pebble"}}, {{"rope"}},
+  {{"sock"}}, {{"stick"}}, {{"cork"}}, {{"rag"}}, {{"brick"}}, {{"button"}}, {{"pin"}}, {{"comb"}},
+};
+static const Row foods[] = {
+  {{"bread"}}, {{"cheese"}}, {{"honey"}}, {{"cake"}}, {{"soup"}}, {{"jam"}}, {{"rice"}}, {{"corn"}},
+  {{"butter"}}, {{"pie"}}, {{"toast"}}, {{"nuts"}}, {{"berries"}}, {{"plums"}}, {{"carrots"}}, {{"milk"}},
+};
+static const Row dishes[] = {
+  {{"apples"}}, {{"pears"}}, {{"grapes"}}, {{"cherries"}}, {{"figs"}}, {{"beans"}}, {{"peas"}}, {{"fish"}},
+  {{"eggs"}}, {{"porridge"}}, {{"pancakes"}}, {{"cookies"}}, {{"noodles"}}, {{"cream"}}, {{"tea"}}, {{"juice"}},
+};
+static const Row feelings[] = {
+  {{"sad"}}, {{"angry"}}, {{"upset"}}, {{"worried"}}, {{"sorry"}}, {{"gloomy"}}, {{"tired"}}, {{"cross"}},
+  {{"puzzled"}}, {{"scared"}}, {{"unhappy"}}, {{"hurt"}}, {{"cold"}}, {{"bored"}}, {{"pale"}}, {{"sick"}},
+};
+static const Row looks[] = {
+  {{"little"}}, {{"big"}}, {{"huge"}}, {{"tiny"}}, {{"fat"}}, {{"thin"}}, {{"fluffy"}}, {{"dusty"}},
+  {{"muddy"}}, {{"hungry"}}, {{"lazy"}}, {{"wise"}}, {{"grumpy"}}, {{"noisy"}}, {{"friendly"}}, {{"funny"}},
+};
 
 static const Row animals[] = {
   {{"owl", "hooted"}}, {{"duck", "quacked"}}, {{"frog", "croaked"}}, {{"mouse", "squeaked"}}, {{"dog", "barked"}}, {{"cat", "purred"}},
@@ -85,72 +122,78 @@ static const Row weathers[] = {
 
 // How the thing was lost; the helper's account of the same; who did it.
 static const Row losses[] = {
-  {{"the wind blew {thing.it} away", "The wind dropped {thing.it}", "the wind"}},
-  {{"a magpie flew off with {thing.it}", "The magpie dropped {thing.it}", "the magpie"}},
-  {{"a fox ran off with {thing.it}", "The fox hid {thing.it}", "the fox"}},
-  {{"the stream swept {thing.it} away", "The stream left {thing.it}", "the stream"}},
-  {{"a puppy took {thing.it} away", "The puppy hid {thing.it}", "the puppy"}},
-  {{"a thief ran off with {thing.it}", "The thief hid {thing.it}", "the thief"}},
-  {{"a goat took {thing.it} away", "The goat left {thing.it}", "the goat"}},
-  {{"a monkey took {thing.it} away", "The monkey left {thing.it}", "the monkey"}},
+  {{"the wind blew the {thing} away", "The wind dropped the {thing}", "the wind"}},
+  {{"a magpie flew off with the {thing}", "The magpie dropped the {thing}", "the magpie"}},
+  {{"a fox ran off with the {thing}", "The fox hid the {thing}", "the fox"}},
+  {{"the stream swept the {thing} away", "The stream left the {thing}", "the stream"}},
+  {{"a puppy took the {thing} away", "The puppy hid the {thing}", "the puppy"}},
+  {{"a thief ran off with the {thing}", "The thief hid the {thing}", "the thief"}},
+  {{"a goat took the {thing} away", "The goat left the {thing}", "the goat"}},
+  {{"a monkey took the {thing} away", "The monkey left the {thing}", "the monkey"}},
 };
 
 static const Row openings[] = {
   {{"{hero} was a {trait} {hero.child} from the {home}."}},
-  {{"Once a {trait} {hero.child} called {hero} lived by the {home}."}},
-  {{"By the {home} lived a {trait} {hero.child} called {hero}."}},
-  {{"There was a {trait} {hero.child} by the {home}, and {hero.his} name was {hero}."}},
+  {{"{hero}, a {trait} {hero.child}, lived by the {home}."}},
+  {{"{hero} lived by the {home} and was a {trait} {hero.child}."}},
+  {{"{hero} was a {hero.child} from the {home}, and {hero.he} was {trait}."}},
 };
 static const Row treasures[] = {
-  {{"{hero.His} {giver} gave {hero.him} {thing.a} {colour} {thing} in a {stuff} {box}."}},
-  {{"{hero.He} had {thing.a} {colour} {thing} from {hero.his} {giver} in a {stuff} {box}."}},
-  {{"In a {stuff} {box} {hero.he} kept {thing.a} {colour} {thing} from {hero.his} {giver}."}},
-  {{"From {hero.his} {giver} {hero.he} got a {stuff} {box} with {thing.a} {colour} {thing}."}},
+  {{"{hero} wanted a {colour} {thing}, and {hero.his} {giver} gave {hero.him} the {thing} in a {stuff} {box}."}},
+  {{"{hero.His} {giver} gave {hero} a {colour} {thing}. The {thing} came in a {stuff} {box}."}},
+  {{"In a {stuff} {box} {hero} kept a {colour} {thing}. The {thing} was from {hero.his} {giver}."}},
+  {{"{hero} got a {colour} {thing} from {hero.his} {giver}. The {thing} lay in a {stuff} {box}."}},
 };
 static const Row outings[] = {
-  {{"One {weather} {day} {hero} put on {hero.his} {weather.wear} and took the {thing} to the {place} with {manner} {friend}."}},
-  {{"On a {weather} {day} {hero.he} put on {hero.his} {weather.wear} and met a {manner} {friend.child} called {friend} at the {place}."}},
-  {{"{hero.He} ran to the {place} one {weather} {day} to show the {thing} to {manner} {friend}, and forgot {hero.his} {weather.wear}."}},
-  {{"One {weather} {day} {hero.he} showed {thing.it} to {friend}, a {manner} {friend.child} in a {weather.wear}, at the {place}."}},
+  {{"One {weather} {day} {hero} put on {hero.his} {weather.wear} and took the {thing} to the {place}."}},
+  {{"On a {weather} {day} {hero} took the {thing} to the {place} and wore {hero.his} {weather.wear}."}},
+  {{"{hero} took the {thing} to the {place} in {hero.his} {weather.wear} one {weather} {day}."}},
+  {{"It was a {weather} {day}. {hero} put on {hero.his} {weather.wear} and carried the {thing} to the {place}."}},
+};
+static const Row meetings[] = {
+  {{"Among the {place.ground} {hero} met a {look} {animal}. {hero} gave the {animal} some {food}."}},
+  {{"A {look} {animal} lived among the {place.ground}. {hero} shared some {food} with the {animal}."}},
+  {{"{hero} met a {look} {animal} among the {place.ground} and gave the {animal} some {food}."}},
+  {{"There was a {look} {animal} among the {place.ground}. The {animal} ate some {food} with {hero}."}},
 };
 static const Row troubles[] = {
   {{"But {loss}, and {hero} was {feeling}."}},
-  {{"There {loss}. {hero} felt {feeling}."}},
-  {{"Then {loss}. How {feeling} {hero.he} was!"}},
+  {{"Then {loss}. {hero} felt {feeling}."}},
+  {{"Suddenly {loss}. How {feeling} {hero} was!"}},
   {{"\"My {thing}!\" cried {hero}, very {feeling}, when {loss}."}},
 };
 static const Row searches[] = {
-  {{"{hero} looked {side} the {spot} and found a {find}. {friend} found a {other_find} {other_side} the {other_spot}."}},
-  {{"{hero} found only a {find} {side} the {spot}, and {friend} a {other_find} {other_side} the {other_spot}."}},
-  {{"There was a {find} {side} the {spot} and a {other_find} {other_side} the {other_spot}, but no {thing}."}},
-  {{"They looked {side} the {spot} and {other_side} the {other_spot}, but found only a {find} and a {other_find}."}},
+  {{"{hero} looked {side} the {spot} and found a {find}. The {animal} looked {other_side} the {other_spot}."}},
+  {{"The {animal} found only a {find} {side} the {spot}, and {hero} looked {other_side} the {other_spot}."}},
+  {{"{hero} and the {animal} saw a {find} {side} the {spot}, but no {thing} {other_side} the {other_spot}."}},
+  {{"{hero} and the {animal} looked {side} the {spot} and {other_side} the {other_spot}, but found only a {find}."}},
 };
 static const Row helps[] = {
-  {{"A {look} {animal} took the {find} and some {food}. \"{loss.truth} {hide_side} the {hide},\" it {animal.said}."}},
-  {{"{friend} gave some {food} to a {look} {animal}. \"{loss.truth} {hide_side} the {hide},\" the {animal} {animal.said}."}},
-  {{"\"{loss.truth} {hide_side} the {hide},\" {animal.said} a {look} {animal}, and got the {find} and some {food}."}},
-  {{"For some {food} and the {other_find} a {look} {animal} {animal.said}, \"{loss.truth} {hide_side} the {hide}!\""}},
+  {{"\"{loss.truth} {hide_side} the {hide},\" {animal.said} the {animal}."}},
+  {{"The {animal} {animal.said}: \"{loss.truth} {hide_side} the {hide}.\""}},
+  {{"\"{hero},\" {animal.said} the {animal}, \"{loss.who} left the {thing} {hide_side} the {hide}!\""}},
+  {{"But the {animal} {animal.said}, \"Look {hide_side} the {hide}, {hero}!\""}},
 };
 static const Row recoveries[] = {
-  {{"They ran to the {hide}, and {hide_side} it {thing.was} the {colour} {thing}!"}},
-  {{"And there, {hide_side} the {hide}, {thing.was} the {colour} {thing}!"}},
-  {{"{hero} looked {hide_side} the {hide} and found the {colour} {thing}."}},
-  {{"{friend} ran to the {hide} and got the {colour} {thing} from {loss.who}."}},
+  {{"{hero} ran there and found the {thing}."}},
+  {{"And there was the {thing}!"}},
+  {{"{hero} looked, and there was the {thing}."}},
+  {{"The {animal} ran there and got the {thing} from {loss.who}."}},
 };
 static const Row evenings[] = {
-  {{"{weather.end}. {hero} put {thing.it} back in the {stuff} {box}, and {hero.his} {giver} made {dish} for {friend}."}},
-  {{"{weather.end}, and at the {home} {hero.his} {giver} gave {friend} and the {animal} some {dish}."}},
-  {{"Back at the {home} {hero} and {friend} ate some {dish}. {weather.end}, and the {thing} lay in the {stuff} {box} again."}},
-  {{"{weather.end}. \"Thank you, {friend},\" said {hero} at the {home}, and gave {friend.him} some {dish} from the {stuff} {box}."}},
+  {{"{weather.end}. {hero} thanked the {animal} with some {dish} and went home."}},
+  {{"{weather.end} over the {place.ground}, and {hero} ate some {dish} with the {animal}."}},
+  {{"{hero} gave the {animal} some {dish} for the {thing}. {weather.end}."}},
+  {{"{weather.end}. The {animal} got some {dish}, and {hero} took the {thing} home."}},
 };
 static const Row morals[] = {
-  {{"The {trait} {hero.child} was never {feeling} again."}},
-  {{"From that {day} on {hero} and {manner} {friend} were friends."}},
-  {{"After that {weather} {day} {hero} watched out for {loss.who}."}},
-  {{"They never forgot the {weather} {day} at the {place}."}},
+  {{"{hero} never forgot the {animal} among the {place.ground}."}},
+  {{"From then on {hero} and the {animal} were friends."}},
+  {{"After that {hero} kept the {thing} far from {loss.who}."}},
+  {{"{hero} often came back to the {place.ground} to see the {animal}."}},
 };
 static const Row stories[] = {
-  {{"{opening} {treasure} {outing} {trouble} {search} {help} {recovery} {evening} {moral}"}},
+  {{"{opening} {treasure} {outing} {meeting} {trouble} {search} {help} {recovery} {evening} {moral}"}},
 };
 
 // repeats: two registers of this list may hold the same row (otherwise never, as two friends have two names).
@@ -158,26 +201,30 @@ typedef struct { const char *name, *columns; const Row *rows; size_t count; bool
 #define LIST(name, columns, repeats) {#name, columns, name, ARRAY_LEN(name), repeats}
 static const List lists[] = {
   LIST(people, "name he He him his His child", false),
-  LIST(things, "name a it was", false),
   LIST(animals, "name said", false),
   LIST(weathers, "sky wear end", false),
   LIST(losses, "what truth who", false),
+  LIST(places, "name ground", false),
+  LIST(sides, "word", true),
+  LIST(things, "word", false),
   LIST(colours, "word", false),
   LIST(traits, "word", false),
-  LIST(places, "word", false),
+  LIST(homes, "word", false),
   LIST(relatives, "word", false),
   LIST(stuffs, "word", false),
   LIST(boxes, "word", false),
   LIST(days, "word", false),
   LIST(spots, "word", false),
-  LIST(sides, "word", true),
+  LIST(hides, "word", false),
   LIST(finds, "word", false),
   LIST(foods, "word", false),
+  LIST(dishes, "word", false),
   LIST(feelings, "word", false),
   LIST(looks, "word", false),
   LIST(openings, "text", false),
   LIST(treasures, "text", false),
   LIST(outings, "text", false),
+  LIST(meetings, "text", false),
   LIST(troubles, "text", false),
   LIST(searches, "text", false),
   LIST(helps, "text", false),
@@ -190,14 +237,13 @@ static const List lists[] = {
 // What a text may refer to, and the list its row is drawn from. The first is the story itself.
 static const struct { const char *name, *list; } registers[] = {
   {"story", "stories"},
-  {"opening", "openings"}, {"treasure", "treasures"}, {"outing", "outings"}, {"trouble", "troubles"}, {"search", "searches"},
-  {"help", "helps"}, {"recovery", "recoveries"}, {"evening", "evenings"}, {"moral", "morals"},
-  {"hero", "people"}, {"trait", "traits"}, {"home", "places"},
-  {"friend", "people"}, {"manner", "traits"}, {"place", "places"},
+  {"opening", "openings"}, {"treasure", "treasures"}, {"outing", "outings"}, {"meeting", "meetings"}, {"trouble", "troubles"},
+  {"search", "searches"}, {"help", "helps"}, {"recovery", "recoveries"}, {"evening", "evenings"}, {"moral", "morals"},
+  {"hero", "people"}, {"trait", "traits"}, {"home", "homes"}, {"place", "places"},
   {"thing", "things"}, {"colour", "colours"}, {"giver", "relatives"}, {"stuff", "stuffs"}, {"box", "boxes"},
   {"weather", "weathers"}, {"day", "days"}, {"loss", "losses"}, {"feeling", "feelings"},
-  {"side", "sides"}, {"spot", "spots"}, {"find", "finds"}, {"other_side", "sides"}, {"other_spot", "spots"}, {"other_find", "finds"},
-  {"look", "looks"}, {"animal", "animals"}, {"food", "foods"}, {"hide_side", "sides"}, {"hide", "spots"}, {"dish", "foods"},
+  {"side", "sides"}, {"spot", "spots"}, {"find", "finds"}, {"other_side", "sides"}, {"other_spot", "spots"},
+  {"look", "looks"}, {"animal", "animals"}, {"food", "foods"}, {"hide_side", "sides"}, {"hide", "hides"}, {"dish", "dishes"},
 };
 enum { LISTS = ARRAY_LEN(lists), REGISTERS = ARRAY_LEN(registers) };
 

@@ -14,6 +14,7 @@
 //
 // Exit 0: at least 95 % were caught. 1: fewer were. 3: the tests fail without any change, or the tree cannot be copied.
 // Test: `make mutants N=3` on a tree where one test is taken out of tests/ names survivors of that file.
+#include "../rng.h"       // rng_below
 #include <ctype.h>        // isalnum
 #include <errno.h>        // errno
 #include <fcntl.h>        // open
@@ -38,7 +39,7 @@ static const struct { const char *file, *tests; } homes[] = {
   {"corpus.c", "test_train test_cli_train"},
   {"cpu.c", "test_model test_ops test_bits"},
   {"cpu_attention.c", "test_attention test_bits"},
-  {"cpu_gemm.c", "test_ops test_bits"},
+  {"cpu_gemm.c", "test_gemm test_ops test_bits"},
   {"cpu_ops.c", "test_ops test_bits"},
   {"data.c", "test_data test_cli"},
   {"data_build.c", "test_data"},
@@ -517,13 +518,8 @@ static void add_deletion(int source, const Source *s, size_t i) {
 
 // ---- drawing ----
 
-static uint64_t state;
-static uint64_t draw(uint64_t below) {   // SplitMix64 (Steele, Lea and Flood 2014)
-  uint64_t z = state += 0x9e3779b97f4a7c15u;
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-  return (z ^ z >> 31) % below;
-}
+static uint64_t seed, drawn;   // drawn: how many numbers so far
+static uint64_t draw(uint64_t below) { return rng_below(below, seed, 0, rng_site("mutate"), drawn++); }
 
 // A line that has unused changes, then one of its changes. NULL: all are used. Changes of a line stand side by side once sorted.
 static Change *draw_change(void) {
@@ -573,7 +569,7 @@ static void lines_of(const Change *c, char **old, char **new) {
 }
 
 // kind "new": this new line; "deleted": this old line, where a statement of it is deleted; "any": every change of this old line
-typedef struct { char *file, *kind, *line; } Argued;
+typedef struct { char *file, *kind, *line, *why; } Argued;
 static Argued *argued;
 static size_t argued_count;
 
@@ -594,28 +590,32 @@ static void read_argued(void) {
       }
       *colon = 0;
       argued = grow(argued, argued_count, sizeof *argued);
-      argued[argued_count] = (Argued){line, colon + 2, NULL};
+      argued[argued_count] = (Argued){line, colon + 2, NULL, NULL};
     } else if (place == 1) {
-      argued[argued_count++].line = line;
+      argued[argued_count].line = line;
+    } else {
+      argued[argued_count++].why = line;
     }
     place = (place + 1) % 3;
   }
 }
 
-static bool is_argued(const Change *c, const char *old, const char *new) {
+// The argument why no test can see this change, or NULL.
+static const char *argument_for(const Change *c, const char *old, const char *new) {
   for (size_t i = 0; i < argued_count; i++) {
     const Argued *a = &argued[i];
     if (!strcmp(a->kind, "deleted") && strcmp(c->what, "statement deleted")) continue;
-    if (!strcmp(a->file, sources[c->source].name) && !strcmp(a->line, strcmp(a->kind, "new") ? old : new)) return true;
+    if (!strcmp(a->file, sources[c->source].name) && !strcmp(a->line, strcmp(a->kind, "new") ? old : new)) return a->why;
   }
-  return false;
+  return NULL;
 }
 
-// Puts the change into the copy; times of the unchanged file and its objects are kept in scratch/keep.
+// Puts the change into the copy; the unchanged file and its objects go to scratch/keep. The objects are moved and not copied, so
+// that make compiles them again even where two files get the same time.
 static void apply(const Change *c) {
   const Source *s = &sources[c->source];
   char *path = format("%s/tree/%s", scratch, s->name);
-  if (run_format(60, "rm -rf ../keep/* && cp -p %s ../keep/ && cp -p %s/%.*s.o %s/%.*s.*.o ../keep/ 2>/dev/null; true", s->name, build,
+  if (run_format(60, "rm -rf ../keep/* && cp -p %s ../keep/ && mv %s/%.*s.o %s/%.*s.*.o ../keep/ 2>/dev/null; true", s->name, build,
                  (int)strlen(s->name) - 2, s->name, build, (int)strlen(s->name) - 2, s->name)) give_up("cannot keep the unchanged file");
   FILE *f = fopen(path, "wb");
   if (!f || fwrite(s->text, 1, c->at, f) != c->at || fputs(c->with, f) < 0 ||
@@ -623,8 +623,9 @@ static void apply(const Change *c) {
   free(path);
 }
 
+// The objects get the time of now (no -p): what was linked with the changed ones is older and will be linked again.
 static void restore(const Change *c) {
-  if (run_format(60, "cp -p ../keep/%s . && cd ../keep && for o in *.o; do cp -p $o ../tree/%s/ || exit 1; done", sources[c->source].name,
+  if (run_format(60, "cp -p ../keep/%s . && cd ../keep && for o in *.o; do cp $o ../tree/%s/ || exit 1; done", sources[c->source].name,
                  build)) give_up("cannot put the unchanged file back");
 }
 
@@ -639,17 +640,19 @@ static Built compile(void) {
 
 static bool whole_suite = true;
 
-// NULL: it survived all tests. Else what caught it, to be freed. "" : it cannot be linked.
-static char *judge(const Change *c) {
+// NULL: it survived all tests. Else what caught it, to be freed. "" : it cannot be linked. *start += time spent on the unchanged tree.
+static char *judge(const Change *c, double *start) {
   Test *order[MAX_TESTS];
   size_t own;
   order_tests(sources[c->source].name, order, &own);
   for (size_t i = 0; i < (whole_suite || !own ? test_count : own); i++) {
     if (order[i]->seconds <= 0) {          // a survivor of its own tests: how long do the others take?
+      double pause = seconds_now();
       restore(c);
       time_tests(order, test_count);
       apply(c);
       if (compile() != BUILT) give_up("a change that compiled does not any more");
+      *start += seconds_now() - pause;
     }
     if (!build_test(order[i])) return format("%s", "");
     char *why = run_test(order[i], time_limit(order[i]));
@@ -660,13 +663,18 @@ static char *judge(const Change *c) {
 
 typedef struct { int wanted, counted, caught, broken, same, argued; double *seconds; char *survivors; } Tally;
 
+static void print_equivalent(const Change *c, const char *old, const char *new, const char *argument) {
+  printf("not counted  %s:%d  %s\n  - %s\n  + %s\n  equivalent: %s\n", sources[c->source].name, c->line, c->what, old, new, argument);
+}
+
 // One draw; false: there is nothing left to draw.
 static bool try_one(Tally *t) {
   Change *c = draw_change();
   if (!c) return false;
   char *old, *new;
   lines_of(c, &old, &new);
-  if (is_argued(c, old, new)) { t->argued++; free(old); free(new); return true; }
+  const char *argument = argument_for(c, old, new);
+  if (argument) { t->argued++; print_equivalent(c, old, new, argument); free(old); free(new); return true; }
   Test *order[MAX_TESTS];
   size_t own;
   order_tests(sources[c->source].name, order, &own);
@@ -674,11 +682,11 @@ static bool try_one(Tally *t) {
   double start = seconds_now();
   apply(c);
   Built built = compile();
-  char *why = built == BUILT ? judge(c) : NULL;
+  char *why = built == BUILT ? judge(c, &start) : NULL;
   double took = seconds_now() - start;
   restore(c);
   if (built == BROKEN || (why && !*why)) t->broken++;
-  else if (built == SAME) t->same++;
+  else if (built == SAME) { t->same++; print_equivalent(c, old, new, "the same machine code"); }
   else {
     t->seconds[t->counted++] = took;
     t->caught += why != NULL;
@@ -734,22 +742,22 @@ static int summarize(Tally *t) {
   if (*t->survivors) printf("\nsurvivors:\n%s", t->survivors);
   printf("\nnot counted: %d did not compile, %d gave the same machine code, %d argued in dev/mutants_equivalent.txt; %zu changes can be drawn\n",
          t->broken, t->same, t->argued, change_count);
-  printf("caught %d of %d, median %.1f s each\n", t->caught, t->counted, t->counted ? t->seconds[t->counted / 2] : 0);
+  printf("caught %d of %d, %d equivalent; median %.1f s\n", t->caught, t->counted, t->same + t->argued, t->counted ? t->seconds[t->counted / 2] : 0);
   return !(t->counted > 0 && 100L * t->caught >= 95L * t->counted);
 }
 
 int main(int argc, char **argv) {
-  long count = 8, seed = 1;
+  long count = 8;
+  seed = 1;
   int i = 1;
   bool list = false;
   for (; i < argc && !strncmp(argv[i], "--", 2); i += 2) {
     if (!strcmp(argv[i], "--count")) count = number_of(argv[i], argv[i + 1]);
-    else if (!strcmp(argv[i], "--seed")) seed = number_of(argv[i], argv[i + 1]);
+    else if (!strcmp(argv[i], "--seed")) seed = (uint64_t)number_of(argv[i], argv[i + 1]);
     else if (!strcmp(argv[i], "--list")) list = argv[i + 1] && !strcmp(argv[i + 1], "on");
     else if (!strcmp(argv[i], "--suite")) whole_suite = !(argv[i + 1] && !strcmp(argv[i + 1], "off"));
     else { fprintf(stderr, "mutate: %s: no such flag; there are --count, --seed, --list and --suite\n", argv[i]); return 2; }
   }
-  state = (uint64_t)seed;
   read_argued();
   read_sources(argv + i, argc - i);
   if (!change_count) { fprintf(stderr, "mutate: there is nothing to change in the files named\n"); return 2; }
@@ -759,7 +767,7 @@ int main(int argc, char **argv) {
       char *old, *new;
       if (!c) break;
       lines_of(c, &old, &new);
-      printf("%s:%d  %s%s\n  - %s\n  + %s\n", sources[c->source].name, c->line, c->what, is_argued(c, old, new) ? " (argued)" : "", old, new);
+      printf("%s:%d  %s%s\n  - %s\n  + %s\n", sources[c->source].name, c->line, c->what, argument_for(c, old, new) ? " (argued)" : "", old, new);
     }
     return 0;
   }

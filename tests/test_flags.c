@@ -42,7 +42,8 @@ static void numbers_are_read(void) {
     if (whole) CHECK_EQ(integer, (int64_t)good[i].value);
   }
   static const char *const bad[] = {"", " ", "8x", "x8", "8 ", " 8", "1e", "0x10", "inf", "-inf", "nan", "infinity", "1e400", "1e308G", "--5", "+-5",
-                                    "5kk", "5K", "5m", "5ki", "1,000", "1_000", "-", "+", ".", "e5", "1e5e5", "1.2.3", "8\n", "0b1", "1e+"};
+                                    "5kk", "5K", "5m", "5ki", "1,000", "1_000", "-", "+", ".", "e5", "1e5e5", "1.2.3", "8\n", "0b1", "1e+",
+                                    "1e18k", "-1e400", "1e400Gi", "k", "Ki", "0x1p3", "1f", "1 k"};
   for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
     double value;
     int64_t integer;
@@ -59,7 +60,7 @@ static void whole_numbers_are_exact(void) {
   int64_t integer;
   for (size_t i = 0; i < ARRAY_LEN(good); i++)
     CHECK_MSG(parse_number(good[i].text, true, &value, &integer) && integer == good[i].value, "%s is read as %lld", good[i].text, (long long)integer);
-  static const char *const bad[] = {"9223372036854775808", "-9223372036854775809", "1e19", "9.3e18", "-9.3e18", "10000000000G", "0.5", "1.0001k"};
+  static const char *const bad[] = {"9223372036854775808", "-9223372036854775809", "1e19", "9.3e18", "-9.3e18", "10000000000G", "9223372036854775807k", "9223372036854775808Gi", "0.5", "1.0001k"};
   for (size_t i = 0; i < ARRAY_LEN(bad); i++) CHECK_MSG(!parse_number(bad[i], true, &value, &integer), "%s is read as %lld", bad[i], (long long)integer);
 }
 

@@ -7,7 +7,7 @@
 enum { SEED = 20, LONGEST_ALLOWED = 900, LEAST_BITS = 100 };
 
 // The first thousand stories of seed 20, each followed by a newline. A new row in a table changes it; nothing else may.
-static const char FIRST_THOUSAND[] = "51bfc7d7c30a0aa769b4faddf4a9321c37261dcc3da9cdf2bb6ccdc32dca3c7b";
+static const char FIRST_THOUSAND[] = "3329a41b2bb7194a89fcd73399e166f9e52dc3294a8402ccd6529f057659a21d";
 
 static void same_text_everywhere(void) {
   Buffer b = {0};
@@ -141,11 +141,12 @@ static bool legal_with(const char *story, const char *from, const char *to, bool
   return legal;
 }
 
-// A name, a pronoun or a thing that disagrees with what the story said before makes it no story.
+// A name, a pronoun, a thing or an effect that disagrees with what the story said before makes it no story.
 static void disagreement_is_illegal(void) {
-  static const struct { const char *from, *to; } edits[] = {
-    {"Sam", "Max"}, {"Mia", "Zoe"}, {"Dan", "Leo"}, {"Rosa", "Tess"}, {" she ", " he "}, {" his ", " her "}, {" him", " her"},
-    {"kite", "drum"}, {"lantern", "bell"}, {"castle", "bridge"}, {"red", "blue"}, {"Monday", "Friday"}, {"mother", "uncle"}};
+  static const struct { const char *from, *to; bool follows; } edits[] = {   // follows: its cause stands elsewhere; else it is said twice
+    {"Sam", "Max", false}, {"Mia", "Zoe", false}, {"Dan", "Leo", false}, {"Rosa", "Tess", false}, {" his ", " her ", true}, {" him ", " her ", true},
+    {"kite", "drum", false}, {"lantern", "bell", false}, {"owl", "frog", false}, {"cow", "pig", false}, {"fox", "goat", false},
+    {"stalls", "roses", true}, {"trees", "rocks", true}, {"The rain stopped", "The wind fell", true}, {"mittens", "hat", true}, {"mooed", "barked", true}};
   int tried[ARRAY_LEN(edits)] = {0};
   Buffer b = {0};
   for (uint64_t i = 0; i < 400; i++) {
@@ -154,14 +155,12 @@ static void disagreement_is_illegal(void) {
     for (size_t e = 0; e < ARRAY_LEN(edits); e++) {
       const char *first = strstr(b.data, edits[e].from);
       // changed in one of two places only; a story that holds the other word too may be one that allows it
-      if (!first || !strstr(first + 1, edits[e].from) || strstr(b.data, edits[e].to)) continue;
+      if (!first || (!edits[e].follows && !strstr(first + 1, edits[e].from)) || strstr(b.data, edits[e].to)) continue;
       tried[e]++;
       CHECK_MSG(!legal_with(b.data, edits[e].from, edits[e].to, true), "%s to %s is legal in: %s", edits[e].from, edits[e].to, b.data);
     }
   }
-  int used = 0;
-  for (size_t e = 0; e < ARRAY_LEN(edits); e++) used += tried[e] > 0;
-  CHECK_MSG(used >= 10, "only %d of the edits met a story", used);
+  for (size_t e = 0; e < ARRAY_LEN(edits); e++) CHECK_MSG(tried[e] > 0, "no story of 400 has \"%s\" to change", edits[e].from);
   buffer_free(&b);
 }
 

@@ -1,18 +1,40 @@
-// test_util.c: tests of util.c: errors, checked memory, files, digests, cursor, nearest name.
+// test_util.c: tests of util.c: errors, checked memory, files, digests, cursor, nearest name; and of machine.c.
+#include "machine.h"
 #include "rng.h"
 #include "test.h"
 #include "util.h"
 #include <errno.h>         // errno
 #include <fcntl.h>         // open
+#include <sched.h>         // sched_setaffinity
 #include <signal.h>        // SIGXFSZ
+#include <sys/mman.h>      // mmap
 #include <sys/resource.h>  // setrlimit
 #include <sys/stat.h>      // stat
+#include <sys/syscall.h>   // SYS_read
 
 static char folder[200];   // everything is written here
 static char *in_folder(const char *name) { return format("%s/%s", folder, name); }
 
 static uint64_t counter;   // of the random numbers of these tests
 static uint64_t draw(uint64_t below) { return rng_below(below, 11, 0, rng_site("test_util"), counter++); }
+
+// ---- a system that reads and writes badly: these take the place of the library's functions in this program ----
+
+static enum { WHOLE, PIECES, BROKEN } transfers;   // PIECES: interrupted every other time, else at most 3 bytes; BROKEN: a dead disk
+static int interrupted;
+
+static size_t some_of(size_t n) {   // 0: fail with errno
+  if (transfers == BROKEN) { errno = EIO; return 0; }
+  if (transfers == PIECES && interrupted++ % 2 == 0) { errno = EINTR; return 0; }
+  return transfers == PIECES ? MIN(n, (size_t)3) : n;
+}
+
+ssize_t read(int fd, void *to, size_t n) { size_t some = some_of(n); return n && !some ? -1 : syscall(SYS_read, fd, to, some); }
+ssize_t write(int fd, const void *from, size_t n) { size_t some = some_of(n); return n && !some ? -1 : syscall(SYS_write, fd, from, some); }
+ssize_t pread(int fd, void *to, size_t n, off_t at) {
+  size_t some = some_of(n);
+  return n && !some ? -1 : syscall(SYS_pread64, fd, to, some, at);
+}
 
 // ---- errors ----
 
@@ -219,7 +241,7 @@ static void files_are_replaced_whole(void) {
   free(nowhere);
 }
 
-static void files_are_replaced_here(void) {   // a name without a folder, and one in the root folder
+static void files_are_replaced_here(void) {   // a name without a folder
   char *old = getcwd(NULL, 0);
   CHECK(chdir(folder) == 0);
   replace_file("here", "abc", 3);
@@ -239,6 +261,40 @@ static void pieces_are_read(void) {
   CHECK(!write_all(fd, "x", 1) && write_all(fd, "", 0));      // opened for reading
   close(fd);
   CHECK(!pread_all(-1, got, 1, 0));
+  unlink(path);
+  free(path);
+}
+
+static void broken_transfers_are_seen(void) {
+  static const char text[] = "twenty bytes or more";
+  char *path = in_folder("hard"), got[sizeof text] = "";
+  size_t n;
+  transfers = PIECES;
+  interrupted = 0;
+  replace_file(path, text, sizeof text);
+  CHECK_EQ(interrupted, 14);                            // 7 pieces
+  char *whole = read_file(path, "text", 100, &n);
+  CHECK(n == sizeof text && !memcmp(whole, text, n));
+  free(whole);
+  transfers = WHOLE;                                    // what was written, read by a sound system
+  int fd = open(path, O_RDONLY);
+  CHECK(pread_all(fd, got, sizeof text, 0) && !memcmp(got, text, sizeof text));
+  transfers = PIECES;
+  memset(got, 0, sizeof got);
+  CHECK(pread_all(fd, got, sizeof text - 5, 5) && !memcmp(got, text + 5, sizeof text - 5));
+  transfers = BROKEN;
+  CHECK(!pread_all(fd, got, 1, 0) && !write_all(fd, "x", 1));
+  CHECK(!try_replace_file(path, "new", 3) && errno == EIO);
+  transfers = WHOLE;                                    // the pipe of EXPECT_FAIL is read too
+  EXPECT_FAIL(EXIT_MACHINE, "hard: reading text failed at byte 0: Input/output error", transfers = BROKEN; read_file(path, "text", 100, &n));
+  close(fd);
+  size_t count;
+  char **names = list_directory(folder, &count);
+  CHECK_EQ(count, 1);                                   // the temporary file is gone
+  free_names(names, count);
+  whole = read_file(path, "text", 100, &n);
+  CHECK(n == sizeof text && !memcmp(whole, text, n));
+  free(whole);
   unlink(path);
   free(path);
 }
@@ -402,6 +458,51 @@ static void clock_runs(void) {
   CHECK_MSG(passed >= 0.0199 && passed < 60, "20 ms of sleep took %g s", passed);   // never earlier; a busy machine: later
 }
 
+// ---- the machine ----
+
+static void memory_is_known(void) {
+  const char *from = NULL;
+  size_t total = machine_memory_total(), available = machine_memory_available(&from);
+  CHECK_MSG(available > 0 && available <= total, "%zu of %zu bytes available", available, total);
+  CHECK(from && (!strcmp(from, "memory") || !strcmp(from, "cgroup limit")));
+  CHECK(machine_memory_available(NULL) > 0);
+  // 64 MiB are seen while they are in use, neither when they are only asked for nor when they are given back. Slack: the kernel
+  // counts pages per processor and adds them up late, a few MiB.
+  size_t size = (size_t)64 << 20, slack = (size_t)12 << 20, page = (size_t)sysconf(_SC_PAGESIZE), seen[4];
+  seen[0] = machine_resident();
+  void *block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(block != MAP_FAILED);
+  if (block == MAP_FAILED) return;
+  seen[1] = machine_resident();
+  memset(block, 1, size);
+  seen[2] = machine_resident();
+  munmap(block, size);
+  seen[3] = machine_resident();
+  for (int i = 0; i < 4; i++) {
+    size_t expected = seen[0] + (i == 2 ? size : 0);
+    CHECK_MSG(seen[i] > 0 && seen[i] % page == 0 && seen[i] + slack >= expected && seen[i] <= expected + slack, "reading %d: %zu bytes, about %zu expected", i, seen[i], expected);
+  }
+}
+
+static void bind_to_one(void) {
+  cpu_set_t all, one;
+  CPU_ZERO(&one);
+  if (sched_getaffinity(0, sizeof all, &all)) _exit(1);
+  for (int cpu = 0; cpu < CPU_SETSIZE && !CPU_COUNT(&one); cpu++) if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+  if (sched_setaffinity(0, sizeof one, &one)) _exit(1);
+  fail(machine_threads() == 1 && machine_cores() == 1 ? 4 : 5, "%d threads, %d cores", machine_threads(), machine_cores());
+}
+
+static void processors_are_counted(void) {
+  int cores = machine_cores(), threads = machine_threads();
+  CHECK_MSG(cores >= 1 && cores <= threads && threads <= sysconf(_SC_NPROCESSORS_CONF), "%d cores, %d threads", cores, threads);
+  EXPECT_FAIL(4, "1 threads, 1 cores", bind_to_one());
+  char name[128];
+  memset(name, 'x', sizeof name);
+  machine_processor(name);
+  CHECK(memchr(name, 0, sizeof name) && *name && !strpbrk(name, "\n\t"));
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   const char *where = getenv("TMPDIR");
@@ -417,12 +518,15 @@ int main(int argc, char **argv) {
   RUN(files_are_replaced_whole);
   RUN(files_are_replaced_here);
   RUN(pieces_are_read);
+  RUN(broken_transfers_are_seen);
   RUN(folders_are_listed_and_removed);
   RUN(crc32c_is_castagnoli);
   RUN(sha256_is_fips);
   RUN(cursor_stays_inside);
   RUN(nearest_name);
   RUN(clock_runs);
+  RUN(memory_is_known);
+  RUN(processors_are_counted);
   if (rmdir(folder)) { printf("%s is not empty: %s\n", folder, strerror(errno)); test_failed++; }
   return TEST_END();
 }
