@@ -17,16 +17,15 @@
 typedef struct {
   const char *name;
   void (*ops)(Device *), (*attention)(Device *);
-  size_t (*gemm_scratch_bytes)(int threads);
   double (*fma_rate)(double seconds);
 } InstructionSet;
 
 static const InstructionSet instruction_sets[] = {
 #if defined(__x86_64__)
-  {"avx512", cpu_ops_avx512, cpu_attention_avx512, cpu_gemm_scratch_bytes_avx512, cpu_fma_rate_avx512},
-  {"avx2", cpu_ops_avx2, cpu_attention_avx2, cpu_gemm_scratch_bytes_avx2, cpu_fma_rate_avx2},
+  {"avx512", cpu_ops_avx512, cpu_attention_avx512, cpu_fma_rate_avx512},
+  {"avx2", cpu_ops_avx2, cpu_attention_avx2, cpu_fma_rate_avx2},
 #endif
-  {"generic", cpu_ops_generic, cpu_attention_generic, cpu_gemm_scratch_bytes_generic, cpu_fma_rate_generic},
+  {"generic", cpu_ops_generic, cpu_attention_generic, cpu_fma_rate_generic},
 };
 
 // The processor has it and the system saves its registers.
@@ -71,7 +70,8 @@ static int choose_threads(int threads) {
 
 void *cpu_scratch(CpuState *state, int slot, size_t bytes) {
   if (bytes <= state->scratch[slot].bytes) return state->scratch[slot].data;
-  const size_t size = round_up(bytes + bytes / 8, (size_t)1 << 16);   // a growing cache does not ask anew for each token
+  // A growing cache does not ask anew for each token: an eighth more is asked for, which costs nothing until it is used.
+  const size_t size = round_up(bytes + bytes / 8, (size_t)1 << 16);
   free(state->scratch[slot].data);
   state->scratch[slot].data = aligned_alloc(64, size);
   state->scratch[slot].bytes = size;
@@ -176,7 +176,6 @@ Device *cpu_device(int threads) {
   *d = (Device){
     .name = "cpu", .description = state->description, .real_size = sizeof(float), .acc_size = sizeof(float), .real_is_acc = 1,
     .row_multiple = 16, .state = state, .peak_flops = measure_peak(set, state->threads),
-    .scratch_bytes = set->gemm_scratch_bytes(state->threads) + ((size_t)state->threads << 21),   // attention at 1,024 x 64: 2 MiB a thread
     .allocate = cpu_allocate, .release = cpu_release, .zero = cpu_zero, .copy = cpu_copy,
     .upload_real = cpu_upload_real, .upload_acc = cpu_upload_acc, .upload_real_float = cpu_upload_real_float,
     .upload_acc_float = cpu_upload_acc_float, .upload_ids = cpu_upload_ids, .download_real = cpu_download_real,

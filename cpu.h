@@ -66,8 +66,8 @@ typedef struct {
   const void *arg;
 } CpuEpilogue;
 #ifdef CPU_ISA
-// Bytes of CPU_SCRATCH_GEMM that every product of this many threads uses: the same for all shapes.
-size_t CPU_NAME(gemm_scratch_bytes)(int threads);
+// Bytes of CPU_SCRATCH_GEMM that the three products below take, the largest of them.
+size_t CPU_NAME(gemm_scratch)(const CpuState *state, size_t rows, size_t IC, size_t OC);
 // out[r,o] = bias[o] + sum_i x[r,i]*weight[o,i]: one chain of fma over i from the bias (NULL: 0). epilogue NULL: none
 void CPU_NAME(gemm_forward)(CpuState *state, float *out /* = (rows,OC) */, const float *x /* (rows,IC) */, const float *weight /* (OC,IC) */,
                             const float *bias /* (OC) or NULL */, size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue);
@@ -85,4 +85,3 @@ void cpu_ops_avx2(Device *d), cpu_attention_avx2(Device *d);
 void cpu_ops_avx512(Device *d), cpu_attention_avx512(Device *d);
 // FLOP/s of one thread's register-only loop of the best fma of this instruction set, about `seconds` long
 double cpu_fma_rate_generic(double seconds), cpu_fma_rate_avx2(double seconds), cpu_fma_rate_avx512(double seconds);
-size_t cpu_gemm_scratch_bytes_generic(int threads), cpu_gemm_scratch_bytes_avx2(int threads), cpu_gemm_scratch_bytes_avx512(int threads);

@@ -115,10 +115,18 @@ static size_t work_layout(Work *w, float *start, const AttentionShape *s, bool b
 }
 
 // One layout for each thread, 64-byte aligned and a page apart.
-static float *work_memory(Device *d, const AttentionShape *s, bool backward, size_t *floats_each) {
+static size_t work_floats(const AttentionShape *s, bool backward) {
   Work w;
-  *floats_each = round_up(work_layout(&w, NULL, s, backward), 1024);
+  return round_up(work_layout(&w, NULL, s, backward), 1024);
+}
+
+static float *work_memory(Device *d, const AttentionShape *s, bool backward, size_t *floats_each) {
+  *floats_each = work_floats(s, backward);
   return cpu_scratch(cpu_state(d), CPU_SCRATCH_ATTENTION, *floats_each * sizeof(float) * (size_t)cpu_state(d)->threads);
+}
+
+static size_t cpu_attention_scratch(const Device *d, const AttentionShape *s, WantGradient gradient) {
+  return work_floats(s, gradient == WITH_GRADIENT) * sizeof(float) * (size_t)cpu_state(d)->threads;
 }
 
 // ---- packing ----
@@ -381,6 +389,7 @@ static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, cons
 }
 
 void CPU_NAME(attention)(Device *d) {
+  d->attention_scratch = cpu_attention_scratch;
   d->attention_forward = cpu_attention_forward;
   d->attention_backward = cpu_attention_backward;
 }

@@ -124,7 +124,7 @@ INLINE void transpose(vector r[LANES]) {
     for (int j = 0; j < i; j++) { float t = r[i].lane[j]; r[i].lane[j] = r[j].lane[i]; r[j].lane[i] = t; }
 }
 #endif
-enum { TILE_COLS = TILE_VECTORS * LANES };
+enum { TILE_COLS = TILE_VECTORS * LANES, LINE = 16 };   // LINE: floats of a cache line
 
 // ---- block sizes; none of them changes a bit of the result ----
 enum {
@@ -284,9 +284,16 @@ typedef struct {
   size_t chunk;            // its outer elements that are used, and packed, at a time; a multiple of its panel's width
   size_t block;            // outer elements of the streamed factor of one task; a multiple of its panel's width
   size_t groups;           // tasks into which the panels of a chunk are divided, for each block
-  float *shared_panels[2]; // used in turn, so that one barrier for each pass is enough
-  float *streamed_panels;  // STREAMED_FLOATS for each thread
+  size_t shared_floats;    // of the shared factor's packed piece; 0: it is read where it is
+  size_t streamed_floats;  // of a task's packed piece
+  bool one_pass;           // the shared factor is packed once, and as a whole
 } Plan;
+
+// Where the packed pieces stand: plan_floats() of them, one behind the other.
+typedef struct {
+  float *shared[2];        // used in turn, so that one barrier for each pass is enough
+  float *streamed;         // streamed_floats for each thread
+} Pieces;
 
 // Panels, packed or where they are: element (i,p) of the panel of outer elements s, s+1, ... is data[s*next + i*outer + p*k].
 typedef struct { const float *data; size_t next, outer, k; } View;
@@ -297,7 +304,7 @@ static size_t even_part(size_t total, size_t most, size_t unit) {
   return round_up(divide_up(total, divide_up(total, MAX(most, unit))), unit);
 }
 
-static Plan make_plan(const Product *g, CpuState *state) {
+static Plan make_plan(const Product *g, const CpuState *state) {
   Plan plan;
   const Role a = { &g->a, g->m, TILE_ROWS, g->a.order == ALONG_K }, b = { &g->b, g->n, TILE_COLS, false };
   plan.stream_a = !a.direct && g->m >= g->n;
@@ -316,15 +323,14 @@ static Plan make_plan(const Product *g, CpuState *state) {
   plan.block = even_part(plan.streamed.outer, MIN(MAX(divide_up(plan.streamed.outer, tasks), smallest), largest / width * width), width);
   const size_t blocks = divide_up(plan.streamed.outer, plan.block), panels = divide_up(plan.chunk, shared_width);
   plan.groups = MIN(divide_up(tasks, blocks), MAX(panels / SMALLEST_GROUP, (size_t)1));
-  float *scratch = cpu_scratch(state, CPU_SCRATCH_GEMM, CPU_NAME(gemm_scratch_bytes)(state->threads));
-  plan.shared_panels[0] = scratch;
-  plan.shared_panels[1] = scratch + SHARED_FLOATS;
-  plan.streamed_panels = scratch + 2 * SHARED_FLOATS;
+  plan.one_pass = plan.chunk >= plan.shared.outer && plan.k_pass >= g->k;
+  plan.shared_floats = plan.shared.direct ? 0 : round_up(plan.chunk, shared_width) * MIN(plan.k_pass, g->k);
+  plan.streamed_floats = round_up(plan.block * MIN(plan.k_block, g->k), LINE);
   return plan;
 }
 
-size_t CPU_NAME(gemm_scratch_bytes)(int threads) {
-  return (2 * SHARED_FLOATS + (size_t)threads * STREAMED_FLOATS) * sizeof(float);
+static size_t plan_floats(const Plan *plan, const CpuState *state) {
+  return (plan->one_pass ? 1 : 2) * round_up(plan->shared_floats, LINE) + (size_t)state->threads * plan->streamed_floats;
 }
 
 // One tile of C at (row, col): k of it. `at` is where its k begins.
@@ -415,10 +421,9 @@ static void run_task(const Product *g, const Plan *plan, const Shared *shared, s
 }
 
 // Every thread of the team calls it, and leaves when all have done their tasks of the pass before: it packs a chunk's k of
-// the pass into plan->shared_panels[turn], if the factor needs it.
-static Shared prepare_shared(const Product *g, const Plan *plan, size_t first, size_t k0, int turn) {
+// the pass into `panels`, if the factor needs it.
+static Shared prepare_shared(const Product *g, const Plan *plan, float *panels, size_t first, size_t k0) {
   const Role *role = &plan->shared;
-  float *panels = plan->shared_panels[turn];
   const size_t count = MIN(plan->chunk, role->outer - first), k = MIN(plan->k_pass, g->k - k0);
   const size_t pieces = divide_up(count, role->width), k_blocks = divide_up(k, plan->k_block);
   const Shared shared = { panels, first, count, k0, k };
@@ -438,15 +443,15 @@ static Shared prepare_shared(const Product *g, const Plan *plan, size_t first, s
 }
 
 // Every thread of the team calls it.
-static void multiply_in_team(const Product *g, const Plan *plan) {
-  Held held = { .panels = plan->streamed_panels + (size_t)omp_get_thread_num() * STREAMED_FLOATS };
+static void multiply_in_team(const Product *g, const Plan *plan, const Pieces *pieces) {
+  Held held = { .panels = pieces->streamed + (size_t)omp_get_thread_num() * plan->streamed_floats };
   const size_t blocks = divide_up(plan->streamed.outer, plan->block);
   int turn = 0;
   for (size_t first = 0; first < plan->shared.outer; first += plan->chunk) {
     for (size_t k0 = 0; k0 < g->k; k0 += plan->k_pass, turn ^= 1) {
       // No barrier behind the tasks: one stands at the end of the next pass's preparation. A thread reaches it when its
       // tasks of this pass are done, and the panels of this pass are written over only after it.
-      const Shared shared = prepare_shared(g, plan, first, k0, turn);
+      const Shared shared = prepare_shared(g, plan, pieces->shared[turn], first, k0);
       #pragma omp for schedule(dynamic, 1) nowait
       for (size_t task = 0; task < blocks * plan->groups; task++)
         run_task(g, plan, &shared, task / plan->groups, task % plan->groups, &held);
@@ -457,25 +462,55 @@ static void multiply_in_team(const Product *g, const Plan *plan) {
 static void multiply(CpuState *state, const Product *g) {
   if (g->m == 0 || g->n == 0 || g->k == 0) return;
   const Plan plan = make_plan(g, state);
+  const size_t shared = round_up(plan.shared_floats, LINE);
+  float *scratch = cpu_scratch(state, CPU_SCRATCH_GEMM, plan_floats(&plan, state) * sizeof(float));
+  const Pieces pieces = { { scratch, plan.one_pass ? scratch : scratch + shared }, scratch + (plan.one_pass ? 1 : 2) * shared };
   #pragma omp parallel num_threads(g->m * g->n * g->k < SMALLEST_TEAM_WORK ? 1 : state->threads)
   {
     cpu_flush_denormals();
-    multiply_in_team(g, &plan);
+    multiply_in_team(g, &plan, &pieces);
   }
+}
+
+static Product forward_product(float *out, const float *x, const float *weight, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = rows, .n = OC, .k = IC, .a = { x, IC, ALONG_K }, .b = { weight, IC, ALONG_K }, .c = out, .c_stride = OC };
+}
+
+static Product input_product(float *dx, const float *dout, const float *weight, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = rows, .n = IC, .k = OC, .a = { dout, OC, ALONG_K }, .b = { weight, IC, ACROSS_K }, .c = dx, .c_stride = IC };
+}
+
+static Product weight_product(float *dweight, const float *dout, const float *x, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = OC, .n = IC, .k = rows, .a = { dout, OC, ACROSS_K }, .b = { x, IC, ACROSS_K }, .c = dweight, .c_stride = IC,
+                    .accumulate = true };
+}
+
+size_t CPU_NAME(gemm_scratch)(const CpuState *state, size_t rows, size_t IC, size_t OC) {
+  const Product products[] = { forward_product(NULL, NULL, NULL, rows, IC, OC), input_product(NULL, NULL, NULL, rows, IC, OC),
+                               weight_product(NULL, NULL, NULL, rows, IC, OC) };
+  size_t most = 0;
+  for (size_t i = 0; i < ARRAY_LEN(products); i++) {
+    if (products[i].m == 0 || products[i].n == 0 || products[i].k == 0) continue;
+    const Plan plan = make_plan(&products[i], state);
+    most = MAX(most, plan_floats(&plan, state));
+  }
+  return most * sizeof(float);
 }
 
 void CPU_NAME(gemm_forward)(CpuState *state, float *out, const float *x, const float *weight, const float *bias,
                             size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue) {
-  multiply(state, &(Product){ .m = rows, .n = OC, .k = IC, .a = { x, IC, ALONG_K }, .b = { weight, IC, ALONG_K },
-                              .c = out, .c_stride = OC, .bias = bias, .epilogue = epilogue });
+  Product g = forward_product(out, x, weight, rows, IC, OC);
+  g.bias = bias;
+  g.epilogue = epilogue;
+  multiply(state, &g);
 }
 
 void CPU_NAME(gemm_backward_input)(CpuState *state, float *dx, const float *dout, const float *weight, size_t rows, size_t IC, size_t OC) {
-  multiply(state, &(Product){ .m = rows, .n = IC, .k = OC, .a = { dout, OC, ALONG_K }, .b = { weight, IC, ACROSS_K },
-                              .c = dx, .c_stride = IC });
+  const Product g = input_product(dx, dout, weight, rows, IC, OC);
+  multiply(state, &g);
 }
 
 void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight, const float *dout, const float *x, size_t rows, size_t IC, size_t OC) {
-  multiply(state, &(Product){ .m = OC, .n = IC, .k = rows, .a = { dout, OC, ACROSS_K }, .b = { x, IC, ACROSS_K },
-                              .c = dweight, .c_stride = IC, .accumulate = true });
+  const Product g = weight_product(dweight, dout, x, rows, IC, OC);
+  multiply(state, &g);
 }

@@ -348,6 +348,8 @@ static void linear_swiglu(Device *d, float *pre, float *post, const float *x, co
   }
 }
 
+static size_t cpu_linear_scratch(const Device *d, size_t rows, size_t IC, size_t OC) { return CPU_NAME(gemm_scratch)(cpu_state(d), rows, IC, OC); }
+
 static void cpu_linear_forward(Device *d, real *pre, real *post, const real *x, const real *weight, const real *bias, size_t rows,
                                size_t IC, size_t OC, Activation activation) {
   const float *in = const_floats(x), *w = const_floats(weight), *b = const_floats(bias);
@@ -595,6 +597,7 @@ void CPU_NAME(ops)(Device *d) {
   d->rmsnorm_forward = cpu_rmsnorm_forward;
   d->rmsnorm_backward = cpu_rmsnorm_backward;
   d->residual_forward = cpu_residual_forward;
+  d->linear_scratch = cpu_linear_scratch;
   d->linear_forward = cpu_linear_forward;
   d->linear_backward_input = cpu_linear_backward_input;
   d->linear_backward_weight = cpu_linear_backward_weight;

@@ -92,7 +92,7 @@ struct Device {
   size_t real_size, acc_size;  // bytes of one element
   int real_is_acc;         // 1: weights need no master copy
   size_t row_multiple;     // rows of the vocabulary table are padded to this multiple (zero rows, zero gradients)
-  size_t scratch_bytes;    // memory the device holds for itself (packing buffers), for the printed table
+  size_t scratch_bytes;    // memory the device holds for itself whatever it is asked to do, for the printed table
   double peak_flops;       // measured at creation, FLOP/s of this device with these threads; 0 if not measured
   void *state;             // the device's own
 
@@ -111,6 +111,11 @@ struct Device {
   void (*download_stat)(Device *d, double *dst, const scalar *src, size_t n);
   void (*sync)(Device *d);
   void (*destroy)(Device *d);
+  // Working memory (packed pieces of factors, blocks of scores) that comes on top of scratch_bytes for a product of (rows,IC) with
+  // (OC,IC) in all three directions, or for this attention. It is kept: of many products, and of many attentions, the largest counts.
+  // NULL: none.
+  size_t (*linear_scratch)(const Device *d, size_t rows, size_t IC, size_t OC);
+  size_t (*attention_scratch)(const Device *d, const AttentionShape *shape, WantGradient gradient);
   real *(*real_at)(real *p, size_t i);                    // &p[i]
   acc *(*acc_at)(acc *p, size_t i);
   scalar *(*stat_at)(scalar *p, size_t i);

@@ -38,7 +38,7 @@ LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int
   l.device = device_open(o);
   MemoryTable table;
   gpt_memory(&table, l.device, &options);
-  require_memory(&table, l.device->scratch_bytes, purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");
+  require_memory(&table, gpt_scratch(l.device, &options), purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");
   l.gpt = gpt_create(l.device, &options);
   checkpoint_load_weights(l.checkpoint, gpt_table(l.gpt), checkpoint_put_gpt, l.gpt);
   gpt_refresh(l.gpt);

@@ -268,6 +268,21 @@ void gpt_memory(MemoryTable *table, const Device *d, const GptOptions *options) 
   unprepare(&m);
 }
 
+size_t gpt_scratch(const Device *d, const GptOptions *options) {
+  Gpt m;
+  prepare(&m, (Device *)(uintptr_t)d, options);
+  const GptConfig *c = &m.config;
+  size_t C = (size_t)c->channels, ffn = (size_t)c->ffn, most = 0;
+  const struct { size_t rows, IC, OC; } products[] = {
+    {m.rows, C, m.QKV}, {m.rows, C, C}, {m.rows, C, m.FC}, {m.rows, ffn, C}, {m.chunk, C, m.logits_stride}};
+  for (size_t i = 0; i < ARRAY_LEN(products) && d->linear_scratch; i++) most = MAX(most, d->linear_scratch(d, products[i].rows, products[i].IC, products[i].OC));
+  AttentionShape shape = {.B = (size_t)options->B, .T = (size_t)options->T, .S = (size_t)(options->purpose == PURPOSE_SAMPLE ? c->context : options->T),
+                          .NH = (size_t)c->heads, .KVH = (size_t)c->kv_heads, .HS = (size_t)config_head_size(c), .dropout.p = c->dropout};
+  if (d->attention_scratch) most += d->attention_scratch(d, &shape, options->purpose == PURPOSE_TRAIN ? WITH_GRADIENT : WITHOUT_GRADIENT);
+  unprepare(&m);
+  return d->scratch_bytes + most;
+}
+
 Gpt *gpt_create(Device *d, const GptOptions *options) {
   MemoryTable table;
   gpt_memory(&table, d, options);

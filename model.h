@@ -103,6 +103,8 @@ typedef struct {
 typedef struct { const char *kind; size_t bytes; } MemoryLine;
 typedef struct { MemoryLine line[16]; size_t count, total; } MemoryTable;
 void gpt_memory(MemoryTable *table, const Device *d, const GptOptions *options);
+// Bytes of working memory that the device comes to hold for this model's products and attention, beside the arena.
+size_t gpt_scratch(const Device *d, const GptOptions *options);
 Gpt *gpt_create(Device *d, const GptOptions *options);     // all zero; exit 3 if the device has no memory for it
 void gpt_destroy(Gpt *m);
 

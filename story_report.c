@@ -91,33 +91,56 @@ static Legality sample_stories(Run *r, Gpt *sampler, const Stories *training) {
   return result;
 }
 
-void story_report(Run *r, Gpt *model, Gpt *sampler) {
-  if (!r->documents || !r->val || !r->tokenizer) return;
-  Stories training = make_stories(false, STORIES_TRAIN), validation = make_stories(true, STORIES_VALIDATION);
-  size_t count = validation.count, characters = validation.text.len;
-  Trigram *trigram = fit_trigram(&training);
-  double *bits = xmalloc(count, sizeof *bits), floor_bits = 0, trigram_sum = 0, model_sum = 0, spread = 0;
-  model_bits(r, model, bits, count);
-  for (size_t i = 0, n; i < count; i++) {
-    const char *story = story_at(&validation, i, &n);
-    floor_bits -= validation.log2p[i];
-    trigram_sum += trigram_bits(trigram, story, n);
-    model_sum += bits[i];
+struct StoryJudge {
+  Stories training, validation;
+  double floor_bits, trigram_bits;   // sums over the validation stories
+};
+
+StoryJudge *story_judge_create(const Run *r) {
+  if (!r->stories || !r->documents || !r->val || !r->tokenizer) return NULL;
+  StoryJudge *judge = xcalloc(1, sizeof *judge);
+  judge->training = make_stories(false, STORIES_TRAIN);
+  judge->validation = make_stories(true, STORIES_VALIDATION);
+  Trigram *trigram = fit_trigram(&judge->training);
+  for (size_t i = 0, n; i < judge->validation.count; i++) {
+    const char *story = story_at(&judge->validation, i, &n);
+    judge->floor_bits -= judge->validation.log2p[i];
+    judge->trigram_bits += trigram_bits(trigram, story, n);
   }
+  trigram_free(trigram);
+  return judge;
+}
+
+void story_judge_free(StoryJudge *judge) {
+  if (!judge) return;
+  free_stories(&judge->training);
+  free_stories(&judge->validation);
+  free(judge);
+}
+
+void story_judge_print(const StoryJudge *judge) {
+  double c = (double)judge->validation.text.len;
+  printf("floor     bits per byte of the unseen stories: %.4f the grammar itself, %.4f a word trigram; a model lies between\n", judge->floor_bits / c, judge->trigram_bits / c);
+  fflush(stdout);
+}
+
+void story_report(const StoryJudge *judge, Run *r, Gpt *model, Gpt *sampler) {
+  const Stories *validation = &judge->validation;
+  size_t count = validation->count, characters = validation->text.len;
+  double *bits = xmalloc(count, sizeof *bits), floor_bits = judge->floor_bits, trigram_sum = judge->trigram_bits, model_sum = 0, spread = 0;
+  model_bits(r, model, bits, count);
+  for (size_t i = 0; i < count; i++) model_sum += bits[i];
   // standard error of the excess over the floor: the stories' own spread is in both and cancels
   double mean_excess = (model_sum - floor_bits) / (double)count, c = (double)characters;
-  for (size_t i = 0; i < count; i++) spread += pow(bits[i] + validation.log2p[i] - mean_excess, 2);
+  for (size_t i = 0; i < count; i++) spread += pow(bits[i] + validation->log2p[i] - mean_excess, 2);
   double error = sqrt(spread / (double)(count - 1) * (double)count) / c;
   double above = 100 * (model_sum / floor_bits - 1), learned = 100 * (trigram_sum - model_sum) / (trigram_sum - floor_bits);
   printf("stories   bits per character over %zu unseen stories: floor %.4f (the grammar itself), word trigram %.4f, model %.4f +- %.4f\n", count, floor_bits / c, trigram_sum / c, model_sum / c, error);
   printf("          the trigram is %.0f%% above the floor, the model %.1f%%: it has learned %.1f%% of the way\n", 100 * (trigram_sum / floor_bits - 1), above, learned);
   fflush(stdout);
-  Legality legality = sample_stories(r, sampler, &training);
+  Legality legality = sample_stories(r, sampler, &judge->training);
   printf("          of %d sampled stories %d are legal by the grammar, %d of them not in the training text\n", SAMPLED, legality.legal, legality.legal_new);
   run_log(r, "stories", ", \"floor\": %.9g, \"trigram\": %.9g, \"model\": %.9g, \"standard_error\": %.3g, \"sampled\": %d, \"legal\": %d, \"legal_new\": %d",
           floor_bits / c, trigram_sum / c, model_sum / c, error, SAMPLED, legality.legal, legality.legal_new);
-  trigram_free(trigram);
-  free_stories(&training);
-  free_stories(&validation);
   free(bits);
 }

@@ -253,7 +253,7 @@ static int train_loop(Trainer *t) {
   run_save(t->run, t->model, &t->state);   // first of all: nothing below may cost a trained model
   validate_and_log(t, 0);
   sample_and_log(t);
-  if (t->run->stories) story_report(t->run, t->model, t->sampler);
+  if (t->judge) story_report(t->judge, t->run, t->model, t->sampler);
   run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"done\"", (long long)t->state.step);
   report_write_run(t->run->dir);
   printf("done: %s has checkpoints, log.jsonl and report.html; try: gpt sample %s\n", t->run->dir, t->run->dir);
@@ -308,9 +308,11 @@ static void create_models(Trainer *t, bool only_plan) {
   gpt_memory(&sampling, t->device, &sampler);
   memory.line[memory.count++] = (MemoryLine){"sampling during training", sampling.total};
   memory.total += sampling.total;
-  memory.line[memory.count++] = (MemoryLine){"scratch of the device", t->device->scratch_bytes};
-  memory.total += t->device->scratch_bytes;
+  size_t scratch = MAX(gpt_scratch(t->device, &r->gpt), gpt_scratch(t->device, &sampler));
+  memory.line[memory.count++] = (MemoryLine){"scratch of the device", scratch};
+  memory.total += scratch;
   run_print_banner(r, t->device, &memory);
+  if (t->judge) story_judge_print(t->judge);
   require_memory(&memory, 0, memory_advice(&memory));
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
@@ -324,11 +326,13 @@ static void trainer_free(Trainer *t) {
   if (t->device) t->device->destroy(t->device);
   free(t->ids);
   free(t->targets);
+  story_judge_free(t->judge);
   run_free(t->run);
 }
 
 static int train_or_plan(Options *o, bool only_plan) {
   Trainer t = {.run = run_prepare(o)};
+  t.judge = story_judge_create(t.run);
   t.device = device_open(o);
   create_models(&t, only_plan);
   if (only_plan) { trainer_free(&t); return 0; }

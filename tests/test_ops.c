@@ -675,7 +675,7 @@ static void device_transfers(void) {
 static void device_choice(void) {
   Device *d = device_with("generic", 1);
   CHECK_STR(d->description, "fp32, generic, 1 thread");
-  CHECK(d->peak_flops > 1e6 && d->scratch_bytes > 0);
+  CHECK(d->peak_flops > 1e6 && d->linear_scratch(d, 64, 32, 96) > 0);
   d->destroy(d);
 }
 

@@ -1,7 +1,8 @@
-"""speed.py [--quick]: a training step of gpt beside the same step in PyTorch, alternating, fp32, on the same number of threads.
+"""speed.py [--pairs N] [CELL...]: a training step of gpt beside the same step in PyTorch, alternating, fp32, on the same number of threads.
 
 Prints tokens/s of both, the ratio of each pair and the median of ratios, and their geometric mean. Needs torch and ./gpt.
 The PyTorch side is a plain GPT-2 with scaled_dot_product_attention and fused AdamW, eager, two threads, spinning (OMP_WAIT_POLICY=active).
+A CELL is B x T as in 4x256; none: all four. --pairs: how often both sides alternate (5).
 Ends with exit code 1 if the geometric mean is under 0.6 or one cell is under 0.5.
 """
 import json
@@ -59,11 +60,14 @@ def torch_side(B, T, L, H, C, V, steps):
 
 
 def main():
-    quick = "--quick" in sys.argv
-    pairs = 2 if quick else 5
+    words = sys.argv[1:]
+    pairs = int(words[words.index("--pairs") + 1]) if "--pairs" in words else 5
+    wanted = [word for word in words if "x" in word]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")} | {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "2"}
     ratios = []
     for name, B, T, L, H, C, V in CELLS:
+        if wanted and f"{B}x{T}" not in wanted:
+            continue
         steps = 100 if C == 128 else (2 if B * T > 2000 else 4)
         cell = []
         for _ in range(pairs):
