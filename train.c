@@ -299,6 +299,20 @@ static const char *memory_advice(const MemoryTable *memory) {
                                         : "use a smaller --batch (with the same --tokens-per-step) or --context, or --recompute block";
 }
 
+// The banner's figures for programs. seconds: none, for speed is measured by gpt bench and never guessed here.
+static void print_plan_json(const Run *r, const MemoryTable *memory) {
+  const Options *o = r->o;
+  TensorTable table;
+  tensor_table_build(&table, &r->config, 1);
+  double tokens = (double)o->steps * (double)o->tokens_per_step;
+  size_t resident = machine_resident();
+  printf("{\"parameters\": %lld, \"steps\": %lld, \"tokens_per_step\": %lld, \"tokens\": %.0f, \"flop\": %.9g, \"memory_bytes\": %zu, \"memory\": {", (long long)table.parameters,
+         (long long)o->steps, (long long)o->tokens_per_step, tokens, tokens * config_flops_per_token(&r->config, o->context), memory->total + resident);
+  for (size_t i = 0; i < memory->count; i++) printf("\"%s\": %zu, ", memory->line[i].kind, memory->line[i].bytes);
+  printf("\"program and tokens\": %zu}}\n", resident);
+  tensor_table_free(&table);
+}
+
 // Counts, prints and refuses before the first allocation; only_plan stops there.
 static void create_models(Trainer *t, bool only_plan) {
   Run *r = t->run;
@@ -314,6 +328,7 @@ static void create_models(Trainer *t, bool only_plan) {
   run_print_banner(r, t->device, &memory);
   if (t->judge) story_judge_print(t->judge);
   require_memory(&memory, 0, memory_advice(&memory));
+  if (only_plan && r->o->json) print_plan_json(r, &memory);
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
   sampler.weights_of = t->model;

@@ -136,7 +136,9 @@ refuse 2 "needs at least one RUN" report
 refuse 2 "nowhere: is no run folder" report nowhere
 refuse 2 "shards: is no run folder" report shards
 check "plan" quiet plan --model gpt2-124M
-refuse 2 "--json is a flag of gpt sample, not of gpt plan" plan --json
+refuse 2 "--json is a flag of gpt sample, not of gpt train" train --json
+check "plan --json" quiet plan --model gpt2-124M --json
+check "plan --json ends with one object" grep -qE '^\{"parameters": 8[0-9]{7}, "steps": [0-9]+, .*"memory_bytes": [0-9]+, "memory": \{"weights": [0-9]+, .*\}\}$' <(tail -1 out)
 check "plan writes nothing" [ ! -e run ]
 refuse 2 "no such preset" plan --model gpt2-125M
 refuse 2 "--heads 5 does not divide" plan --heads 5 --channels 16 --layers 1
