@@ -37,4 +37,8 @@ printf '#include <nccl.h>\nint main(void) { int v; return ncclGetVersion(&v) != 
 if $CC "$work/nccl.c" -o "$work/nccl" -lnccl 2>/dev/null && "$work/nccl"; then say NCCL "found: not used, this version trains in one process"
 else say NCCL "not found: not needed, this version trains in one process"
 fi
+
+if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: a launcher, nothing is linked with it; this version trains in one process"
+else say MPI "not found: not needed, it would only start processes"
+fi
 echo "OMP_FLAGS := $omp" > "$out"
