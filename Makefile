@@ -13,7 +13,7 @@ TARGET := $(shell $(CC) -dumpmachine)
 X86    := $(filter x86_64%,$(TARGET))
 
 # -ffp-contract=off: every fused multiply-add is written out, so that all compilers compute the same bits. Never fast-math.
-BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(WERROR),-Werror)
+BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(filter 0,$(OPENMP)),-Wno-unknown-pragmas) $(if $(WERROR),-Werror)
 KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)$(if $(LDFLAGS), $(LDFLAGS))' | cksum | cut -d' ' -f1)
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
@@ -26,7 +26,6 @@ FLAGS_generic :=
 FLAGS_avx2    := -mavx2 -mfma
 FLAGS_avx512  := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
 
-SOURCES := $(basename $(wildcard $(addsuffix .c,$(SOURCES))))
 OBJECTS := $(SOURCES:%=$(BUILD)/%.o) $(foreach s,$(SETS),$(PER_SET:%=$(BUILD)/%.$(s).o))
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 
@@ -62,12 +61,18 @@ $(BUILD)/%.o: %.c $(FOUND) | $(BUILD)/version.h
 
 define per_set
 $(BUILD)/%.$(1).o: %.c $(FOUND)
-	$(Q)$(CC) $(ALL_FLAGS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
+	$$(Q)$(CC) $(ALL_FLAGS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach s,$(SETS),$(eval $(call per_set,$(s))))
 
-$(BUILD)/test_%: tests/test_%.c $(OBJECTS) $(FOUND) | $(BUILD)/version.h
-	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -I$(BUILD) -MMD -MP -o $@ $< $(OBJECTS) -lm
+$(BUILD)/test_%.o: tests/test_%.c $(FOUND) | $(BUILD)/version.h
+	$(Q)$(CC) $(ALL_FLAGS) -I. -I$(BUILD) -MMD -MP -c -o $@ $<
+
+# a changed source only links them again
+$(BUILD)/test_%: $(BUILD)/test_%.o $(OBJECTS)
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $@.o $(OBJECTS) -lm
+
+.SECONDARY: $(TESTS:%=%.o)
 
 demo: gpt
 	./gpt train

@@ -1,10 +1,12 @@
-// bench.c: owns `gpt bench train`: a training step on made-up tokens, timed. See bench.h.
+// bench.c: owns `gpt bench train|gemm|attention`: a step, the products and the attention of a model on made-up numbers, timed. See bench.h.
 #include "bench.h"
 #include "detmath.h"   // det_pow
 #include "load.h"      // device_open, require_memory
 #include "machine.h"   // machine_resident
 #include "rng.h"       // made-up ids
+#include <math.h>      // sqrt
 #include <stdlib.h>    // qsort, free
+#include <sys/resource.h>  // getrusage
 
 static int by_value(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
@@ -41,7 +43,182 @@ static double one_step(Gpt *m, const int32_t *ids, const int32_t *targets, int64
   return seconds_now() - start;
 }
 
+// ---- operations one by one ----
+
+// One sample: seconds of `run`, and the peak that the same threads reach right behind it.
+typedef struct { double seconds, peak; } Sample;
+typedef struct { Device *d; void (*run)(const void *arg); const void *arg; } Timed;
+
+static long preemptions(void) {
+  struct rusage use;
+  return getrusage(RUSAGE_SELF, &use) ? 0 : use.ru_nivcsw;
+}
+
+typedef struct { double gflops, share, spread; int thrown_out; } Figure;   // share: of the peak beside; spread: (worst - best) / median
+
+// Median of `samples` samples of `flops` each. A sample during which the system took a thread off its core (another job shares the
+// machine) is thrown out and counted, and taken again, up to four times as many in all; then what is left counts as it is.
+static Figure measure(const Timed *t, double flops, int samples) {
+  double *rate = xmalloc((size_t)samples, sizeof *rate), *share = xmalloc((size_t)samples, sizeof *share);
+  Figure f = {0};
+  t->run(t->arg);   // the first touches memory
+  for (int i = 0, tried = 0; i < samples; tried++) {
+    long before = preemptions();
+    double start = seconds_now();
+    int repeats = 0;
+    do { t->run(t->arg); repeats++; t->d->sync(t->d); } while (seconds_now() - start < 5e-3);   // shorter is noise of the clock and of waking threads
+    double seconds = (seconds_now() - start) / repeats, peak = t->d->measure_peak ? t->d->measure_peak(t->d) : 0;
+    if (preemptions() > before && tried < 4 * samples) { f.thrown_out++; continue; }
+    rate[i] = flops / seconds;
+    share[i++] = peak > 0 ? flops / seconds / peak : 0;
+  }
+  qsort(rate, (size_t)samples, sizeof *rate, by_value);
+  qsort(share, (size_t)samples, sizeof *share, by_value);
+  f.gflops = 1e-9 * rate[samples / 2];
+  f.share = share[samples / 2];
+  f.spread = (rate[samples - 1] - rate[0]) / rate[samples / 2];
+  free(rate);
+  free(share);
+  return f;
+}
+
+static void print_figure(const Figure *f) {
+  printf("  %7.1f ", f->gflops);
+  if (f->share > 0) printf("%3.0f%%", 100 * f->share);
+  else printf("   -");
+  fflush(stdout);
+}
+
+typedef struct { Device *d; size_t rows, IC, OC; real *x, *weight, *out; acc *dweight; } Product;
+static void forward(const void *arg) { const Product *p = arg; p->d->linear_forward(p->d, p->out, NULL, p->x, p->weight, NULL, p->rows, p->IC, p->OC, ACTIVATION_NONE); }
+static void backward_input(const void *arg) { const Product *p = arg; p->d->linear_backward_input(p->d, p->x, p->out, p->weight, p->rows, p->IC, p->OC); }
+static void backward_weight(const void *arg) { const Product *p = arg; p->d->linear_backward_weight(p->d, p->dweight, NULL, p->out, p->x, p->rows, p->IC, p->OC); }
+
+static void fill(Device *d, real *x, size_t n, const char *site) {   // normal numbers: zeros and denormals have speeds of their own
+  enum { PIECE = 4096 };
+  double values[PIECE];
+  for (size_t at = 0; at < n; at += PIECE) {
+    for (size_t i = 0; i < PIECE; i++) values[i] = rng_uniform(1, 0, rng_site(site), at + i) - 0.5;
+    d->upload_real(d, d->real_at(x, at), values, MIN((size_t)PIECE, n - at));
+  }
+}
+
+static void *memory_for(Device *d, size_t bytes) {
+  void *p = d->allocate(d, bytes);
+  if (!p) fail(EXIT_MACHINE, "memory: the %s device refused %zu MiB; use a smaller --batch, --context or --model", d->name, bytes >> 20);
+  return p;
+}
+
+// Flops and seconds of a step's products, summed as the step has them.
+typedef struct { double flops, seconds, peak_seconds; int thrown_out; } Sum;
+
+static void bench_product(Device *d, const char *name, size_t rows, size_t IC, size_t OC, int64_t times, int samples, Sum *sum) {
+  static void (*const directions[])(const void *) = {forward, backward_input, backward_weight};
+  size_t sizes[] = {rows * IC, OC * IC, rows * OC};
+  real *arrays[3];
+  for (int i = 0; i < 3; i++) {
+    arrays[i] = memory_for(d, sizes[i] * d->real_size);
+    fill(d, arrays[i], sizes[i], name);
+  }
+  Product p = {d, rows, IC, OC, arrays[0], arrays[1], arrays[2], memory_for(d, OC * IC * d->acc_size)};
+  double flops = 2 * (double)rows * (double)IC * (double)OC;
+  printf("%-12s %6zu x %5zu -> %5zu  x %2lld", name, rows, IC, OC, (long long)times);
+  for (int i = 0; i < 3; i++) {
+    Figure f = measure(&(Timed){d, directions[i], &p}, flops, samples);
+    print_figure(&f);
+    sum->flops += flops * (double)times;
+    sum->seconds += flops * (double)times / (1e9 * f.gflops);
+    sum->peak_seconds += flops * (double)times / (1e9 * f.gflops) * f.share;
+    sum->thrown_out += f.thrown_out;
+  }
+  printf("\n");
+  for (int i = 0; i < 3; i++) d->release(d, arrays[i], sizes[i] * d->real_size);
+  d->release(d, p.dweight, OC * IC * d->acc_size);
+}
+
+static void print_sum(const Options *o, const Sum *sum, const char *what) {
+  double gflops = 1e-9 * sum->flops / sum->seconds, share = sum->peak_seconds / sum->seconds;
+  printf("%s: %.1f GFLOP/s, %.0f%% of the peak measured beside it; %d samples on a shared core were thrown out\n", what, gflops, 100 * share, sum->thrown_out);
+  if (o->json) printf("{\"gflops\": %.2f, \"peak_gflops\": %.2f, \"fraction_of_peak\": %.4f}\n", gflops, share > 0 ? gflops / share : 0, share);
+}
+
+// Every product of a training step of the model, in all three directions, and their sum weighted as a step has them.
+static void bench_gemm(const Options *o, Device *d, const GptConfig *c, size_t rows, int samples) {
+  size_t C = (size_t)c->channels, ffn = (size_t)c->ffn, fc = c->family == FAMILY_LLAMA ? 2 * ffn : ffn, head = round_up((size_t)c->vocab, d->row_multiple);
+  Sum sum = {0};
+  printf("%-12s %6s   %5s    %5s        %-12s  %-12s  %-12s  GFLOP/s, share of peak\n", "product", "rows", "in", "out", "forward", "d input", "d weight");
+  bench_product(d, "qkv", rows, C, (size_t)config_qkv_width(c), c->layers, samples, &sum);
+  bench_product(d, "projection", rows, C, C, c->layers, samples, &sum);
+  bench_product(d, "feed-forward", rows, C, fc, c->layers, samples, &sum);
+  bench_product(d, "down", rows, ffn, C, c->layers, samples, &sum);
+  size_t chunk = MIN(rows, (size_t)1024);   // the classifier's bound (model.c)
+  bench_product(d, "head", chunk, C, head, (int64_t)((rows + chunk - 1) / chunk), samples, &sum);
+  print_sum(o, &sum, "step-weighted");
+}
+
+typedef struct { Device *d; AttentionShape shape; real *qkv, *out, *dout, *dqkv; acc *lse; size_t C, KV; } Attention;
+static void attention_forward(const void *arg) {
+  const Attention *a = arg;
+  a->d->attention_forward(a->d, a->out, a->lse, a->qkv, a->d->real_at(a->qkv, a->C), a->d->real_at(a->qkv, a->C + a->KV), &a->shape);
+}
+static void attention_backward(const void *arg) {
+  const Attention *a = arg;
+  Device *d = a->d;
+  d->attention_backward(d, a->dqkv, d->real_at(a->dqkv, a->C), d->real_at(a->dqkv, a->C + a->KV), a->dout, a->qkv, d->real_at(a->qkv, a->C),
+                        d->real_at(a->qkv, a->C + a->KV), a->out, a->lse, &a->shape);
+}
+
+// Flops of the causal half only: two products forward, five backward (the scores are computed again).
+static void bench_attention(const Options *o, Device *d, const GptConfig *c, size_t B, int samples) {
+  size_t most = (size_t)c->context, C = (size_t)c->channels, HS = (size_t)config_head_size(c), KV = (size_t)c->kv_heads * HS, QKV = C + 2 * KV;
+  Sum sum = {0};
+  printf("%6s %6s x %4s   %-12s  %-12s  GFLOP/s of the causal half, share of peak\n", "T", "heads", "size", "forward", "backward");
+  for (size_t T = MIN(most, (size_t)64); ; T = MIN(2 * T, most)) {
+    size_t rows = B * T, bytes = d->real_size;
+    Attention a = {.d = d, .C = C, .KV = KV, .qkv = memory_for(d, rows * QKV * bytes), .dqkv = memory_for(d, rows * QKV * bytes), .out = memory_for(d, rows * C * bytes),
+                   .dout = memory_for(d, rows * C * bytes), .lse = memory_for(d, rows * (size_t)c->heads * d->acc_size)};
+    a.shape = (AttentionShape){.B = B, .T = T, .S = T, .NH = (size_t)c->heads, .KVH = (size_t)c->kv_heads, .HS = HS, .q_stride = QKV, .kv_stride = QKV, .out_stride = C,
+                               .q_batch = T * QKV, .kv_batch = T * QKV, .out_batch = T * C, .mask = c->mask, .scale = 1 / sqrt((double)HS)};
+    fill(d, a.qkv, rows * QKV, "qkv");
+    fill(d, a.dout, rows * C, "dout");
+    double flops = 2 * (double)B * (double)c->heads * (double)HS * (double)T * (double)(T + 1) / 2;   // of one product
+    printf("%6zu %6lld x %4zu ", T, (long long)c->heads, HS);
+    for (int i = 0; i < 2; i++) {
+      Figure f = measure(&(Timed){d, i ? attention_backward : attention_forward, &a}, flops * (i ? 5 : 2), samples);
+      print_figure(&f);
+      sum.thrown_out += f.thrown_out;
+      if (T != most) continue;
+      sum.flops += flops * (i ? 5 : 2);
+      sum.seconds += flops * (i ? 5 : 2) / (1e9 * f.gflops);
+      sum.peak_seconds += flops * (i ? 5 : 2) / (1e9 * f.gflops) * f.share;
+    }
+    printf("\n");
+    d->release(d, a.qkv, rows * QKV * bytes);
+    d->release(d, a.dqkv, rows * QKV * bytes);
+    d->release(d, a.out, rows * C * bytes);
+    d->release(d, a.dout, rows * C * bytes);
+    d->release(d, a.lse, rows * (size_t)c->heads * d->acc_size);
+    if (T == most) break;
+  }
+  print_sum(o, &sum, "forward and backward at the longest");
+}
+
+static int bench_operations(const Options *o) {
+  GptConfig c = bench_config(o);
+  int64_t B = o->batch != AUTO_INT ? o->batch : 4;
+  int samples = o->steps != AUTO_INT ? (int)MIN(MAX(o->steps, (int64_t)1), (int64_t)1000) : 7;
+  Device *d = device_open(o);
+  printf("%s: %s\n", d->name, d->description);
+  if (o->command == COMMAND_BENCH_GEMM) bench_gemm(o, d, &c, (size_t)(B * c.context), samples);
+  else bench_attention(o, d, &c, (size_t)B, samples);
+  d->destroy(d);
+  return 0;
+}
+
+// ---- the whole step ----
+
 int bench_command(const Options *o) {
+  if (o->command != COMMAND_BENCH_TRAIN) return bench_operations(o);
   GptConfig c = bench_config(o);
   int64_t B = o->batch != AUTO_INT ? o->batch : 4, T = c.context, rows = B * T, steps = o->steps != AUTO_INT ? MAX(o->steps, 1) : 10;
   GptOptions options = {.config = c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute};

@@ -1,4 +1,4 @@
-// bench.h: `gpt bench train`: speed of a whole training step beside the processor's peak. Tests: tests/test_cli.sh
+// bench.h: `gpt bench train|gemm|attention`: speed of a training step and of its operations beside the peak. Tests: tests/test_cli.sh
 #pragma once
 #include "flags.h"   // Options
 

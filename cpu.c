@@ -14,7 +14,7 @@
 
 // ---- instruction sets, the best first ----
 
-typedef struct {
+typedef struct InstructionSet {
   const char *name;
   void (*ops)(Device *), (*attention)(Device *);
   double (*fma_rate)(double seconds);
@@ -165,11 +165,14 @@ static double measure_peak(const InstructionSet *set, int threads) {
   return best;
 }
 
+static double cpu_measure_peak(Device *d) { return measure_peak(cpu_state(d)->set, cpu_state(d)->threads); }
+
 Device *cpu_device(int threads) {
   const InstructionSet *set = choose_instruction_set();
   CpuState *state = xcalloc(1, sizeof *state);
   Device *d = xcalloc(1, sizeof *d);
   state->threads = choose_threads(threads);
+  state->set = set;
   state->l2_bytes = (size_t)1 << 20;
   snprintf(state->description, sizeof state->description, "fp32, %s, %d thread%s", set->name, state->threads, state->threads == 1 ? "" : "s");
   cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start
@@ -180,6 +183,7 @@ Device *cpu_device(int threads) {
     .upload_real = cpu_upload_real, .upload_acc = cpu_upload_acc, .upload_real_float = cpu_upload_real_float,
     .upload_acc_float = cpu_upload_acc_float, .upload_ids = cpu_upload_ids, .download_real = cpu_download_real,
     .download_acc = cpu_download_acc, .download_stat = cpu_download_stat, .sync = cpu_sync, .destroy = cpu_destroy,
+    .measure_peak = cpu_measure_peak,
     .real_at = cpu_real_at, .acc_at = cpu_acc_at, .stat_at = cpu_stat_at, .refresh = cpu_refresh,
   };
   set->ops(d);

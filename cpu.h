@@ -28,6 +28,7 @@ static inline int omp_get_max_threads(void) { return 1; }
 // ---- state of the device (Device.state) ----
 enum { CPU_SCRATCH_GEMM, CPU_SCRATCH_ATTENTION, CPU_SCRATCH_OPS, CPU_SCRATCH_COUNT };
 typedef struct {
+  const struct InstructionSet *set;        // the one chosen (cpu.c)
   int threads;                             // every parallel region says num_threads(state->threads)
   size_t l2_bytes;                         // of one core, for block sizes (they never change the bits)
   struct { void *data; size_t bytes; } scratch[CPU_SCRATCH_COUNT];

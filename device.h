@@ -111,6 +111,7 @@ struct Device {
   void (*download_stat)(Device *d, double *dst, const scalar *src, size_t n);
   void (*sync)(Device *d);
   void (*destroy)(Device *d);
+  double (*measure_peak)(Device *d);                      // FLOP/s that can be had at this moment; NULL: cannot be measured
   // Working memory (packed pieces of factors, blocks of scores) that comes on top of scratch_bytes for a product of (rows,IC) with
   // (OC,IC) in all three directions, or for this attention. It is kept: of many products, and of many attentions, the largest counts.
   // NULL: none.

@@ -32,6 +32,8 @@ static const struct {
   {"report", NULL, COMMAND_REPORT, report_command, NULL, "RUN...", "one page over several runs"},
   {"plan", NULL, COMMAND_PLAN, NULL, plan_command, "[TEXT...]", "what a training run would need and cost, without running it"},
   {"bench", "train", COMMAND_BENCH_TRAIN, bench_command, NULL, "", "speed of a training step beside the processor's peak"},
+  {"bench", "gemm", COMMAND_BENCH_GEMM, bench_command, NULL, "", "speed of a model's matrix products, each direction, beside the peak measured with it"},
+  {"bench", "attention", COMMAND_BENCH_ATTENTION, bench_command, NULL, "", "speed of attention, forward and backward, beside the peak measured with it"},
   {"doctor", NULL, COMMAND_DOCTOR, doctor_command, NULL, "", "what this machine has, what this build can use, a self-test"},
 };
 

@@ -140,6 +140,10 @@ refuse 2 "--json is a flag of gpt sample, not of gpt train" train --json
 check "plan --json" quiet plan --model gpt2-124M --json
 check "plan --json ends with one object" grep -qE '^\{"parameters": 8[0-9]{7}, "steps": [0-9]+, .*"memory_bytes": [0-9]+, "memory": \{"weights": [0-9]+, .*\}\}$' <(tail -1 out)
 check "plan writes nothing" [ ! -e run ]
+for word in gemm attention; do
+  check "bench $word" quiet bench $word --model tiny --batch 1 --context 8 --steps 1 --vocab 64 --threads 1 --json
+  check "bench $word ends with one object" grep -qE '^\{"gflops": [0-9.]+, "peak_gflops": [0-9.]+, "fraction_of_peak": [0-9.]+\}$' <(tail -1 out)
+done
 refuse 2 "no such preset" plan --model gpt2-125M
 refuse 2 "--heads 5 does not divide" plan --heads 5 --channels 16 --layers 1
 check "doctor" quiet doctor
