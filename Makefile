@@ -1,5 +1,5 @@
 # Builds ./gpt. `make help` lists the targets. Needs GNU make and gcc >= 10 or clang >= 13, nothing else.
-#   make CC=clang   make OPENMP=0   make OPT=-O3   make CFLAGS=-fsanitize=address,undefined   make WERROR=1
+#   make CUDA=0   make CUDA_ARCHS=all   make CC=clang   make OPENMP=0   make OPT=-O3   make CFLAGS=-fsanitize=address,undefined   make WERROR=1
 # Each combination has its own folder under build/, so that they do not mix.
 
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
@@ -14,7 +14,7 @@ X86    := $(filter x86_64%,$(TARGET))
 
 # -ffp-contract=off: every fused multiply-add is written out, so that all compilers compute the same bits. Never fast-math.
 BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -Wstrict-prototypes $(if $(filter 0,$(OPENMP)),-Wno-unknown-pragmas) $(if $(WERROR),-Werror)
-KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)$(if $(LDFLAGS), $(LDFLAGS))' | cksum | cut -d' ' -f1)
+KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)$(if $(LDFLAGS), $(LDFLAGS))$(if $(filter 0,$(CUDA)), CUDA=0)' | cksum | cut -d' ' -f1)
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
 SOURCES := checkpoint config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model reference report \
@@ -31,26 +31,39 @@ TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 
 # ---- what is here: found means compiled, linked and run; asked once, kept in the build folder ----
 FOUND := $(BUILD)/found.mk
-ifeq ($(filter clean help,$(MAKECMDGOALS)),)
+ifeq ($(filter clean help print-build,$(MAKECMDGOALS)),)
 -include $(FOUND)
 endif
+# The CUDA device, or the file that says there is none. nvcc has its own host compiler and flags, so all builds share one object.
+# CUDA_ARCHS: capabilities as nvcc names them; all: every target; left out: the GPU that is here, else sm_80. PTX always goes with it.
+CUDA_ARCHS   ?= $(or $(CUDA_GPU),sm_80)
+ALL_ARCHS    := sm_80 sm_86 sm_89 sm_90a sm_100a sm_120a
+CUDA_TARGETS := $(if $(filter all,$(CUDA_ARCHS)),$(ALL_ARCHS),$(CUDA_ARCHS))
+CUDA_OBJECT  := $(if $(NVCC),build/cuda/train_gpt$(subst $(eval) ,,$(CUDA_TARGETS:sm_%=-%)).o,$(BUILD)/cuda_missing.o)
+OBJECTS      += $(CUDA_OBJECT)
+# -fmad=false: as on the CPU, every fused multiply-add is written out. The host part needs no C++ library.
+NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics --threads 2
 # V=1 shows the compiler's command lines
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-slow mutants clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
 	@mkdir -p $(BUILD)
-	@CC="$(CC)" OPENMP="$(OPENMP)" sh dev/probe.sh $@
+	@CC="$(CC)" OPENMP="$(OPENMP)" CUDA="$(CUDA)" sh dev/probe.sh $@
 
 # FORCE: another build's gpt may be the newer one
 gpt: $(BUILD)/gpt FORCE
 	@[ $@ -ef $< ] || ln -f $< $@ 2>/dev/null || cp -f $< $@
 
 $(BUILD)/gpt: $(BUILD)/gpt.o $(OBJECTS)
-	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $^ $(CUDA_LIBS) -lm
+
+build/cuda/train_gpt%.o: train_gpt.cu $(wildcard *.cuh) device.h detmath.h
+	@mkdir -p build/cuda
+	$(if $(V),,@echo "  nvcc $(notdir $@)";)$(NVCC) $(NVCC_FLAGS) $(foreach a,$(CUDA_TARGETS:sm_%=%),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_80,code=compute_80 -I. -c -o $@ $<
 
 $(BUILD)/version.h: FORCE
 	@mkdir -p $(BUILD)
@@ -70,7 +83,7 @@ $(BUILD)/test_%.o: tests/test_%.c $(FOUND) | $(BUILD)/version.h
 
 # a changed source only links them again
 $(BUILD)/test_%: $(BUILD)/test_%.o $(OBJECTS)
-	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $@.o $(OBJECTS) -lm
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $@.o $(OBJECTS) $(CUDA_LIBS) -lm
 
 .SECONDARY: $(TESTS:%=%.o)
 
@@ -78,13 +91,19 @@ demo: gpt
 	./gpt train
 
 # OP=layernorm: only the tests of that operation
-test: gpt $(if $(OP),$(BUILD)/test_ops $(BUILD)/test_gradients,$(TESTS))
+test: gpt $(if $(OP),$(addprefix $(BUILD)/test_,ops attention gemm gradients),$(TESTS))
 	@sh tests/run.sh $(BUILD) "$(OP)"
 
 test-slow: gpt $(TESTS)
 	@GPT_TEST_SLOW=1 sh tests/run.sh $(BUILD) ""
 	@bash tests/same_bits.sh
 	@bash tests/aarch64.sh
+
+# the kernels on this machine's CPU (dev/cuda_on_cpu), no GPU needed; passing is not having run on a GPU
+include dev/cuda_on_cpu/cuda.mk
+CUDA_TESTS := test_ops test_attention test_cuda
+test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)/%_checked)
+	@bash tests/cuda.sh $(EMULATED)
 
 # N random mutants of the sources, each to be caught by a test
 mutants: $(BUILD)/mutate
@@ -95,7 +114,7 @@ $(BUILD)/mutate: dev/mutate.c rng.h $(FOUND)
 
 # dev/print_logits.c: logits as text, for comparing with other programs
 print-logits: $(OBJECTS) $(FOUND)
-	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/print_logits dev/print_logits.c $(OBJECTS) -lm
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/print_logits dev/print_logits.c $(OBJECTS) $(CUDA_LIBS) -lm
 
 print-build:
 	@echo $(BUILD)
@@ -108,6 +127,7 @@ help:
 	@echo "make demo       build, then train on the embedded stories and judge the result (about a minute and a half)"
 	@echo "make test       all quick tests; make test OP=layernorm: those of one operation"
 	@echo "make test-slow  the long ones"
+	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
 	@echo "make clean      remove build/ and gpt"
 

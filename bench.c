@@ -225,7 +225,7 @@ int bench_command(const Options *o) {
   MemoryTable memory;
   Device *d = device_open(o);
   gpt_memory(&memory, d, &options);
-  require_memory(&memory, gpt_scratch(d, &options), "use a smaller --batch, --context or --model");
+  require_memory(d, &memory, gpt_scratch(d, &options), "use a smaller --batch, --context or --model");
   Gpt *m = gpt_create(d, &options);
   int32_t *ids = xmalloc((size_t)rows, sizeof *ids), *targets = xmalloc((size_t)rows, sizeof *targets);
   for (int64_t i = 0; i < rows; i++) {

@@ -570,6 +570,13 @@ static const SafeTensor *find_trainer_tensor(const Checkpoint *c, const SafeEntr
   return t;
 }
 
+bool checkpoint_is_fp64(const Checkpoint *c) {
+  const char *master = trainer_parts[ARRAY_LEN(trainer_parts) - 1].prefix;   // in fp64 only
+  for (size_t i = 0; c->trainer && i < c->trainer->count; i++)
+    if (!strncmp(c->trainer->tensors[i].name, master, strlen(master))) return true;
+  return false;
+}
+
 void checkpoint_load_trainer(const Checkpoint *c, const TensorTable *table, bool fp64, CheckpointPut put, void *context,
                              TrainerState *state) {
   if (!c->trainer)

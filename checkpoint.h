@@ -85,6 +85,8 @@ bool is_run_folder(const char *path);             // has a checkpoint, or a log 
 // "model." prefix. Exit 2: a tensor is missing, has another shape, or the file holds numbers that the model has no place
 // for (only known ballast of transformers, the head of a tied model, and tensors of zeros are passed over).
 void checkpoint_load_weights(const Checkpoint *c, const TensorTable *table, CheckpointPut put, void *context);
+// Whether the state of a run was written by a device that computes in fp64.
+bool checkpoint_is_fp64(const Checkpoint *c);
 // Moments (PART_M, PART_V) of every trainable tensor and *state; fp64: also PART_WEIGHT, once more, unrounded. Exit 2 if
 // the file was written in the other precision, since the run could not go on bit for bit.
 void checkpoint_load_trainer(const Checkpoint *c, const TensorTable *table, bool fp64, CheckpointPut put, void *context,

@@ -7,39 +7,22 @@
 #include "utf8.h"         // utf8_decode
 #include <stdlib.h>       // free
 #include <string.h>       // memmem
-#include <sys/stat.h>     // stat
 
 // ---- reading files ----
 
-static void add_file(TextFile **files, size_t *count, char *name) {
-  *files = xrealloc(*files, *count + 1, sizeof **files);
-  TextFile *f = &(*files)[(*count)++];
-  f->name = name;
-  f->text = read_file(strcmp(name, "-") ? name : "/dev/stdin", "text", PTRDIFF_MAX / 2, &f->n);
-}
-
-static void add_directory(TextFile **files, size_t *count, const char *path) {
-  size_t names_count, before = *count;
-  char **names = list_directory(path, &names_count);
-  for (size_t i = 0; i < names_count; i++) {
-    struct stat st;
-    char *child = format("%s/%s", path, names[i]);
-    if (stat(child, &st) == 0 && S_ISREG(st.st_mode)) add_file(files, count, child);
-    else free(child);
-  }
-  free_names(names, names_count);
-  if (*count == before) fail(EXIT_REQUEST, "%s: this directory holds no files (of %zu names); name one with text files", path, names_count);
-}
-
 TextFile *corpus_read_files(const char *const *names, size_t count, size_t *files_count) {
-  TextFile *files = NULL;
-  size_t n = 0, bytes = 0;
-  for (size_t i = 0; i < count; i++) {
-    if (is_directory(names[i])) add_directory(&files, &n, names[i]);
-    else add_file(&files, &n, xstrdup(names[i]));
+  size_t n;
+  bool empty = true;
+  char **paths = list_texts(names, count, &n);
+  TextFile *files = xcalloc(n, sizeof *files);
+  for (size_t i = 0; i < n; i++) {
+    TextFile *f = &files[i];
+    f->name = paths[i];
+    f->text = read_file(strcmp(f->name, "-") ? f->name : "/dev/stdin", "text", PTRDIFF_MAX / 2, &f->n);
+    empty = empty && f->n == 0;
   }
-  for (size_t i = 0; i < n; i++) bytes += files[i].n;
-  if (bytes == 0) fail(EXIT_REQUEST, "%s: the text is empty: 0 bytes in %zu file%s; name one with text in it", names[0], n, n > 1 ? "s" : "");
+  free(paths);     // the names live on in files
+  if (empty) fail(EXIT_REQUEST, "%s: the text is empty: 0 bytes in %zu file%s; name one with text in it", names[0], n, n > 1 ? "s" : "");
   *files_count = n;
   return files;
 }

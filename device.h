@@ -1,14 +1,16 @@
 // device.h: the contract between flow and devices. The most important page of the project.
 //
 // Flow (train.c, model.c, eval.c, sample.c) says what happens, in order; a device says how each operation is done. A
-// device is a struct of functions. Two files implement it, in the same order and with the same variable names:
+// device is a struct of functions. Three files implement it, in the same order and with the same variable names:
 //   reference.c   plain loops in double precision, one thread: the specification and the oracle of every test
 //   cpu.c         fp32 with OpenMP and vector instructions (with cpu_gemm.c, cpu_attention.c, simd.h)
-// Names are x_layernorm_forward with x = reference, cpu, so that grep finds both. The page is C11 and C++17.
+//   train_gpt.cu  fp32 or bf16 on NVIDIA GPUs (with gemm.cuh, attention.cuh, cuda.cuh, ptx.cuh)
+// Names are x_layernorm_forward with x = reference, cpu, cuda, so that grep finds all three. The page is C11 and C++17.
 //
-// TYPES. Flow sees two opaque types and cannot look inside:
-//   real   storage of weights and activations, and of the gradients of activations: fp64 on the reference, fp32 on the CPU
-//   acc    gradients of weights, losses, moments, master weights, row statistics:   fp64 on the reference, fp32 on the CPU
+// TYPES. Flow sees three opaque types and cannot look inside:
+//   real   storage of weights and activations, and of the gradients of activations: fp64 on the reference, fp32 on the CPU,
+//          fp32 or bf16 on CUDA
+//   acc    gradients of weights, losses, moments, master weights, row statistics:   fp64 on the reference, fp32 elsewhere
 //   scalar fp64 scalars that live where the device lives (the loss, the norm)
 // ids are int32_t. Scalars reach the device as double. upload and download are the only conversions.
 //
@@ -23,6 +25,9 @@
 // products are chains of fused multiply-adds over k from the stored accumulator (bias, gradient); sums inside a row put
 // element j into lane j mod 16 and add the lanes in one fixed tree: ((l0+l8)+(l4+l12)) + ((l2+l10)+(l6+l14)) and so on,
 // that is: for width 8, 4, 2, 1: lane[i] += lane[i+width]. So a fp32 result does not depend on threads, tiles or vector width.
+// On CUDA sums have a fixed order of their own and exp is the toolkit's: two runs give the same bits, on one kind of GPU.
+// This binds devices that compute in fp32, over all of their threads. The reference adds in plain order, in fp64; a device in bf16
+// is bound within its own class of instructions only.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -87,7 +92,7 @@ typedef struct {
 enum { STAT_LOSS, STAT_GRAD_SUMSQ, STAT_COUNT };   // slots of a step's stat array
 
 struct Device {
-  const char *name;        // "reference", "cpu"
+  const char *name;        // "reference", "cpu", "cuda"
   const char *description; // for the banner: "fp32, avx512, 2 threads"
   size_t real_size, acc_size;  // bytes of one element
   int real_is_acc;         // 1: weights need no master copy
@@ -111,6 +116,8 @@ struct Device {
   void (*download_stat)(Device *d, double *dst, const scalar *src, size_t n);
   void (*sync)(Device *d);
   void (*destroy)(Device *d);
+  // Bytes of its own that are free, scratch_bytes among them, and where the number is from. NULL: it takes the machine's.
+  size_t (*memory_available)(const Device *d, const char **from);
   double (*measure_peak)(Device *d);                      // FLOP/s that can be had at this moment; NULL: cannot be measured
   // Working memory (packed pieces of factors, blocks of scores) that comes on top of scratch_bytes for a product of (rows,IC) with
   // (OC,IC) in all three directions, or for this attention. It is kept: of many products, and of many attentions, the largest counts.
@@ -165,7 +172,8 @@ struct Device {
   // dweight[o,i] += sum_r dout[r,o]*x[r,i];  dbias[o] += sum_r dout[r,o]; chains over r from the stored value
   void (*linear_backward_weight)(Device *d, acc *dweight /* += (OC,IC) */, acc *dbias /* += (OC) or NULL */,
                                  const real *dout /* (rows,OC) */, const real *x /* (rows,IC) */, size_t rows, size_t IC, size_t OC);
-  // post from pre, unfused (recomputation, and the test that fused equals unfused); width = OC of the product
+  // post from pre, unfused (recomputation, and the test that fused equals unfused); width = OC of the product. GELU or SWIGLU:
+  // with ACTIVATION_NONE neither of these two may be called, for there is no post
   // gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016, GPT-2's form); silu(x) = x/(1+exp(-x))
   void (*activation_forward)(Device *d, real *post, const real *pre, size_t rows, size_t width, Activation activation);
   // dpre (rows,width) = d(post)/d(pre) . dpost; GELU: dpre may alias dpost
@@ -180,10 +188,13 @@ struct Device {
 
   // ---- attention (Vaswani et al. 2017; Dao et al. 2022 for the backward pass from lse) ----
   // score[s] = scale * q.k[s] over visible s;  p = softmax(score), then dropout;  out = sum_s p[s] v[s];  lse = log sum exp(score)
-  // lse may be NULL (decoding). A query that sees nothing gives zeros and lse = -inf... which no caller produces.
+  // lse may be NULL (decoding). A query that sees nothing (first_key behind its
+  // last key; flow makes none) gives zeros and lse = -inf, and nothing in the backward pass.
   void (*attention_forward)(Device *d, real *out /* = */, acc *lse /* = (B,NH,T) */, const real *q, const real *k, const real *v,
                             const AttentionShape *shape);
   // dq, dk, dv have the strides of q, k, v and are all set; out, lse from the forward pass; dout has out's strides. T == S, position 0.
+  // Grouped heads: each element of dk and dv is one chain over the query heads of its group in order, and within each head over
+  // the queries in order.
   void (*attention_backward)(Device *d, real *dq, real *dk, real *dv, const real *dout, const real *q, const real *k, const real *v,
                              const real *out, const acc *lse, const AttentionShape *shape);
   // rows of `width` elements: dst[r*dst_stride + j] = src[r*src_stride + j] (filling a key-value cache)
@@ -217,6 +228,15 @@ Device *reference_device(void);
 // fp32 with OpenMP. threads 0: physical cores within the quota. Instruction set: the best here, or what GPT_CPU says
 // (generic, avx2, avx512; exit 3 if this processor lacks it, exit 2 if the word is unknown).
 Device *cpu_device(int threads);
+// NVIDIA GPUs of capability 8.0 and up (train_gpt.cu). Storage fp32, or bf16 beside fp32 master weights; acc is fp32. Exit 3 and one
+// sentence where cuda_unavailable() gives one.
+typedef enum { CUDA_FP32, CUDA_BF16 } CudaPrecision;
+Device *cuda_device(CudaPrecision precision);
+// NULL: cuda_device() would open one; else why not, without a full stop: the build has none, driver, device, memory, exclusive use.
+const char *cuda_unavailable(void);
+// What that sentence depends on, and the sentence (for tests). error: the runtime's cudaError_t; versions as 1000 major + 10 minor
+typedef struct { int driver, runtime, error, devices, major, minor; size_t memory_free, memory_needed; } CudaFacts;
+const char *cuda_refusal(const CudaFacts *facts);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 // doctor.c: owns `gpt doctor`: processor, instruction sets, memory, what the build found, and a self-test. See doctor.h.
 #include "doctor.h"
 #include "detmath.h"   // det_pow
-#include "load.h"      // device_open
+#include "load.h"      // cpu_device, cuda_unavailable, Options
 #include "machine.h"   // what there is
 #include "rng.h"       // made-up ids
 #include "version.h"   // GPT_VERSION, GPT_COMPILER
@@ -101,9 +101,10 @@ int doctor_command(const Options *o) {
 #else
   printf("OpenMP       no: one core is used; install your compiler's OpenMP (Debian: libgomp1 with gcc, libomp-dev with clang), then make clean && make\n");
 #endif
-  printf("CUDA         not in this version: training runs on the CPU\n");
+  const char *why = cuda_unavailable();
+  printf("CUDA         %s%s\n", why ? "training runs on the CPU: " : "yes: training runs on the GPU", why ? why : "");
   printf("NCCL         not in this version: one process\n");
-  Device *d = device_open(o);
+  Device *d = cpu_device(o->threads == AUTO_INT ? 0 : (int)o->threads);   // the self-test is of the CPU's bits
   if (d->peak_flops > 0) printf("peak         %.0f GFLOP/s in %s\n", 1e-9 * d->peak_flops, d->description);
   int code = print_self_test(d);
   d->destroy(d);

@@ -90,29 +90,13 @@ static void add_text(Documents *d, char *name, const char *folder) {
   d->texts[d->text_count++] = t;
 }
 
-// Returns how many files it lists.
-static size_t add_directory(Documents *d, const char *path, const char *folder) {
-  size_t count, files = 0;
-  char **names = list_directory(path, &count);
-  for (size_t i = 0; i < count; i++) {
-    struct stat st;
-    char *child = format("%s/%s", path, names[i]);
-    if (stat(child, &st) == 0 && S_ISREG(st.st_mode)) { add_text(d, child, folder); files++; }
-    else free(child);
-  }
-  free_names(names, count);
-  if (!files) fail(EXIT_REQUEST, "%s: 0 files in this directory (of %zu names), at least 1 with text is needed", path, count);
-  return files;
-}
-
 Documents *documents_open(const char *const *names, size_t count, const char *folder) {
   Documents *d = xcalloc(1, sizeof *d);
-  size_t files = 0;
+  size_t files;
+  char **paths = list_texts(names, count, &files);
   d->fd = -1;
-  for (size_t i = 0; i < count; i++) {
-    if (is_directory(names[i])) files += add_directory(d, names[i], folder);
-    else { add_text(d, xstrdup(names[i]), folder); files++; }
-  }
+  for (size_t i = 0; i < files; i++) add_text(d, paths[i], folder);
+  free(paths);     // add_text has taken over the names
   if (!d->text_count)
     fail(EXIT_REQUEST, "%s: the text is empty: 0 bytes in %zu file%s, at least 1 is needed", count ? names[0] : "no text", files,
          files == 1 ? "" : "s");

@@ -82,9 +82,9 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(INT,    sample_every,  "sample-every",  "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between samples; 0: only at the end") \
   FLAG(INT,    log_every,     "log-every",     "auto",   1, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between progress lines (log.jsonl has every step)") \
   FLAG(WORD,   on_nonfinite,  "on-nonfinite",  "stop",   0, 0, "stop|skip", COMMAND_TRAIN, FREE, "run", "stop, or skip exactly the step whose loss or gradient is not finite") \
-  FLAG(WORD,   device,        "device",        "auto",   0, 0, "auto|reference|cpu", COMMAND_RUNNING, FREE, "machine", "auto, reference (fp64, slow, the specification), cpu") \
+  FLAG(WORD,   device,        "device",        "auto",   0, 0, "auto|reference|cpu|cuda", COMMAND_RUNNING, FREE, "machine", "auto (cuda where there is one, else cpu), reference (fp64, slow, the specification), cpu, cuda") \
   FLAG(INT,    threads,       "threads",       "auto",   1, 4096, "", COMMAND_RUNNING | COMMAND_DOCTOR | COMMAND_TOKENIZER_TRAIN | COMMAND_DATA_BUILD, FREE, "machine", "auto: physical cores within the quota") \
-  FLAG(WORD,   precision,     "precision",     "fp32",   0, 0, "fp32", COMMAND_RUNNING, FIXED, "machine", "storage of weights and activations (the reference device is fp64 whatever this says)") \
+  FLAG(WORD,   precision,     "precision",     "fp32",   0, 0, "fp32|bf16", COMMAND_RUNNING, FIXED, "machine", "storage of weights and activations: fp32; bf16 beside fp32 master weights, on cuda (the reference device is fp64 whatever this says)") \
   FLAG(WORD,   recompute,     "recompute",     "none",   0, 0, "none|light|block", COMMAND_SHAPED, FREE, "machine", "computed again in the backward pass to save memory: none, light (norms and activations), block") \
   FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAIN, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \
   FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAIN, FREE, "watch", "each operation of the first step with shapes, time and bytes") \
@@ -145,7 +145,8 @@ typedef struct {
   size_t arg_count;
 } Options;
 
-enum { DEVICE_AUTO, DEVICE_REFERENCE, DEVICE_CPU };              // places of --device's words
+enum { DEVICE_AUTO, DEVICE_REFERENCE, DEVICE_CPU, DEVICE_CUDA };  // places of --device's words
+enum { PRECISION_FP32, PRECISION_BF16 };                         // places of --precision's words
 enum { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
 enum { NONFINITE_STOP, NONFINITE_SKIP };
 enum { DOCUMENTS_FILE, DOCUMENTS_BLANK_LINE, DOCUMENTS_NONE };

@@ -5,12 +5,16 @@
 
 Device *device_open(const Options *o) {
   int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
+  const char *why = o->device == DEVICE_AUTO ? cuda_unavailable() : NULL;
+  if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32);
+  if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)
+    fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--precision bf16 needs --device cuda%s%s; or use --precision fp32", why ? ", and " : "", why ? why : "");
   return o->device == DEVICE_REFERENCE ? reference_device() : cpu_device(threads);
 }
 
-void require_memory(const MemoryTable *table, size_t more, const char *advice) {
+void require_memory(const Device *d, const MemoryTable *table, size_t more, const char *advice) {
   const char *from;
-  size_t available = machine_memory_available(&from), needed;
+  size_t available = d->memory_available ? d->memory_available(d, &from) : machine_memory_available(&from), needed;
   if (!add_size(table->total, more, &needed)) needed = SIZE_MAX;
   if (needed <= available) return;
   fail(EXIT_MACHINE, "memory: %.2f GiB are needed, %.2f GiB are left (%s); %s", (double)needed / (1 << 30), (double)available / (1 << 30), from, advice);
@@ -38,7 +42,7 @@ LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int
   l.device = device_open(o);
   MemoryTable table;
   gpt_memory(&table, l.device, &options);
-  require_memory(&table, gpt_scratch(l.device, &options), purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");
+  require_memory(l.device, &table, gpt_scratch(l.device, &options), purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");
   l.gpt = gpt_create(l.device, &options);
   checkpoint_load_weights(l.checkpoint, gpt_table(l.gpt), checkpoint_put_gpt, l.gpt);
   gpt_refresh(l.gpt);

@@ -22,8 +22,8 @@ typedef struct {
 LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B, int64_t T);
 void unload_model(LoadedModel *l);
 
-// Refuses (exit 3) what does not fit: needed and available bytes, and the flag that shrinks it. Nothing is allocated yet.
-void require_memory(const MemoryTable *table, size_t more, const char *advice);
+// Refuses (exit 3) what does not fit the device: needed and available bytes, and the flag that shrinks it. Nothing is allocated yet.
+void require_memory(const Device *d, const MemoryTable *table, size_t more, const char *advice);
 // The callbacks of checkpoint.h for a Gpt as context.
 void checkpoint_get_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, double *values);
 void checkpoint_put_gpt(void *gpt, Part part, const TensorRow *row, size_t first, size_t n, const double *values);

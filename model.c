@@ -59,6 +59,7 @@ struct Gpt {
   acc *grads, *m, *v;             // (table.total)
   acc *lookup_grad;               // (Vp, C) tied only: the lookup's accumulator; the head's is grads itself
   scalar *stats;                    // (STAT_COUNT)
+  Reducer reducer;                // of gradients and losses over ranks
 
   Block *blocks;                  // (layers)
   BlockActs *acts;                // (layers)
@@ -283,11 +284,22 @@ size_t gpt_scratch(const Device *d, const GptOptions *options) {
   return d->scratch_bytes + most;
 }
 
+// One rank: every sum over ranks is the own number.
+static void reduce_nothing(void *context, acc *x, size_t n) { (void)context; (void)x; (void)n; }
+static void reduce_no_scalars(void *context, scalar *x, size_t n) { (void)context; (void)x; (void)n; }
+static void wait_for_nothing(void *context) { (void)context; }
+
+void gpt_set_reducer(Gpt *m, const Reducer *reducer) {
+  static const Reducer alone = {reduce_nothing, reduce_no_scalars, wait_for_nothing, NULL};
+  m->reducer = reducer ? *reducer : alone;
+}
+
 Gpt *gpt_create(Device *d, const GptOptions *options) {
   MemoryTable table;
   gpt_memory(&table, d, options);
   Gpt *m = xcalloc(1, sizeof *m);
   prepare(m, d, options);
+  gpt_set_reducer(m, NULL);
   m->arena_bytes = table.total;
   m->arena = d->allocate(d, table.total);
   if (!m->arena) fail(EXIT_MACHINE, "memory: the %s device refused %zu MiB for this model; use a smaller --batch or --context, or --recompute block", d->name, table.total >> 20);
@@ -476,11 +488,23 @@ void gpt_forward(Gpt *m, const int32_t *ids, const int32_t *targets, const Micro
   m->d->sum(m->d, m->d->stat_at(m->stats, STAT_LOSS), m->losses, m->rows);
 }
 
+// Where the tensors of block l begin in the arena; l = layers: where the last block's end.
+static size_t block_offset(const Gpt *m, int l) {
+  return l < m->config.layers ? tensor_of(&m->table, ROLE_NORM1_WEIGHT, l)->offset : tensor_of(&m->table, ROLE_NORMF_WEIGHT, -1)->offset;
+}
+
+static void reduce_gradients(Gpt *m, size_t first, size_t end) {
+  m->reducer.gradients(m->reducer.context, m->d->acc_at(m->grads, first), end - first);
+}
+
 void gpt_backward(Gpt *m, const MicroBatch *place) {
   Device *d = m->d;
   const GptConfig *c = &m->config;
   norm_backward(m, m->dresidual, m->dbranch, NULL, m->final, m->meanf, m->rstdf, &m->normf);
-  for (int l = (int)c->layers - 1; l >= 0; l--) backward_block(m, l, place);
+  for (int l = (int)c->layers - 1; l >= 0; l--) {
+    backward_block(m, l, place);
+    if (place->last) reduce_gradients(m, block_offset(m, l), block_offset(m, l + 1));
+  }
   drop(m, m->dresidual, place, "embedding", -1);
   d->embedding_backward(d, m->dwte, m->dwpe, m->dresidual, m->ids, (size_t)m->o.B, (size_t)m->o.T, (size_t)c->channels, (size_t)c->vocab);
 }
@@ -491,6 +515,10 @@ void gpt_finish_gradients(Gpt *m) {
   // A tied embedding has two accumulators: were there one, its additions would come in the order head, lookup, head, lookup
   // of the micro-batches, and the bits would depend on how a step is cut.
   if (m->lookup_grad) d->add_acc(d, d->acc_at(m->grads, wte->offset), m->lookup_grad, wte->size);
+  reduce_gradients(m, 0, block_offset(m, 0));                                        // embeddings
+  reduce_gradients(m, block_offset(m, (int)m->config.layers), m->table.total);       // last norm and an untied head
+  m->reducer.scalars(m->reducer.context, d->stat_at(m->stats, STAT_LOSS), 1);
+  m->reducer.wait(m->reducer.context);
   for (size_t i = 0; i < m->table.count; i++) {
     const TensorRow *row = &m->table.rows[i];
     if (row->trainable) d->sumsq(d, d->stat_at(m->stats, STAT_GRAD_SUMSQ), d->acc_at(m->grads, row->offset), row->size);

@@ -114,7 +114,16 @@ typedef struct {
   uint32_t step;
   uint64_t row0;             // index of its first row within the step, over all micro-batches and ranks
   double loss_scale;         // one over the counted targets of the whole step on all ranks
+  bool last;                 // of the step on this rank: its backward pass hands each block's gradients to the reducer
 } MicroBatch;
+
+// What happens to gradients as soon as they are final: they are summed over the ranks of a run, beside the computation.
+typedef struct {
+  void (*gradients)(void *context, acc *x /* = sum over ranks, (n) */, size_t n);   // may return before it is done
+  void (*scalars)(void *context, scalar *x /* = sum over ranks, (n) */, size_t n);
+  void (*wait)(void *context);                                                      // until all of it is done
+  void *context;
+} Reducer;
 
 void gpt_init(Gpt *m, uint64_t seed);                      // initial weights
 void gpt_begin_step(Gpt *m);                               // gradients and step statistics = 0
@@ -123,8 +132,10 @@ void gpt_begin_step(Gpt *m);                               // gradients and step
 // because the logits live only chunk by chunk; call gpt_backward next.
 void gpt_forward(Gpt *m, const int32_t *ids, const int32_t *targets, const MicroBatch *place, WantGradient want);
 void gpt_backward(Gpt *m, const MicroBatch *place);        // gradients += those of the micro-batch of the last gpt_forward
-// After the last micro-batch: adds the two accumulators of a tied embedding, and takes the sum of squares of all gradients.
+// After the last micro-batch: adds the two accumulators of a tied embedding, reduces what the backward pass has not handed over
+// and the sum of losses, waits for it, and takes the sum of squares of all gradients.
 void gpt_finish_gradients(Gpt *m);
+void gpt_set_reducer(Gpt *m, const Reducer *reducer);      // copied; NULL: one rank alone, nothing to reduce (so it is at first)
 void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay);   // AdamW on every trainable tensor, then refresh
 double gpt_loss_sum(Gpt *m);                               // sum of losses of the step so far, nats; waits
 double gpt_grad_norm(Gpt *m);                              // after gpt_finish_gradients; waits

@@ -239,7 +239,8 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory) 
          (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
   printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
-  printf("device    %s: %s\n", d->name, d->description);
+  const char *why = r->o->device == DEVICE_AUTO && strcmp(d->name, "cuda") ? cuda_unavailable() : NULL;
+  printf("device    %s: %s%s%s\n", d->name, d->description, why ? "; not cuda: " : "", why ? why : "");
   size_t resident = machine_resident();
   printf("memory    %.1f MiB:", (double)(memory->total + resident) / (1 << 20));
   for (size_t i = 0; i < memory->count; i++) printf(" %s %.1f,", memory->line[i].kind, (double)memory->line[i].bytes / (1 << 20));

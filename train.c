@@ -327,7 +327,7 @@ static void create_models(Trainer *t, bool only_plan) {
   memory.total += scratch;
   run_print_banner(r, t->device, &memory);
   if (t->judge) story_judge_print(t->judge);
-  require_memory(&memory, 0, memory_advice(&memory));
+  require_memory(t->device, &memory, 0, memory_advice(&memory));
   if (only_plan && r->o->json) print_plan_json(r, &memory);
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
@@ -345,10 +345,21 @@ static void trainer_free(Trainer *t) {
   run_free(t->run);
 }
 
+// A run goes on bit for bit only in the precision that it began with.
+static void check_resumed_device(const Trainer *t) {
+  const Run *r = t->run;
+  if (!r->resumed || !r->init) return;
+  bool stored = checkpoint_is_fp64(r->init), here = t->device->acc_size == sizeof(double);
+  if (stored != here)
+    fail(EXIT_REQUEST, "--device %s computes in %s, this run began in %s and goes on in that only: give --device %s, or start a new run with --init %s",
+         t->device->name, here ? "fp64" : "fp32", stored ? "fp64" : "fp32", stored ? "reference" : "cpu", r->dir);
+}
+
 static int train_or_plan(Options *o, bool only_plan) {
   Trainer t = {.run = run_prepare(o)};
   t.judge = story_judge_create(t.run);
   t.device = device_open(o);
+  check_resumed_device(&t);
   create_models(&t, only_plan);
   if (only_plan) { trainer_free(&t); return 0; }
   size_t rows = (size_t)(t.run->gpt.B * t.run->gpt.T);

@@ -272,6 +272,33 @@ void free_names(char **names, size_t count) {
   free(names);
 }
 
+// Appends the regular files of a directory.
+static void add_directory(char ***paths, size_t *n, const char *directory) {
+  size_t count, before = *n;
+  char **names = list_directory(directory, &count);
+  *paths = xrealloc(*paths, *n + count, sizeof **paths);
+  for (size_t i = 0; i < count; i++) {
+    struct stat st;
+    char *path = format("%s/%s", directory, names[i]);
+    if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) (*paths)[(*n)++] = path;
+    else free(path);
+  }
+  free_names(names, count);
+  if (*n == before) fail(EXIT_REQUEST, "%s: 0 files in this directory (of %zu names), at least 1 with text is needed", directory, count);
+}
+
+char **list_texts(const char *const *names, size_t count, size_t *files) {
+  char **paths = NULL;
+  size_t n = 0;
+  for (size_t i = 0; i < count; i++) {
+    if (is_directory(names[i])) { add_directory(&paths, &n, names[i]); continue; }
+    paths = xrealloc(paths, n + 1, sizeof *paths);
+    paths[n++] = xstrdup(names[i]);
+  }
+  *files = n;
+  return paths;
+}
+
 // ---- CRC32C, eight tables of 256 (slicing by 8; Kounavis & Berry 2005): about 2 GB/s, no special instruction ----
 
 static uint32_t crc_table[8][256];

@@ -72,6 +72,9 @@ void remove_tree(const char *path);           // rm -r, silent if absent
 // Names (not paths) in a directory, sorted bytewise, without . and ..; *count set; each and the array freed by free_names.
 char **list_directory(const char *path, size_t *count);
 void free_names(char **names, size_t count);
+// Paths of the texts that a user names: a directory becomes its regular files (sorted, not below it), anything else stays as it is,
+// also - and what does not exist. Exit 2 for a directory without files. Freed by free_names.
+char **list_texts(const char *const *names, size_t count, size_t *files);
 
 // ---- digests ----
 uint32_t crc32c(uint32_t crc, const void *data, size_t n);  // Castagnoli (RFC 3720); start with 0; can be continued

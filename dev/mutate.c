@@ -4,7 +4,7 @@
 // deleted, an if negated (DeMillo, Lipton and Sayward 1978). Lines and changes are drawn at random; the same seed and the same
 // sources give the same mutants. Each is built in a copy of the tree in a temporary folder: only the changed file is compiled again, only the
 // tests that are run are linked again. The file's own tests come first (table `homes`); the first test that fails, crashes or
-// takes ten times as long as without the change has caught it. What survives them meets all other tests.
+// takes ten times as long as without the change has caught it. What survives them meets all other tests, and then its own with sanitizers.
 //
 // Not counted, and another one is drawn instead: a change that does not compile, one that gives the same machine code (Papadakis
 // et al. 2015), and one argued in dev/mutants_equivalent.txt. Releases of memory and files are never deleted: a leak changes no result.
@@ -31,39 +31,40 @@
 #include <time.h>         // clock_gettime
 #include <unistd.h>       // fork
 
-// ---- which tests belong to which file: quickest and sharpest first; those that do not exist are left out ----
+// ---- which tests belong to which file: quickest and sharpest first; those that do not exist are left out. drawn: devices, model and
+// optimizer, loader, checkpoints, which is what is drawn from where no file is named ----
 
-static const struct { const char *file, *tests; } homes[] = {
-  {"checkpoint.c", "test_checkpoint"},
-  {"config.c", "test_model test_checkpoint test_cli_train"},
-  {"corpus.c", "test_train test_cli_train"},
-  {"cpu.c", "test_model test_ops test_bits"},
-  {"cpu_attention.c", "test_attention test_bits"},
-  {"cpu_gemm.c", "test_gemm test_ops test_bits"},
-  {"cpu_ops.c", "test_ops test_bits"},
-  {"data.c", "test_data test_cli"},
-  {"data_build.c", "test_data"},
-  {"dataloader.c", "test_data"},
-  {"detmath.c", "test_detmath"},
-  {"documents.c", "test_data"},
-  {"evaluate.c", "test_train test_cli_train"},
-  {"flags.c", "test_flags test_cli"},
-  {"json.c", "test_json"},
-  {"load.c", "test_checkpoint test_sample test_cli_train"},
-  {"manifest.c", "test_checkpoint"},
-  {"model.c", "test_model test_gradients test_train"},
-  {"reference.c", "test_reference test_gradients test_ops"},
-  {"run.c", "test_train test_cli_train"},
-  {"safetensors.c", "test_safetensors test_checkpoint"},
-  {"sample.c", "test_sample test_cli_train"},
-  {"stories.c", "test_stories"},
-  {"tensors.c", "test_model test_checkpoint"},
-  {"tokenizer.c", "test_tokenizer"},
-  {"tokenizer_files.c", "test_tokenizer"},
-  {"tokenizer_train.c", "test_tokenizer"},
-  {"train.c", "test_train test_cli_train"},
-  {"trigram.c", "test_stories"},
-  {"util.c", "test_util"},
+static const struct { const char *file; bool drawn; const char *tests; } homes[] = {
+  {"checkpoint.c", true, "test_checkpoint"},
+  {"config.c", false, "test_model test_checkpoint test_cli_train"},
+  {"corpus.c", true, "test_train test_cli_train"},
+  {"cpu.c", true, "test_model test_ops test_bits"},
+  {"cpu_attention.c", true, "test_attention test_bits"},
+  {"cpu_gemm.c", true, "test_gemm test_ops test_bits"},
+  {"cpu_ops.c", true, "test_ops test_bits"},
+  {"data.c", true, "test_data test_cli"},
+  {"data_build.c", true, "test_data"},
+  {"dataloader.c", true, "test_data"},
+  {"detmath.c", true, "test_detmath"},
+  {"documents.c", true, "test_data"},
+  {"evaluate.c", false, "test_train test_cli_train"},
+  {"flags.c", false, "test_flags test_cli"},
+  {"json.c", false, "test_json"},
+  {"load.c", true, "test_checkpoint test_sample test_cli_train"},
+  {"manifest.c", true, "test_checkpoint"},
+  {"model.c", true, "test_model test_gradients test_train test_memory"},
+  {"reference.c", true, "test_reference test_gradients test_ops"},
+  {"run.c", false, "test_train test_cli_train"},
+  {"safetensors.c", true, "test_safetensors test_checkpoint"},
+  {"sample.c", false, "test_sample test_cli_train"},
+  {"stories.c", false, "test_stories"},
+  {"tensors.c", true, "test_model test_checkpoint"},
+  {"tokenizer.c", false, "test_tokenizer"},
+  {"tokenizer_files.c", false, "test_tokenizer"},
+  {"tokenizer_train.c", false, "test_tokenizer"},
+  {"train.c", true, "test_train test_cli_train"},
+  {"trigram.c", false, "test_stories"},
+  {"util.c", false, "test_util"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
 
@@ -109,11 +110,13 @@ static char *read_text(const char *path, size_t *n) {
   return text;
 }
 
+static bool sanitizing;   // the command that runs is built with sanitizers
+
 // A mutant may ask for memory or write files without end.
 static void set_limits(void) {
   struct rlimit memory = {(rlim_t)16 << 30, (rlim_t)16 << 30}, file = {(rlim_t)32 << 30, (rlim_t)32 << 30}, core = {0, 0};
   const char *flags = getenv("MAKEFLAGS");
-  if (!flags || !strstr(flags, "sanitize")) setrlimit(RLIMIT_DATA, &memory);   // sanitizers reserve terabytes
+  if (!sanitizing && (!flags || !strstr(flags, "sanitize"))) setrlimit(RLIMIT_DATA, &memory);   // sanitizers reserve terabytes
   setrlimit(RLIMIT_FSIZE, &file);
   setrlimit(RLIMIT_CORE, &core);
 }
@@ -296,15 +299,15 @@ static void order_tests(const char *file, Test *order[MAX_TESTS], size_t *own) {
 }
 
 static bool build_test(const Test *t) {
-  char *target = t->script ? format("gpt") : format("%s/%s", build, t->name);
+  char *target = t->script ? format("gpt") : format("gpt %s/%s", build, t->name);   // some programs run ./gpt
   bool ok = make(target);
   free(target);
   return ok;
 }
 
-// NULL: passed. Else why not, to be freed.
-static char *run_test(const Test *t, double limit) {
-  int code = t->script ? run_format(limit, "GPT=$PWD/gpt bash tests/%s.sh", t->name) : run_format(limit, "%s/%s", build, t->name);
+// NULL: passed. Else why not, to be freed. word: only the tests that have it in their names; "": all.
+static char *run_test(const Test *t, const char *word, double limit) {
+  int code = t->script ? run_format(limit, "GPT=$PWD/gpt bash tests/%s.sh", t->name) : run_format(limit, "%s/%s %s", build, t->name, word);
   char *log = read_log(), *why = NULL, *line = strstr(log, "FAILED ");
   if (line) line += !strncmp(line, "FAILED tests/", 13) ? 13 : 7;
   if (code == TOO_LATE) why = format("%s: not done after %.0f s", t->name, limit);
@@ -327,7 +330,7 @@ static void time_tests(Test *const *order, size_t count) {
     if (t->seconds > 0) continue;
     if (!build_test(t)) give_up("a test does not build");
     double start = seconds_now();
-    char *why = run_test(t, BUILD_LIMIT);
+    char *why = run_test(t, "", BUILD_LIMIT);
     t->seconds = seconds_now() - start;
     if (!why) continue;
     char *message = format("without any change %s", why);
@@ -456,6 +459,17 @@ static bool is_array_size(const Source *s, size_t i) {
   return is_declaration(s, first) || is(s, first, "const") || is(s, first, "static");
 }
 
+// A number in the size of an allocation, one more of which asks for more memory and changes no result.
+static bool is_room(const Source *s, size_t i) {
+  static const char *const words[] = {"xmalloc", "xcalloc", "xrealloc", "malloc", "calloc", "realloc"};
+  if (i == 0 || is(s, i - 1, "-") || is(s, i - 1, "/") || is(s, i - 1, ">>") || is(s, i - 1, "%")) return false;
+  for (size_t k = i; k > 1 && s->tokens[k - 1].line == s->tokens[i].line && !is(s, k - 1, ";"); k--) {
+    if (!is(s, k - 1, "(") || s->tokens[k - 1].depth >= s->tokens[i].depth) continue;
+    for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, k - 2, words[w])) return true;
+  }
+  return false;
+}
+
 // `fd < 0`: 0 is standard input, which is open; <= 0 and < 1 ask the same of any descriptor that open() gives.
 static bool is_descriptor_check(const Source *s, size_t i) {
   size_t compare = s->tokens[i].kind == NUMBER ? i - 1 : i;
@@ -470,11 +484,12 @@ static void add_token_changes(int source, const Source *s, size_t i) {
     add_change(source, t->line, t->at, t->n, format("%s", swaps[k].to), "operator");
   }
   if (t->kind != NUMBER || is_array_size(s, i)) return;
-  if (is(s, i, "0")) { add_change(source, t->line, t->at, t->n, format("1"), "constant"); return; }
+  bool room = is_room(s, i);
+  if (is(s, i, "0")) { if (!room) add_change(source, t->line, t->at, t->n, format("1"), "constant"); return; }
   char *end;
   long long whole = strtoll(s->text + t->at, &end, 10);
   bool plain = end == s->text + t->at + t->n;
-  for (int step = -1; step <= 1; step += 2)
+  for (int step = -1; step <= (room ? -1 : 1); step += 2)
     add_change(source, t->line, t->at, t->n, plain ? format("%lld", whole + step) : format("(%.*s %c 1)", (int)t->n, s->text + t->at, step < 0 ? '-' : '+'), "constant");
 }
 
@@ -640,10 +655,31 @@ static Built compile(void) {
 
 static bool whole_suite = true;
 
+// What the changed function is about: "layernorm" in cpu_layernorm_backward(), "norm" in norm_backward_row(). "" if no line above
+// begins a function. The tests with this word in their names are tried before the rest of a slow program.
+static void word_of(const Change *c, char word[64]) {
+  const Source *s = &sources[c->source];
+  size_t i = c->at, n = 0;
+  *word = 0;
+  for (;; i--) {                            // to a line that begins with a letter
+    while (i > 0 && s->text[i - 1] != '\n') i--;
+    if (i == 0 || isalpha((unsigned char)s->text[i])) break;
+  }
+  size_t end = i + strcspn(s->text + i, "(\n"), begin = end;
+  if (s->text[end] != '(') return;
+  while (begin > i && (isalnum((unsigned char)s->text[begin - 1]) || s->text[begin - 1] == '_')) begin--;
+  static const char *const devices[] = {"cpu_", "reference_"};
+  for (size_t d = 0; d < 2; d++) if (!strncmp(s->text + begin, devices[d], strlen(devices[d]))) begin += strlen(devices[d]);
+  for (; begin < end && s->text[begin] != '_' && n < 63; begin++) word[n++] = s->text[begin];
+  word[n] = 0;
+}
+
 // NULL: it survived all tests. Else what caught it, to be freed. "" : it cannot be linked. *start += time spent on the unchanged tree.
 static char *judge(const Change *c, double *start) {
   Test *order[MAX_TESTS];
   size_t own;
+  char word[64];
+  word_of(c, word);
   order_tests(sources[c->source].name, order, &own);
   for (size_t i = 0; i < (whole_suite || !own ? test_count : own); i++) {
     if (order[i]->seconds <= 0) {          // a survivor of its own tests: how long do the others take?
@@ -655,10 +691,53 @@ static char *judge(const Change *c, double *start) {
       *start += seconds_now() - pause;
     }
     if (!build_test(order[i])) return format("%s", "");
-    char *why = run_test(order[i], time_limit(order[i]));
+    bool slow = i < own && !order[i]->script && order[i]->seconds > 1;
+    char *why = slow && *word ? run_test(order[i], word, time_limit(order[i])) : NULL;
+    if (!why) why = run_test(order[i], "", time_limit(order[i]));
     if (why) return why;
   }
   return NULL;
+}
+
+#define SANITIZERS "OPT=-O1 CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all'"
+
+// The tests of a file once more as .ci/run does: with sanitizers, which see what changes no result, such as a read behind an array.
+// A test counts only if it passes without the change. NULL: nothing was seen. *start as in judge().
+static char *judge_sanitized(const Change *c, double *start) {
+  Test *order[MAX_TESTS];
+  size_t own;
+  const char *name = sources[c->source].name;
+  const int stem = (int)strlen(name) - 2;
+  char *why = NULL, *plain = format("%s", build);
+  order_tests(name, order, &own);
+  if (run(60, "make -s print-build " SANITIZERS)) give_up("the folder of the sanitized build is not known");
+  char *folder = read_log();
+  folder[strcspn(folder, "\n")] = 0;
+  for (size_t i = 0; i < own && !why; i++) {
+    Test *t = order[i];
+    for (int pass = 0; pass < 2 && (pass == 0 || why); pass++) {   // with the change; if that was seen, without it
+      double pause = seconds_now();
+      if (pass) restore(c);
+      bool built = run_format(BUILD_LIMIT, "rm -f %s/%.*s.o %s/%.*s.*.o; make -s " SANITIZERS " %s/gpt %s/%s && cp -f %s/gpt gpt", folder, stem, name,
+                              folder, stem, name, folder, folder, t->script ? "gpt" : t->name, folder) == 0;
+      *start += pass == 0 ? seconds_now() - pause : 0;             // the first build is that of the whole tree
+      snprintf(build, sizeof build, "%s", folder);
+      sanitizing = true;
+      char *said = built ? run_test(t, "", 10 * time_limit(t)) : NULL;
+      sanitizing = false;
+      snprintf(build, sizeof build, "%s", plain);
+      if (pass == 0) why = said ? format("%s, with sanitizers", said) : NULL;
+      else {
+        apply(c);
+        if (said) { printf("without any change, with sanitizers: %s\n", said); free(why); why = NULL; }
+        *start += seconds_now() - pause;
+      }
+      free(said);
+    }
+  }
+  free(folder);
+  free(plain);
+  return why;
 }
 
 typedef struct { int wanted, counted, caught, broken, same, argued; double *seconds; char *survivors; } Tally;
@@ -683,6 +762,7 @@ static bool try_one(Tally *t) {
   apply(c);
   Built built = compile();
   char *why = built == BUILT ? judge(c, &start) : NULL;
+  if (built == BUILT && !why && whole_suite) why = judge_sanitized(c, &start);
   double took = seconds_now() - start;
   restore(c);
   if (built == BROKEN || (why && !*why)) t->broken++;
@@ -706,7 +786,7 @@ static int by_value(const void *a, const void *b) { return *(const double *)a < 
 
 static void read_sources(char *const *names, int count) {
   for (size_t h = 0; h < HOMES; h++) {
-    bool asked = count == 0;
+    bool asked = count == 0 && homes[h].drawn;
     for (int i = 0; i < count; i++) asked |= !strcmp(names[i], homes[h].file);
     if (!asked) continue;
     Source *s = &sources[source_count];

@@ -27,10 +27,22 @@ cat > "$work/cuda.cu" <<'C'
 #include <cuda_runtime.h>
 int main() { int version; return cudaRuntimeGetVersion(&version) != cudaSuccess; }
 C
-if ! command -v nvcc >/dev/null 2>&1; then say nvcc "not found: the CPU device only"
-elif nvcc -cudart static -o "$work/cuda" "$work/cuda.cu" >/dev/null 2>&1 && "$work/cuda"; then
-  say nvcc "found ($(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')): not used, this version has no CUDA device yet"
-else say nvcc "seen, but a program built with it does not run: the CPU device only"
+# The toolkit's folder, asked of nvcc itself: it may be called through a script. Its libraries are linked by $CC, so that is tried.
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null) cuda_libs="" gpu=""
+version=$([ -n "$nvcc" ] && "$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+if [ "$CUDA" = 0 ]; then nvcc=""; say nvcc "off as asked (CUDA=0): the CPU device only"
+elif [ $native = 0 ]; then nvcc=""; say nvcc "not used for another processor: the CPU device only"
+elif [ -z "$nvcc" ]; then say nvcc "not found: the CPU device only"
+elif [ "${version%%.*}" -lt 12 ] 2>/dev/null; then nvcc=""; say nvcc "$version is too old, 12.0 is needed: the CPU device only"
+else
+  libraries=$("$nvcc" --dryrun "$work/cuda.cu" 2>&1 | sed -n 's/^#\$ LIBRARIES= *//p' | tr -d '"')
+  cuda_libs="$libraries -lcudart_static -lpthread -ldl -lrt"
+  if "$nvcc" -Xcompiler -fno-exceptions -c -o "$work/cuda.o" "$work/cuda.cu" >/dev/null 2>&1 && $CC "$work/cuda.o" -o "$work/cuda" $cuda_libs 2>/dev/null && "$work/cuda"; then
+    gpu=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d '. ' | grep -E '^[0-9]+$')
+    case $gpu in 90 | 100 | 103 | 120) gpu=${gpu}a ;; esac
+    say nvcc "found ($version): the CUDA device is built, for ${gpu:+the GPU here, }sm_${gpu:-80}${gpu:+ }${gpu:- and PTX}"
+  else nvcc="" cuda_libs=""; say nvcc "seen ($version), but a program built with it does not link and run: the CPU device only"
+  fi
 fi
 
 printf '#include <nccl.h>\nint main(void) { int v; return ncclGetVersion(&v) != ncclSuccess; }\n' > "$work/nccl.c"
@@ -41,4 +53,4 @@ fi
 if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: a launcher, nothing is linked with it; this version trains in one process"
 else say MPI "not found: not needed, it would only start processes"
 fi
-echo "OMP_FLAGS := $omp" > "$out"
+{ echo "OMP_FLAGS := $omp"; echo "NVCC := $nvcc"; echo "CUDA_LIBS := $cuda_libs"; echo "CUDA_GPU := ${gpu:+sm_$gpu}"; } > "$out"

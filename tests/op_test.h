@@ -1,10 +1,13 @@
-// op_test.h: owns the way an operation of the CPU device is tested: against the reference, and against itself.
+// op_test.h: owns the way an operation of a device is tested: against the reference, and against itself.
+//
+// The device is the CPU's, or what TEST_DEVICE names: cuda, cuda-bf16 (then of every two cases one has sizes and addresses that allow
+// 16-byte accesses).
 //
 // An operation is a row: its shapes, its arrays for a shape, the call, and the bound on each output element. For every row
 //   check_against_reference   42 odd shapes (1, primes, tile edges +-1), canaries around every array, inputs unchanged,
-//                             |cpu - reference| <= bound, and "all NaN" and "all zero" fail the same comparison
-//   check_same_bits           every instruction set of this processor and 1, 2, 3, 7 threads give the same bits
-// Inputs are rounded to float first, so that both devices start from the same numbers and a bound counts roundings only:
+//                             |device - reference| <= bound, and "all NaN" and "all zero" fail the same comparison
+//   check_same_bits           every instruction set of this processor and 1, 2, 3, 7 threads give the same bits; on CUDA, a second run
+// Inputs are rounded to the device's storage first, so that both devices start from the same numbers and a bound counts roundings only:
 // u = 2^-24 is one rounding. A chain of n additions or fused multiply-adds errs by at most n u times the sum of magnitudes (Higham,
 // Accuracy and Stability of Numerical Algorithms, 3.1); "magnitudes" runs the reference on absolute values to get that sum.
 #pragma once
@@ -12,12 +15,16 @@
 #include "../rng.h"     // rng_u32, rng_below, rng_site
 #include "../util.h"    // xmalloc, ARRAY_LEN, MIN, MAX
 #include "test.h"       // CHECK_MSG
+#if defined(__x86_64__)
+#include <xmmintrin.h>  // _mm_getcsr, _mm_setcsr
+#endif
 
 static const double U = 0x1p-24;       // one rounding to float
+static const double U_BF16 = 0x1p-8;   // one rounding to bf16, of 8 significant bits
 static const double TINY = 0x1p-120;   // what lies below is flushed to zero sooner or later (2^-126, times a few factors)
 
-enum { SHAPES = 42, MOST_DIMS = 8, MOST_ARRAYS = 12, CANARIES = 17 };   // 17: nothing is aligned to a vector
-static const double CANARY = 12345;
+enum { SHAPES = 42, MOST_DIMS = 8, MOST_ARRAYS = 12, CANARIES = 17, ALIGNED_CANARIES = 32 };   // 17: nothing is aligned to a vector
+static const double CANARY = 12288;    // exact in every storage
 
 typedef enum { KIND_REAL, KIND_ACC, KIND_IDS, KIND_STAT } Kind;
 typedef enum { IN, OUT, IN_OUT } Role;
@@ -48,7 +55,26 @@ struct Case {
   int arrays;
 };
 
+// ---- the device under test ----
+
+static inline bool on_cuda(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda", 4); }
+static inline bool on_bf16(void) { const char *name = getenv("TEST_DEVICE"); return name && !strcmp(name, "cuda-bf16"); }
+static inline Device *device_under_test(int threads) { return on_cuda() ? cuda_device(on_bf16() ? CUDA_BF16 : CUDA_FP32) : cpu_device(threads); }
+// One rounding to storage.
+static inline double unit_of_storage(void) { return on_bf16() ? U_BF16 : U; }
+// x as it is after it was stored; ties to even.
+static inline double stored(double x) {
+  if (!on_bf16() || x == 0 || !isfinite(x)) return (float)x;
+  int exponent;
+  frexp(x, &exponent);
+  return ldexp(rint(ldexp(x, 8 - exponent)), exponent - 8);
+}
+
 // ---- shapes and arrays ----
+
+// Every second case on CUDA: what is at least 8 is a multiple of 8, and arrays begin at multiples of 16 bytes.
+static inline bool aligned_case(const Case *c) { return on_cuda() && c->number % 2 == 0; }
+static inline size_t canaries_of(const Case *c) { return aligned_case(c) ? ALIGNED_CANARIES : CANARIES; }
 
 // Dimension `which` of a case: 1, primes, edges of vectors and tiles +-1; the first case is all ones.
 static inline size_t odd_size(const Case *c, unsigned which, size_t most) {
@@ -57,7 +83,13 @@ static inline size_t odd_size(const Case *c, unsigned which, size_t most) {
   if (c->number == 0) return 1;
   size_t n = 0;
   while (n < ARRAY_LEN(sizes) && sizes[n] <= most) n++;
-  return sizes[rng_below(n, 7, which, rng_site(c->op->name), (uint64_t)c->number)];
+  size_t size = sizes[rng_below(n, 7, which, rng_site(c->op->name), (uint64_t)c->number)];
+  return aligned_case(c) && size >= 8 ? round_up(size, 8) : size;
+}
+// What a stride is larger than a row.
+static inline size_t odd_pad(const Case *c, unsigned which, size_t most) {
+  size_t pad = odd_size(c, which, most) - 1;
+  return aligned_case(c) ? round_up(pad, 8) : pad;
 }
 
 // Uniform in (-1, 1), by Stafford's mixing of a counter: Philox would take most of these tests' time.
@@ -72,7 +104,8 @@ static inline Array *array_add(Case *c, const char *name, Kind kind, Role role, 
   Array *a = &c->array[c->arrays++];
   *a = (Array){name, kind, role, n, xmalloc(n, 8), xmalloc(n, 8), xmalloc(n, 8)};
   for (size_t i = 0; i < n; i++) {
-    double value = (float)(size * mixed_value((uint64_t)c->number << 32 | rng_site(name), i));
+    double value = size * mixed_value((uint64_t)c->number << 32 | rng_site(name), i);
+    value = kind == KIND_REAL ? stored(value) : (float)value;
     a->start[i] = role == OUT ? (kind == KIND_STAT ? 0 : NAN) : value;
     a->bound[i] = 0;
   }
@@ -103,11 +136,11 @@ static inline size_t kind_bytes(const Device *d, Kind kind) {
   return kind == KIND_REAL ? d->real_size : kind == KIND_ACC ? d->acc_size : kind == KIND_IDS ? sizeof(int32_t) : sizeof(double);
 }
 
-static inline void put(Device *d, const Array *a, char *memory, const double *values) {
-  size_t all = a->n + 2 * CANARIES;
+static inline void put(Device *d, const Array *a, size_t canaries, char *memory, const double *values) {
+  size_t all = a->n + 2 * canaries;
   double *padded = xmalloc(all, sizeof *padded);
   int32_t *ids = xmalloc(all, sizeof *ids);
-  for (size_t i = 0; i < all; i++) padded[i] = i < CANARIES || i >= CANARIES + a->n ? CANARY : values[i - CANARIES];
+  for (size_t i = 0; i < all; i++) padded[i] = i < canaries || i >= canaries + a->n ? CANARY : values[i - canaries];
   for (size_t i = 0; i < all && a->kind == KIND_IDS; i++) ids[i] = (int32_t)padded[i];
   if (a->kind == KIND_REAL) d->upload_real(d, (real *)memory, padded, all);
   if (a->kind == KIND_ACC) d->upload_acc(d, (acc *)memory, padded, all);
@@ -115,39 +148,69 @@ static inline void put(Device *d, const Array *a, char *memory, const double *va
   free(padded), free(ids);   // KIND_STAT starts at zero, as allocate gives it
 }
 
-static inline void get(Device *d, const Array *a, const char *memory, double *values, bool *canaries) {
-  size_t all = a->n + 2 * CANARIES;
+// Whole numbers, from memory that only the device reads: the bits of floats, which every conversion on their way keeps.
+static inline void get_ids(Device *d, double *values, const char *memory, size_t n) {
+  if (on_cuda() && strcmp(d->name, "reference")) d->download_acc(d, values, (const acc *)memory, n);
+  for (size_t i = 0; i < n; i++) {
+    int32_t id;
+    if (on_cuda() && strcmp(d->name, "reference")) memcpy(&id, &(float){(float)values[i]}, 4);
+    else id = ((const int32_t *)memory)[i];
+    values[i] = id;
+  }
+}
+
+static inline void get(Device *d, const Array *a, size_t canaries, const char *memory, double *values, bool *live) {
+  size_t all = a->n + 2 * canaries;
   double *padded = xmalloc(all, sizeof *padded);
   if (a->kind == KIND_REAL) d->download_real(d, padded, (const real *)memory, all);
   if (a->kind == KIND_ACC) d->download_acc(d, padded, (const acc *)memory, all);
   if (a->kind == KIND_STAT) d->download_stat(d, padded, (const scalar *)memory, all);
-  for (size_t i = 0; i < all && a->kind == KIND_IDS; i++) padded[i] = ((const int32_t *)memory)[i];
+  if (a->kind == KIND_IDS) get_ids(d, padded, memory, all);
   for (size_t i = 0; i < all; i++) {
-    bool outside = i < CANARIES || i >= CANARIES + a->n;
-    if (outside && padded[i] != (a->kind == KIND_STAT ? 0 : CANARY)) *canaries = false;
+    bool outside = i < canaries || i >= canaries + a->n;
+    if (outside && padded[i] != (a->kind == KIND_STAT ? 0 : CANARY)) *live = false;
   }
-  memcpy(values, padded + CANARIES, a->n * sizeof *values);
+  memcpy(values, padded + canaries, a->n * sizeof *values);
   free(padded);
+}
+
+// The processor keeps denormal numbers until an operation says otherwise: each has to, in every thread, or the first operation of
+// a process would compute other bits than the second. Not those that copy or count, nor the sum of losses in double.
+static inline void keep_denormals(void) {
+#if defined(__x86_64__)
+  _mm_setcsr(_mm_getcsr() & ~0x8040u);
+#endif
+}
+static inline void check_denormals_are_flushed(const Case *c, const Device *d) {
+#if defined(__x86_64__)
+  const char *name = c->op->name;
+  if (!strcmp(d->name, "cpu") && !strstr(name, "copy") && !strstr(name, "count") && strcmp(name, "sum"))
+    CHECK_MSG((_mm_getcsr() & 0x8040) == 0x8040, "%s leaves denormals as they are", name);
+#endif
+  (void)c, (void)d;
 }
 
 // Runs the case on the device from the given start values; got[a] (n) receives every array. Returns whether all canaries live.
 static inline bool run_case(const Case *c, Device *d, double *const start[], double *const got[]) {
   char *memory[MOST_ARRAYS];
   void *p[MOST_ARRAYS];
-  bool canaries = true;
+  const size_t canaries = canaries_of(c);
+  bool live = true;
   for (int a = 0; a < c->arrays; a++) {
-    size_t bytes = (c->array[a].n + 2 * CANARIES) * kind_bytes(d, c->array[a].kind);
+    size_t bytes = (c->array[a].n + 2 * canaries) * kind_bytes(d, c->array[a].kind);
     memory[a] = d->allocate(d, bytes);
     if (!memory[a]) abort();
-    put(d, &c->array[a], memory[a], start[a]);
-    p[a] = memory[a] + CANARIES * kind_bytes(d, c->array[a].kind);
+    put(d, &c->array[a], canaries, memory[a], start[a]);
+    p[a] = memory[a] + canaries * kind_bytes(d, c->array[a].kind);
   }
+  keep_denormals();
   c->op->run(d, c->dim, p);
+  check_denormals_are_flushed(c, d);
   for (int a = 0; a < c->arrays; a++) {
-    get(d, &c->array[a], memory[a], got[a], &canaries);
-    d->release(d, memory[a], (c->array[a].n + 2 * CANARIES) * kind_bytes(d, c->array[a].kind));
+    get(d, &c->array[a], canaries, memory[a], got[a], &live);
+    d->release(d, memory[a], (c->array[a].n + 2 * canaries) * kind_bytes(d, c->array[a].kind));
   }
-  return canaries;
+  return live;
 }
 
 typedef struct { double *p[MOST_ARRAYS]; } Results;
@@ -168,6 +231,13 @@ static inline void results_free(const Case *c, Results *r) {
 }
 // Every array after the reference has run on absolute values: the sums of magnitudes of operations that are linear.
 static inline Results magnitudes(const Case *c) { return results_of(c, reference_device(), true, NULL); }
+
+// Where results are stored in bf16, each errs by one more rounding; what must be exact (bound 0) has none.
+static inline void bound_storage(Array *a) {
+  if (!on_bf16() || a->kind != KIND_REAL || a->role == IN) return;
+  for (size_t i = 0; i < a->n; i++)
+    if (a->bound[i] > 0) a->bound[i] += U_BF16 * (fabs(a->want[i]) + a->bound[i]);
+}
 
 // bound = roundings u times the sum of magnitudes, for one output of a linear operation
 static inline void bound_linear(Case *c, int a, double roundings) {
@@ -203,6 +273,7 @@ static inline void prepare(Case *c, const Operation *op, int number) {
   for (int a = 0; a < c->arrays; a++) memcpy(c->array[a].want, want.p[a], c->array[a].n * sizeof(double));
   results_free(c, &want);
   op->bounds(c);
+  for (int a = 0; a < c->arrays; a++) bound_storage(&c->array[a]);
 }
 
 static inline void check_case(Case *c, Device *d, int zero_passes[MOST_ARRAYS]) {
@@ -225,7 +296,7 @@ static inline void check_case(Case *c, Device *d, int zero_passes[MOST_ARRAYS]) 
 
 // Zero may be right for a case or two (a norm over one channel, a loss over one word), never for most.
 static inline void check_against_reference(const Operation *op) {
-  Device *d = cpu_device(2);
+  Device *d = device_under_test(2);
   int zero_passes[MOST_ARRAYS] = {0};
   for (int number = 0; number < SHAPES; number++) {
     Case c;
@@ -264,9 +335,9 @@ static const struct { const char *instruction_set; int threads; } variants[] = {
 
 static inline void check_same_bits(const Operation *op) {
   Results first[SHAPES];
-  for (size_t v = 0; v < ARRAY_LEN(variants); v++) {
-    if (*variants[v].instruction_set && !has_instruction_set(variants[v].instruction_set)) continue;
-    Device *d = device_with(variants[v].instruction_set, variants[v].threads);
+  for (size_t v = 0; v < (on_cuda() ? 2 : ARRAY_LEN(variants)); v++) {
+    if (!on_cuda() && *variants[v].instruction_set && !has_instruction_set(variants[v].instruction_set)) continue;
+    Device *d = on_cuda() ? device_under_test(0) : device_with(variants[v].instruction_set, variants[v].threads);
     for (int number = 0; number < SHAPES; number++) {
       Case c;
       case_begin(&c, op, number);

@@ -14,9 +14,17 @@ count() {   # name, exit code; reads $log
   passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
 }
 
-if [ -n "$op" ]; then programs="$build/test_ops $build/test_gradients"; else programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done); fi
+# An operation: the tests with its name in theirs, and the programs that are about nothing else.
+if [ -n "$op" ]; then
+  programs="$build/test_ops $build/test_gradients"
+  case $op in *attention*) programs="$programs $build/test_attention" ;; *linear*|*gemm*) programs="$programs $build/test_gemm" ;; esac
+else
+  programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done)
+fi
 for program in $programs; do
-  "$program" $op > "$log" 2>&1
+  word=$op
+  case $program in */test_attention|*/test_gemm) word="" ;; esac
+  "$program" $word > "$log" 2>&1
   code=$?
   cat "$log"
   count "$(basename "$program")" $code

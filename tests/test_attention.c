@@ -1,4 +1,4 @@
-// test_attention.c: owns the tests of attention on the CPU device: against the reference, the same bits everywhere, decoding
+// test_attention.c: owns the tests of attention on a device (op_test.h says which), and on the CPU device beyond that: against the reference, the same bits everywhere, decoding
 // equals the full forward pass bit for bit, and what a query does not see does not reach it.
 #include "op_test.h"
 
@@ -11,7 +11,9 @@ static AttentionShape shape_of(const size_t *n, const int32_t *first_key) {
     .q_stride = NH * n[DIM_HS] + n[DIM_PAD], .kv_stride = n[DIM_KVH] * n[DIM_HS] + 2 * n[DIM_PAD], .out_stride = NH * n[DIM_HS] + n[DIM_PAD] / 2,
     .mask = number % 3 == 2 ? MASK_FULL : MASK_CAUSAL, .first_key = number % 4 == 3 ? first_key : NULL, .scale = 1 / sqrt((double)n[DIM_HS]),
   };
-  s.q_batch = s.T * s.q_stride + 3, s.kv_batch = s.S * s.kv_stride + 1, s.out_batch = s.T * s.out_stride;
+  bool even = on_cuda() && number % 2 == 0;   // the aligned cases of op_test.h
+  if (even) s.out_stride = NH * n[DIM_HS] + n[DIM_PAD];
+  s.q_batch = s.T * s.q_stride + (even ? 8 : 3), s.kv_batch = s.S * s.kv_stride + (even ? 8 : 1), s.out_batch = s.T * s.out_stride;
   if (number % 5 == 4) s.dropout = (Dropout){.p = 0.3, .seed = 99, .step = 5, .site = 4, .row0 = number * 3};
   return s;
 }
@@ -21,7 +23,8 @@ static size_t kv_size(const AttentionShape *s) { return s->B * s->kv_batch; }
 static void dims(Case *c, bool square) {
   size_t *n = c->dim;
   n[DIM_B] = odd_size(c, 0, 3), n[DIM_T] = odd_size(c, 1, c->number % 7 == 6 ? 193 : 65), n[DIM_S] = n[DIM_T] + (square ? 0 : odd_size(c, 2, 65) - 1);
-  n[DIM_KVH] = odd_size(c, 3, 3), n[DIM_GROUP] = odd_size(c, 4, 3), n[DIM_HS] = odd_size(c, 5, c->number % 4 ? 33 : 129), n[DIM_PAD] = odd_size(c, 6, 17) - 1;
+  n[DIM_KVH] = odd_size(c, 3, 3), n[DIM_GROUP] = odd_size(c, 4, 3), n[DIM_HS] = odd_size(c, 5, c->number % 4 ? 33 : 129), n[DIM_PAD] = odd_pad(c, 6, 17);
+  if (aligned_case(c) && c->number % 3) n[DIM_HS] = (size_t[]){32, 64, 96, 128}[c->number / 2 % 4];   // those of the tensor-core kernels
   n[DIM_NUMBER] = (size_t)c->number;
 }
 
@@ -72,6 +75,7 @@ static void query_of(Query *query, const AttentionShape *s, const double *q, con
 
 // p errs relatively by 2 score errors (its own and the largest's), the rounding of score - largest (below 90: scores are small), exp's
 // two and the sum's S/16 + 5; out adds a chain of S, the factor and the quotient. lse: the score, the sum, the log.
+// On tensor cores each p is rounded to bf16 before it meets v (and dscore before it meets k or q).
 static void forward_bounds(Case *c) {
   AttentionShape s = shape_of(c->dim, (const int32_t *)c);   // only asked whether there are documents
   const double *q = c->array[2].start, *k = c->array[3].start, *v = c->array[4].start;
@@ -87,7 +91,7 @@ static void forward_bounds(Case *c) {
           double size = 0;
           for (size_t i = query->begin; i < query->end; i++)
             size += query->p[i] * query->factor[i] * fabs(v[b * s.kv_batch + i * s.kv_stride + h / (s.NH / s.KVH) * s.HS + e]);
-          c->array[0].bound[b * s.out_batch + t * s.out_stride + h * s.HS + e] = (2 * sum_error + (keys + 100) * U) * size + TINY;
+          c->array[0].bound[b * s.out_batch + t * s.out_stride + h * s.HS + e] = (2 * sum_error + (keys + 100) * U + (on_bf16() ? U_BF16 : 0)) * size + TINY;
         }
       }
   free(query);
@@ -108,7 +112,7 @@ static void backward_shape(Case *c) {
   for (size_t i = 0; i < s.B * s.T; i++) first[i] = (int32_t)c->array[7].start[i];
   s = shape_of(c->dim, first);
   reference->attention_forward(reference, (real *)out->start, (acc *)lse->start, (real *)c->array[4].start, (real *)c->array[5].start, (real *)c->array[6].start, &s);   // its real and acc are double
-  for (size_t i = 0; i < out->n; i++) out->start[i] = (float)out->start[i];
+  for (size_t i = 0; i < out->n; i++) out->start[i] = stored(out->start[i]);
   for (size_t i = 0; i < lse->n; i++) lse->start[i] = (float)lse->start[i];
   free(first);
 }
@@ -136,7 +140,7 @@ static void backward_bounds(Case *c) {
           const size_t key = b * s.kv_batch + i * s.kv_stride + h / (s.NH / s.KVH) * s.HS;
           double size_v = 0, p_error = query->score_error + 110 * U;   // |score - lse| below 100
           for (size_t e = 0; e < s.HS; e++) size_v += fabs(dout[out_at + e] * v[key + e]);
-          double dscore = query->p[i] * (query->factor[i] * size_v + size_out), error = p_error + ((double)s.HS + 16 + length) * U;
+          double dscore = query->p[i] * (query->factor[i] * size_v + size_out), error = p_error + ((double)s.HS + 16 + length) * U + (on_bf16() ? U_BF16 : 0);
           for (size_t e = 0; e < s.HS; e++) {
             dq[q_at + e] += s.scale * dscore * fabs(k[key + e]) * error;
             dk[key + e] += s.scale * dscore * fabs(q[q_at + e]) * error;
@@ -264,6 +268,7 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(attention_forward);
   RUN(attention_backward);
+  if (on_cuda()) return TEST_END();   // the rest is of memory that the host reads; test_cuda.c has its like
   RUN(attention_decoding_is_the_full_pass);
   RUN(attention_unseen_keys_change_nothing);
   RUN(attention_backward_of_nothing_is_nothing);

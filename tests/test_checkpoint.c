@@ -860,14 +860,14 @@ static void foreign_models(void) {
   free(dir);
 }
 
-// Replaces text in trainer.safetensors by text of the same length and makes the manifest agree: damage with a right checksum.
-static void forge_trainer(const char *dir, const char *from, const char *to) {
+// Replaces text in a file by text of the same length and makes the manifest agree: damage with a right checksum.
+static void forge(const char *dir, const char *file, const char *from, const char *to) {
   size_t size, manifest_size;
-  char *bytes = contents(dir, "trainer.safetensors", &size), *manifest = contents(dir, "manifest.json", &manifest_size), crc[9];
-  char *line = strstr(manifest, "\"trainer.safetensors\""), *at = bytes;
+  char *bytes = contents(dir, file, &size), *manifest = contents(dir, "manifest.json", &manifest_size), crc[9];
+  char *line = strstr(manifest, file), *at = bytes;
   while (memcmp(at, from, strlen(from))) at++;
   memcpy(at, to, strlen(to));
-  overwrite(dir, "trainer.safetensors", bytes, size);
+  overwrite(dir, file, bytes, size);
   snprintf(crc, sizeof crc, "%08x", crc32c(0, bytes, size));
   memcpy(strstr(line, "\"crc32c\": \"") + 11, crc, 8);
   size_t self = (size_t)(strstr(manifest, "  \"self_crc32c\"") - manifest);
@@ -876,6 +876,18 @@ static void forge_trainer(const char *dir, const char *from, const char *to) {
   overwrite(dir, "manifest.json", manifest, manifest_size);
   free(bytes);
   free(manifest);
+}
+
+static void wrong_headers(void) {
+  static const char *const files[] = {"model.safetensors", "trainer.safetensors"};
+  for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+    char *run = new_run("run"), *dir = checkpoint_path(run, 1);
+    save_filled(run, 1, 1, 0);
+    forge(dir, files[i], "{\"", "[\"");
+    EXPECT_FAIL(EXIT_REQUEST, files[i], checkpoint_open(dir));
+    free(dir);
+    free(run);
+  }
 }
 
 static void wrong_state(void) {
@@ -892,7 +904,7 @@ static void wrong_state(void) {
   for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
     TrainerState state;
     save_filled(run, 1, 1, 0);
-    forge_trainer(dir, cases[i][0], cases[i][1]);
+    forge(dir, "trainer.safetensors", cases[i][0], cases[i][1]);
     Checkpoint *c = checkpoint_open(dir);
     EXPECT_FAIL(EXIT_REQUEST, cases[i][2], checkpoint_load_trainer(c, &m.table, false, put, &m, &state));
     checkpoint_close(c);
@@ -963,6 +975,7 @@ int main(int argc, char **argv) {
   RUN(resolving);
   RUN(foreign_models);
   RUN(wrong_trainers);
+  RUN(wrong_headers);
   RUN(wrong_state);
   buffer_free(&fault.trace);
   remove_tree(folder);

@@ -187,7 +187,7 @@ mkdir -p nothing/inside
 printf 'Ten words are too few for a row of this model.' > short.txt
 refuse 2 "missing.txt: cannot open text: No such file" train missing.txt
 refuse 2 "the text is empty: 0 bytes" train empty.txt
-refuse 2 "this directory holds no files" train nothing
+refuse 2 "0 files in this directory" train nothing
 refuse 2 "the text is too short: 41 tokens are there for training, 65 are needed for one row of --context 64" train short.txt --tokenizer byte --context 64
 printf 'x' > one.txt
 refuse 2 "the text is too short" train one.txt --tokenizer byte
@@ -212,6 +212,8 @@ refuse 2 "--resume nowhere: is no run folder" train --resume nowhere
 refuse 2 "--resume nothing: is no run folder" train --resume nothing
 refuse 2 "--lr cannot be given beside --resume" train --resume run --lr 1
 refuse 2 "--seed cannot be given beside --resume" train --resume run --seed 1
+refuse 2 "--device reference computes in fp64, this run began in fp32" train --resume run --device reference
+check "a resume on another device prints no banner" test ! -s out
 refuse 2 "TEXT cannot be given beside --resume" train other.txt --resume run
 refuse 2 "start a new run from its weights with --init run" train --resume run --steps 9
 refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2

@@ -12,6 +12,8 @@
 #include <signal.h>        // SIGXFSZ
 #include <sys/resource.h>  // setrlimit
 #include <sys/stat.h>      // mkfifo
+#include <sys/syscall.h>   // SYS_pread64, SYS_clock_gettime
+#include <time.h>          // clock_gettime
 
 static char folder[200];   // everything is written here
 
@@ -364,6 +366,25 @@ static void wrong_shards_are_refused(void) {
   free(path);
 }
 
+// The program's own pread() stands before libc's: a disk that fails when a test asks for it.
+static bool disk_fails;
+ssize_t pread(int fd, void *to, size_t n, off_t at) {
+  if (!disk_fails) return (ssize_t)syscall(SYS_pread64, fd, to, n, at);
+  errno = EIO;
+  return -1;
+}
+
+static void a_failing_disk_is_the_machines(void) {
+  int32_t ids[10] = {0};
+  char *path = in_folder("failing.bin");
+  write_shard(path, ids, 10, 2, true, 1000, 999, 'c');
+  disk_fails = true;
+  EXPECT_FAIL(EXIT_MACHINE, "failing.bin: reading the header failed: Input/output error", shard_open(path, SHARD_HEADER));
+  disk_fails = false;
+  unlink(path);
+  free(path);
+}
+
 static void open_pair(void) {
   char pattern[250];
   snprintf(pattern, sizeof pattern, "%s/pair_*.bin", folder);
@@ -712,6 +733,50 @@ static void build_from_a_stream(void) {
   free(out);
 }
 
+// The program's own clock stands before libc's: where a test asks for it, every look at it is `clock_step` seconds later.
+static double clock_step, clock_now;
+int clock_gettime(clockid_t which, struct timespec *t) {
+  if (!(clock_step > 0)) return (int)syscall(SYS_clock_gettime, which, t);
+  clock_now += clock_step;
+  *t = (struct timespec){(time_t)clock_now, (long)(1e9 * (clock_now - floor(clock_now)))};
+  return 0;
+}
+
+// One thread: a batch has 4 MiB. `lines` = wanted lines of progress; every look at the clock is `step` seconds later than the last.
+static void check_progress(const char *text, const char *out, double step, int lines) {
+  int64_t all = 9500000;
+  int found = 0;
+  clock_now = 1000, clock_step = step;
+  CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--out", out, "--val-fraction", "0.5"), 0);
+  clock_step = 0;
+  for (const char *line = said.data; line && !strncmp(line, "build ", 6); line = strchr(line, '\n'), line += line != NULL, found++) {
+    double percent, rate, tokens, seconds = step * (found + 1);
+    long long minutes, rest;
+    CHECK_EQ(sscanf(line, "build %lf%%  %lf MB/s  %lfM tokens  eta %lld:%lld", &percent, &rate, &tokens, &minutes, &rest), 5);
+    double done = percent / 100 * (double)all, left = seconds * ((double)all - done) / done;
+    // what is printed is rounded: the share to a percent, the rate to 0.1 MB/s
+    CHECK_NEAR(1e6 * rate * seconds, done, 0.005 * (double)all + 0.05e6 * seconds, "%.0f%% after %g s", percent, seconds);
+    CHECK_NEAR(60.0 * (double)minutes + (double)rest, left, 1 + 0.01 * seconds * (double)all * (double)all / done / done, "time left at %.0f%%", percent);
+    CHECK(rest < 60);
+    CHECK_NEAR(1e6 * tokens, done, 0.005 * (double)all + 1e6, "tokens at %.0f%%", percent);
+    CHECK(found + 1 < lines ? percent < 95 && percent > 40 * (found + 1) : percent == 100);
+  }
+  CHECK_EQ(found, lines);
+  remove_in_folder("shards");
+}
+
+static void progress_is_said_every_five_seconds(void) {
+  char *text = in_folder("progress.txt"), *out = in_folder("shards"), *bytes = xmalloc(9500000, 1);
+  for (size_t i = 0; i < 9500000; i++) bytes[i] = i % 100 > 97 ? '\n' : (char)('a' + (i / 100 >> i % 20 & 1));   // documents differ
+  write_file(text, bytes, 9500000);
+  check_progress(text, out, 100, 3);      // batches of 4, 4 and 1.1 MiB
+  check_progress(text, out, 1, 0);
+  free(bytes);
+  unlink(text);
+  free(text);
+  free(out);
+}
+
 // The cut falls into a character of a text that is one piece: it moves to its start, and no end-of-text token comes of it.
 // With over 65,536 characters ids have 4 bytes.
 static void build_of_characters(void) {
@@ -968,6 +1033,7 @@ int main(int argc, char **argv) {
   RUN(wrong_shards_are_refused);
   RUN(mixed_shards_are_refused);
   RUN(file_changed_while_read);
+  RUN(a_failing_disk_is_the_machines);
   RUN(many_shards);
   RUN(counts_past_32_bits);
   RUN(pieces_encode_as_the_whole);
@@ -975,6 +1041,7 @@ int main(int argc, char **argv) {
   RUN(texts_are_refused);
   RUN(validation_is_drawn_by_content);
   RUN(build_from_a_stream);
+  RUN(progress_is_said_every_five_seconds);
   RUN(build_of_characters);
   RUN(build_leaves_nothing_half);
   RUN(check_names_the_byte);

@@ -13,6 +13,9 @@ static void refused(const char *text, size_t size, const char *message) {
   CHECK_MSG(j == NULL, "accepted: %.60s", text);
   CHECK_STR(error, message);
   json_free(j);
+  j = json_parse(text, size, NULL, 0);   // nor where nobody wants to know why
+  CHECK_MSG(j == NULL, "accepted without room for the reason: %.60s", text);
+  json_free(j);
 }
 
 #define REFUSED(text, message) refused(text, sizeof(text) - 1, message)
@@ -84,6 +87,26 @@ static void refuses_syntax(void) {
   REFUSED("\xef\xbb\xbf{}", "byte 0xef where a value is expected at line 1, column 1");
   REFUSED("// x\n1", "'/' where a value is expected at line 1, column 1");
   REFUSED("{\"a\":1,\n\"b\":2,\n\"a\":3}", "key \"a\" stands twice in one object, again at line 3");
+}
+
+// Nothing is read behind the text: whatever stands there, the result is the same.
+static void ends_where_the_text_ends(void) {
+  static const char *const texts[] = {"1", "-", "0", "1.", "1.5", "1e", "1e+", "1e5", "t", "tru", "true", "\"ab", "\"a\\", "\"a\\u12", "\"a\\ud83d", "\"a\\ud83d\\",
+                                      "\"\xc3", "[", "[1", "[1,", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "", " ", "[]", "nul"};
+  static const char *const behind[] = {".5", "e5", "5", "+1", "\"", "]", "}", ",", ":", ":1}", " ", "e", "ue", "l", "\\ude00\"", "ude00\"", "34\"", "\xa9\"", "1]", "\"a\":1}", "n\""};
+  for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+    for (size_t k = 0; k < ARRAY_LEN(behind); k++) {
+      size_t n = strlen(texts[i]);
+      char *longer = format("%s%s", texts[i], behind[k]), expected[sizeof error];
+      Json *a = json_parse(texts[i], n, error, sizeof error);
+      memcpy(expected, error, sizeof error);
+      Json *b = json_parse(longer, n, error, sizeof error);
+      CHECK_MSG(!a == !b && !strcmp(error, expected), "%s before %s: %s, expected %s", texts[i], behind[k], error, expected);
+      CHECK(!a || !b || (a->type == b->type && !(a->number < b->number) && !(a->number > b->number)));
+      json_free(a);
+      json_free(b);
+      free(longer);
+    }
 }
 
 static void refuses_numbers_and_strings(void) {
@@ -255,6 +278,7 @@ int main(int argc, char **argv) {
   RUN(reads_strings);
   RUN(reads_numbers);
   RUN(refuses_syntax);
+  RUN(ends_where_the_text_ends);
   RUN(refuses_numbers_and_strings);
   RUN(bounds_nesting);
   RUN(survives_damage);

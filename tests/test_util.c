@@ -503,6 +503,26 @@ static void processors_are_counted(void) {
   CHECK(memchr(name, 0, sizeof name) && *name && !strpbrk(name, "\n\t"));
 }
 
+// The texts that a user names: directories become their regular files, everything else stays.
+static void texts_are_listed(void) {
+  char *top = format("%s/texts", folder), *below = format("%s/a", top), *empty = format("%s/below", below), *file = format("%s/b", top), *other = format("%s/c", top);
+  make_directory(top);
+  make_directory(below);
+  make_directory(empty);
+  replace_file(other, "2", 1);
+  replace_file(file, "1", 1);
+  size_t n = 0;
+  char **paths = list_texts((const char *const[]){"-", top, "missing", file}, 4, &n);
+  CHECK_EQ(n, 5);
+  const char *const wanted[] = {"-", file, other, "missing", file};
+  for (size_t i = 0; i < n && i < 5; i++) CHECK_STR(paths[i], wanted[i]);
+  free_names(paths, n);
+  EXPECT_FAIL(EXIT_REQUEST, "a: 0 files in this directory (of 1 names)", list_texts((const char *const[]){file, below}, 2, &n));
+  EXPECT_FAIL(EXIT_REQUEST, "below: 0 files in this directory (of 0 names)", list_texts((const char *const[]){empty}, 1, &n));
+  remove_tree(top);
+  free(top), free(below), free(empty), free(file), free(other);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   const char *where = getenv("TMPDIR");
@@ -527,6 +547,7 @@ int main(int argc, char **argv) {
   RUN(clock_runs);
   RUN(memory_is_known);
   RUN(processors_are_counted);
+  RUN(texts_are_listed);
   if (rmdir(folder)) { printf("%s is not empty: %s\n", folder, strerror(errno)); test_failed++; }
   return TEST_END();
 }

@@ -1,0 +1,69 @@
+# cuda.mk: owns the rules that run CUDA sources on a CPU: emulated, checked, and as the PTX that nvcc makes of them.
+#
+# Included by the Makefile after OBJECTS is set; alone (make -f dev/cuda_on_cpu/cuda.mk emulator-tests) it builds the emulator's own tests.
+#   $(BUILD)/emulated/NAME.plain.o    NAME.cu for the emulator, fast          link with $(EMULATOR)
+#   $(BUILD)/emulated/NAME.checked.o  the same, every memory access watched   link with $(EMULATOR_CHECKED)
+#   $(BUILD)/emulated/NAME.sm_80.ptx  what nvcc makes of it, where there is nvcc; GPT_CUDA_PTX=that file makes a plain program interpret it
+#   $(BUILD)/emulated/gpt, gpt_checked, test_NAME, test_NAME_checked          programs of the project with the emulated device
+# Test: bash tests/test_cuda_on_cpu.sh
+
+BUILD    ?= build/cuda_on_cpu
+EMULATED := $(BUILD)/emulated
+EMU_HOME := dev/cuda_on_cpu
+EMU_CXX  ?= $(shell command -v g++ || command -v clang++)
+NVCC     ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+PTX_ARCHS ?= sm_80 sm_90a
+CUDA_ARCHS_ALL := sm_80 sm_86 sm_89 sm_90a sm_100a sm_120a
+
+# -fopenmp: blocks of a grid run on several threads of the machine. Contraction is off as everywhere in the project: the same bits on every machine.
+EMU_BASE    := -std=c++17 -g1 -fopenmp -ffp-contract=off -Wall -Wno-unknown-pragmas -I$(EMU_HOME) -I. -I$(BUILD) -MMD -MP
+EMU_PLAIN   := $(EMU_BASE) -O2
+# The compiler announces every access to the functions in check.cpp, which stand where ThreadSanitizer's would; its own run time is not linked.
+EMU_WATCHED := $(EMU_BASE) -O1 -fsanitize=thread -fsanitize=bounds,alignment -fno-sanitize-recover=all $(if $(findstring clang,$(EMU_CXX)),,-Wno-tsan)
+EMU_LINK    := -fopenmp -lrt -lm
+
+EMU_PARTS        := emulator ptx_run nccl
+EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
+EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
+EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
+
+.PHONY: emulated-gpt emulator-tests cuda-report
+.SECONDARY:
+emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
+
+# The only change to the source: kernel<<<grid, block, smem, stream>>>(arguments) becomes kernel<<cuda_launch(grid, block, smem, stream)(arguments)
+define emu_source
+$(EMULATED)/%.cpp: $(1)%.cu
+	@mkdir -p $$(EMULATED)
+	@(echo '#line 1 "$$<"'; sed -zE 's/<<<([^;{}]*)>>>[[:space:]]*\(/<<cuda_launch(\1)(/g' $$<) > $$@
+$(EMULATED)/%.sm_80.ptx: $(1)%.cu
+	@mkdir -p $$(EMULATED)
+	$$(EMU_Q)$$(NVCC) -std=c++17 -O3 -fmad=false -I. -I$(1) -arch=compute_80 -ptx -MMD -MP -o $$@ $$<
+$(EMULATED)/%.sm_90a.ptx: $(1)%.cu
+	@mkdir -p $$(EMULATED)
+	$$(EMU_Q)$$(NVCC) -std=c++17 -O3 -fmad=false -I. -I$(1) -arch=compute_90a -ptx -MMD -MP -o $$@ $$<
+endef
+$(eval $(call emu_source,))
+$(eval $(call emu_source,$(EMU_HOME)/))
+EMU_Q = $(if $(V),,@echo "  emu $(notdir $@)";)
+
+$(EMULATED)/%.plain.o: $(EMULATED)/%.cpp
+	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
+$(EMULATED)/%.checked.o: $(EMULATED)/%.cpp
+	$(EMU_Q)$(EMU_CXX) $(EMU_WATCHED) -c -o $@ $<
+$(EMULATED)/%.o: $(EMU_HOME)/%.cpp
+	@mkdir -p $(EMULATED)
+	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
+
+# ---- programs of the project with the emulated device ----
+
+$(EMULATED)/gpt: $(BUILD)/gpt.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+$(EMULATED)/gpt_checked: $(BUILD)/gpt.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.checked.o $(EMULATOR_CHECKED)
+	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
+$(EMULATED)/test_%_checked: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.checked.o $(EMULATOR_CHECKED)
+	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
+$(EMULATED)/test_%: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+
+-include $(wildcard $(EMULATED)/*.d)
