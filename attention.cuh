@@ -9,7 +9,7 @@
 // Tests: tests/test_attention.c with TEST_DEVICE=cuda and cuda-bf16
 #pragma once
 #include "cuda.cuh"     // load, store, warp_sum, dropout_factor
-#include "ptx.cuh"      // cp.async, ldmatrix, mma
+#include "ptx.cuh"      // cp.async, ldmatrix, mma, exp2_fast
 
 // device.h's AttentionShape as kernels take it.
 struct AttentionPlan {
@@ -192,21 +192,27 @@ enum { FLASH_THREADS = 128, FLASH_ROWS = 64 };   // 4 warps of 16 rows
 template <int HS> struct FlashTile { enum { FORWARD = 64, BACKWARD = HS <= 64 ? 64 : 32 }; };
 template <int HS> size_t flash_forward_bytes() { return (FLASH_ROWS + 4 * FlashTile<HS>::FORWARD) * HS * sizeof(bf16); }
 template <int HS> size_t flash_backward_bytes() { return (2 * FLASH_ROWS + 4 * FlashTile<HS>::BACKWARD) * HS * sizeof(bf16) + 4 * FlashTile<HS>::BACKWARD * sizeof(float); }
-static const float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+static const float LOG2_E = 1.4426950408889634f;
 
 // Where 8 neighbours of a row lie: shuffled so that eight rows at one chunk are in different banks, for rows of 64, 128, 192 or 256 bytes.
 template <int HS> __device__ __forceinline__ int flash_place(int row, int chunk) {
   return row * HS + (HS % 64 == 0 ? chunk ^ (row % 8) : chunk ^ (row / 2 % 4)) * 8;
 }
-// tile = rows first .. first+ROWS of one head, zero from row `count` on
+// tile = rows first .. first+ROWS of one head, zero from row `count` on. A thread keeps its chunk of a row and goes down the rows; with
+// 96 columns a row has 12 chunks, and 8 threads of the block have none.
 template <int HS, int ROWS> __device__ __forceinline__ void fetch_rows(bf16 *tile, const bf16 *head, size_t stride, size_t first, size_t count) {
+  constexpr int CHUNKS = HS / 8, DOWN = FLASH_THREADS / CHUNKS;
+  const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, left = (int)min(count - first, (size_t)ROWS) - row;
+  const bf16 *from = head + (first + row) * stride + chunk * 8;
   #pragma unroll
-  for (int id = threadIdx.x; id < ROWS * HS / 8; id += FLASH_THREADS) {
-    const int row = id / (HS / 8), chunk = id % (HS / 8);
-    const bool inside = first + row < count;
-    cp_async_16(tile + flash_place<HS>(row, chunk), head + (inside ? (first + row) * stride + chunk * 8 : 0), inside);
+  for (int r = 0; r < ROWS; r += DOWN) {
+    if (row >= DOWN || (ROWS % DOWN && row + r >= ROWS)) break;
+    cp_async_16(tile + flash_place<HS>(row + r, chunk), r < left ? from + r * stride : head, r < left);
   }
 }
+// Where key s lies in the tile of `keys` keys from s0 on: 0 before it, `keys` behind it.
+__device__ __forceinline__ int place_in_tile(size_t s, size_t s0, int keys) { return s <= s0 ? 0 : (int)min(s - s0, (size_t)keys); }
+
 // Rows are rows of the product: mma_bf16's a.
 template <int HS> __device__ __forceinline__ void rows_as_a(uint32_t (&a)[4], const bf16 *tile, int row, int k) {
   const int lane = threadIdx.x % WARP;
@@ -289,6 +295,7 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_forward_kernel(bf16 *out,
   fetch_rows<HS, KEYS>(value_tiles, values, p.kv_stride, 0, p.S);
   cp_async_commit();
 
+  const float scale = p.scale * LOG2_E;   // positive: the largest score is the largest product
   float result[HS / 8][4] = {}, largest[2] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY}, sum[2] = {0, 0};   // sum: this lane's part of the row
   for (size_t s0 = 0, stage = 0; s0 < end; s0 += KEYS, stage ^= 1) {
     cp_async_wait<0>();
@@ -300,34 +307,49 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_forward_kernel(bf16 *out,
     }
     float weight[KEYS / 8][4];
     multiply_rows<HS, KEYS>(weight, query_tile, warp * 16, key_tiles + stage * KEYS * HS);
+    // Only tiles at the edge of what these queries see are looked at key by key.
+    if (p.first_key || s0 + KEYS > (p.causal ? p.position + t0 + 1 : p.S)) {
+      const int begin0 = place_in_tile(seen[0].begin, s0, KEYS), begin1 = place_in_tile(seen[1].begin, s0, KEYS);
+      const int end0 = place_in_tile(seen[0].end, s0, KEYS), end1 = place_in_tile(seen[1].end, s0, KEYS);
+      #pragma unroll
+      for (int j = 0; j < KEYS / 8; j++)
+        #pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int s = j * 8 + lane % 4 * 2 + e % 2;
+          if (s < (e < 2 ? begin0 : begin1) || s >= (e < 2 ? end0 : end1)) weight[j][e] = NEGATIVE_INFINITY;
+        }
+    }
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const size_t t = t0 + warp * 16 + lane / 4 + half * 8;
-      float most = largest[half];
+      float most = largest[half];   // fmaxf passes over a NaN; its weight below is NaN, and so is the sum
       #pragma unroll
       for (int j = 0; j < KEYS / 8; j++)
         #pragma unroll
         for (int e = half * 2; e < half * 2 + 2; e++) {
-          const size_t s = s0 + j * 8 + lane % 4 * 2 + e % 2;
-          weight[j][e] = s >= seen[half].begin && s < seen[half].end ? weight[j][e] * (p.scale * LOG2_E) : NEGATIVE_INFINITY;
-          most = max_or_nan(most, weight[j][e]);
+          most = fmaxf(most, weight[j][e]);
         }
-      most = max_or_nan(most, __shfl_xor_sync(ALL_LANES, most, 1));
-      most = max_or_nan(most, __shfl_xor_sync(ALL_LANES, most, 2));
-      const float base = most == NEGATIVE_INFINITY ? 0 : most, correction = exp2f(largest[half] - base);   // nothing seen yet: all weights 0
+      most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
+      const float base = most == NEGATIVE_INFINITY ? 0 : most * scale, correction = exp2_fast(fmaf(largest[half], scale, -base));   // nothing seen yet: all weights 0
       largest[half] = most;
       float part = 0;
       #pragma unroll
       for (int j = 0; j < KEYS / 8; j++)
         #pragma unroll
         for (int e = half * 2; e < half * 2 + 2; e++) {
-          weight[j][e] = exp2f(weight[j][e] - base);
+          weight[j][e] = exp2_fast(fmaf(weight[j][e], scale, -base));
           part += weight[j][e];
-          if (p.dropout.keep_threshold) weight[j][e] *= dropout_factor(p.dropout, dropout_row(p, b, t, h) + s0 + j * 8 + lane % 4 * 2 + e % 2);
         }
       sum[half] = sum[half] * correction + part;
       #pragma unroll
       for (int j = 0; j < HS / 8; j++) result[j][half * 2] *= correction, result[j][half * 2 + 1] *= correction;
+    }
+    if (p.dropout.keep_threshold) {
+      #pragma unroll
+      for (int j = 0; j < KEYS / 8; j++)
+        #pragma unroll
+        for (int e = 0; e < 4; e++)
+          weight[j][e] *= dropout_factor(p.dropout, dropout_row(p, b, t0 + warp * 16 + lane / 4 + e / 2 * 8, h) + s0 + j * 8 + lane % 4 * 2 + e % 2);
     }
     add_weighted_rows<HS, KEYS>(result, weight, value_tiles + stage * KEYS * HS);
   }
@@ -336,20 +358,21 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_forward_kernel(bf16 *out,
     sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 1);
     sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 2);
     const size_t t = t0 + warp * 16 + lane / 4 + half * 8;
-    if (lse && lane % 4 == 0 && t < p.T) lse[bh * p.T + t] = largest[half] * LN_2 + logf(sum[half]);
+    if (lse && lane % 4 == 0 && t < p.T) lse[bh * p.T + t] = largest[half] * p.scale + logf(sum[half]);
   }
   put_rows<HS>(out + out_offset(p, b, 0, h), p.out_stride, t0 + warp * 16, p.T, result, sum[0] == 0 ? 0 : 1 / sum[0], sum[1] == 0 ? 0 : 1 / sum[1]);
 }
 
 // From scores and dp of 16 x ROWS pairs: score becomes p factor, dp becomes dscore. base: lse times log2 e of the pair's query.
-// seen(j, e), base(j, e), delta(j, e), factor(j, e) are asked for element e of fragment j.
-template <int ROWS, class Seen, class Base, class Delta, class Factor>
+// base(j, e), delta(j, e), and where CHECKED seen(j, e), factor(j, e) are asked for element e of fragment j.
+template <int ROWS, bool CHECKED, class Seen, class Base, class Delta, class Factor>
 __device__ __forceinline__ void weights_and_gradients(float (&score)[ROWS / 8][4], float (&dp)[ROWS / 8][4], float scale, Seen seen, Base base, Delta delta, Factor factor) {
   #pragma unroll
   for (int j = 0; j < ROWS / 8; j++)
     #pragma unroll
     for (int e = 0; e < 4; e++) {
-      const float weight = seen(j, e) ? exp2f(score[j][e] * (scale * LOG2_E) - base(j, e)) : 0, kept = factor(j, e);
+      float weight = exp2_fast(fmaf(score[j][e], scale * LOG2_E, -base(j, e))), kept = 1;
+      if (CHECKED) weight = seen(j, e) ? weight : 0, kept = factor(j, e);
       dp[j][e] = weight * (kept * dp[j][e] - delta(j, e));
       score[j][e] = weight * kept;
     }
@@ -394,10 +417,13 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf1
     multiply_rows<HS, KEYS>(weight, query_tile, warp * 16, key_tiles + stage * KEYS * HS);
     multiply_rows<HS, KEYS>(dp, dout_tile, warp * 16, value_tiles + stage * KEYS * HS);
     auto key_of = [&](int j, int e) { return s0 + j * 8 + lane % 4 * 2 + e % 2; };
-    weights_and_gradients<KEYS>(weight, dp, p.scale,
-      [&](int j, int e) { return key_of(j, e) >= seen[e / 2].begin && key_of(j, e) < seen[e / 2].end; },
-      [&](int, int e) { return base[e / 2]; }, [&](int, int e) { return sum_p_dp[e / 2]; },
-      [&](int j, int e) { return dropout_factor(p.dropout, dropout_row(p, b, t0 + warp * 16 + lane / 4 + e / 2 * 8, h) + key_of(j, e)); });
+    auto visible = [&](int j, int e) { return key_of(j, e) >= seen[e / 2].begin && key_of(j, e) < seen[e / 2].end; };
+    auto base_of = [&](int, int e) { return base[e / 2]; };
+    auto delta_of = [&](int, int e) { return sum_p_dp[e / 2]; };
+    auto factor = [&](int j, int e) { return dropout_factor(p.dropout, dropout_row(p, b, t0 + warp * 16 + lane / 4 + e / 2 * 8, h) + key_of(j, e)); };
+    // Queries behind the last are rows of zeros that nobody reads; keys behind the last have weights that may overflow.
+    if (p.first_key || p.dropout.keep_threshold || s0 + KEYS > (p.causal ? t0 + 1 : p.S)) weights_and_gradients<KEYS, true>(weight, dp, p.scale, visible, base_of, delta_of, factor);
+    else weights_and_gradients<KEYS, false>(weight, dp, p.scale, visible, base_of, delta_of, factor);
     add_weighted_rows<HS, KEYS>(result, dp, key_tiles + stage * KEYS * HS);
   }
   put_rows<HS>(dq + query_offset(p, b, 0, h), p.q_stride, t0 + warp * 16, p.T, result, p.scale, p.scale);
@@ -414,41 +440,47 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_key_kernel(bf16 
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const size_t tiles = CEIL_DIV(p.S, (size_t)FLASH_ROWS), group = p.NH / p.KVH, b_kv = first_head / group + blockIdx.x / tiles, b = b_kv / p.KVH, kv_head = b_kv % p.KVH;
   const size_t s0 = blockIdx.x % tiles * FLASH_ROWS, key = s0 + warp * 16 + lane / 4;
-  const size_t first = p.causal ? s0 / QUERIES : 0, steps = CEIL_DIV(p.T, (size_t)QUERIES) - first;   // tiles of queries that see anything here
-
-  auto fetch = [&](size_t step, size_t stage) {
-    const size_t h = kv_head * group + step / steps, t0 = (first + step % steps) * QUERIES, row = (b * p.NH + h) * p.T;
-    fetch_rows<HS, QUERIES>(query_tiles + stage * QUERIES * HS, q + query_offset(p, b, 0, h), p.q_stride, t0, p.T);
-    fetch_rows<HS, QUERIES>(dout_tiles + stage * QUERIES * HS, dout + out_offset(p, b, 0, h), p.out_stride, t0, p.T);
+  // Tiles of queries that see anything here, of one query head of the group after the other.
+  const size_t first = p.causal ? s0 / QUERIES : 0, end = CEIL_DIV(p.T, (size_t)QUERIES);
+  struct Turn { size_t h, tile; } now = {kv_head * group, first}, next = now;
+  auto fetch = [&](const Turn &turn, int stage) {
+    const size_t t0 = turn.tile * QUERIES, row = (b * p.NH + turn.h) * p.T;
+    fetch_rows<HS, QUERIES>(query_tiles + stage * QUERIES * HS, q + query_offset(p, b, 0, turn.h), p.q_stride, t0, p.T);
+    fetch_rows<HS, QUERIES>(dout_tiles + stage * QUERIES * HS, dout + out_offset(p, b, 0, turn.h), p.out_stride, t0, p.T);
     if (threadIdx.x < QUERIES) {
-      const size_t t = t0 + threadIdx.x;
-      bases[stage * QUERIES + threadIdx.x] = t < p.T ? lse[row + t] * LOG2_E : 0;
-      deltas[stage * QUERIES + threadIdx.x] = t < p.T ? delta[row - first_head * p.T + t] : 0;
+      const size_t t = t0 + threadIdx.x, at = stage * QUERIES + threadIdx.x;
+      cp_async_4(&bases[at], t < p.T ? lse + row + t : lse, t < p.T);
+      cp_async_4(&deltas[at], t < p.T ? delta + row - first_head * p.T + t : delta, t < p.T);
     }
     cp_async_commit();
   };
+  auto advance = [&](Turn &turn) { if (++turn.tile == end) turn.tile = first, turn.h++; };
   fetch_rows<HS, FLASH_ROWS>(key_tile, k + key_offset(p, b, 0, kv_head), p.kv_stride, s0, p.S);
   fetch_rows<HS, FLASH_ROWS>(value_tile, v + key_offset(p, b, 0, kv_head), p.kv_stride, s0, p.S);
-  fetch(0, 0);
   float key_sum[HS / 8][4] = {}, value_sum[HS / 8][4] = {};
-  for (size_t step = 0, stage = 0; step < steps * group; step++, stage ^= 1) {
+  if (first < end) fetch(now, 0);
+  for (int stage = 0; first < end && now.h < (kv_head + 1) * group; now = next, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();
-    if (step + 1 < steps * group) fetch(step + 1, stage ^ 1);
-    const size_t h = kv_head * group + step / steps, t0 = (first + step % steps) * QUERIES;
+    advance(next);
+    if (next.h < (kv_head + 1) * group) fetch(next, stage ^ 1);
+    const size_t h = now.h, t0 = now.tile * QUERIES;
     float weight[QUERIES / 8][4], dp[QUERIES / 8][4];
     multiply_rows<HS, QUERIES>(weight, key_tile, warp * 16, query_tiles + stage * QUERIES * HS);
     multiply_rows<HS, QUERIES>(dp, value_tile, warp * 16, dout_tiles + stage * QUERIES * HS);
     auto query_of = [&](int j, int e) { return j * 8 + lane % 4 * 2 + e % 2; };
-    weights_and_gradients<QUERIES>(weight, dp, p.scale,
-      [&](int j, int e) {
-        const size_t t = t0 + query_of(j, e), s = key + e / 2 * 8;
-        if (t >= p.T) return false;
-        const KeyRange range = visible_keys(p, b, t);
-        return s >= range.begin && s < range.end;
-      },
-      [&](int j, int e) { return bases[stage * QUERIES + query_of(j, e)]; }, [&](int j, int e) { return deltas[stage * QUERIES + query_of(j, e)]; },
-      [&](int j, int e) { return dropout_factor(p.dropout, dropout_row(p, b, t0 + query_of(j, e), h) + key + e / 2 * 8); });
+    auto visible = [&](int j, int e) {
+      const size_t t = t0 + query_of(j, e), s = key + e / 2 * 8;
+      if (t >= p.T) return false;
+      const KeyRange range = visible_keys(p, b, t);
+      return s >= range.begin && s < range.end;
+    };
+    auto base_of = [&](int j, int e) { return bases[stage * QUERIES + query_of(j, e)] * LOG2_E; };
+    auto delta_of = [&](int j, int e) { return deltas[stage * QUERIES + query_of(j, e)]; };
+    auto factor = [&](int j, int e) { return dropout_factor(p.dropout, dropout_row(p, b, t0 + query_of(j, e), h) + key + e / 2 * 8); };
+    // Keys behind the last are rows that nobody reads; queries behind the last have weights 1 and rows of zeros.
+    if (p.first_key || p.dropout.keep_threshold || (p.causal && t0 < s0 + FLASH_ROWS - 1)) weights_and_gradients<QUERIES, true>(weight, dp, p.scale, visible, base_of, delta_of, factor);
+    else weights_and_gradients<QUERIES, false>(weight, dp, p.scale, visible, base_of, delta_of, factor);
     add_weighted_rows<HS, QUERIES>(value_sum, weight, dout_tiles + stage * QUERIES * HS);
     add_weighted_rows<HS, QUERIES>(key_sum, dp, query_tiles + stage * QUERIES * HS);
   }

@@ -67,7 +67,7 @@ static Figure measure(const Timed *t, double flops, int samples) {
     double start = seconds_now();
     int repeats = 0;
     do { t->run(t->arg); repeats++; t->d->sync(t->d); } while (seconds_now() - start < 5e-3);   // shorter is noise of the clock and of waking threads
-    double seconds = (seconds_now() - start) / repeats, peak = t->d->measure_peak ? t->d->measure_peak(t->d) : 0;
+    double seconds = (seconds_now() - start) / repeats, peak = t->d->measure_peak ? t->d->measure_peak(t->d) : t->d->peak_flops;
     if (preemptions() > before && tried < 4 * samples) { f.thrown_out++; continue; }
     rate[i] = flops / seconds;
     share[i++] = peak > 0 ? flops / seconds / peak : 0;

@@ -8,6 +8,7 @@
 #pragma once
 #include <cuda_bf16.h>      // __nv_bfloat16
 #include <cuda_runtime.h>   // __device__, threadIdx
+#include "ptx.cuh"          // exp2_fast, reciprocal_fast
 #include <stdint.h>         // uint64_t
 
 typedef __nv_bfloat16 bf16;
@@ -28,12 +29,11 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return _
 // What x is after it was stored.
 template <class Real> __device__ __forceinline__ float rounded(float x) { return to_float(from_float<Real>(x)); }
 
-// Two bf16 in the two halves of a word, the first in the lower half.
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  return (uint32_t)__bfloat16_as_ushort(__float2bfloat16(low)) | (uint32_t)__bfloat16_as_ushort(__float2bfloat16(high)) << 16;
-}
+// The two halves of a word that pack_bf16 made.
 __device__ __forceinline__ float low_bf16(uint32_t word) { return __uint_as_float(word << 16); }
 __device__ __forceinline__ float high_bf16(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
+
+static const uint32_t ONES_BF16 = 0x3f803f80u;   // two of them
 
 // x[0..W) = p[0..W); W = 1, or p is a multiple of 16
 template <int W> __device__ __forceinline__ void load(float (&x)[W], const float *p) {
@@ -136,15 +136,21 @@ __device__ __forceinline__ float dropout_factor(const DropoutKey &key, uint64_t 
 }
 
 // ---- gelu(x) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3); silu(x) = x sigmoid(x) ----
+// Where the result is stored in bf16, 2^x and 1/x to 2^-22 are enough.
 
-__device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+template <class Real> __device__ __forceinline__ float sigmoid(float x) {
+  return sizeof(Real) == 2 ? reciprocal_fast(1 + exp2_fast(-1.4426950408889634f * x)) : 1 / (1 + expf(-x));
+}
+template <class Real> __device__ __forceinline__ float sigmoid_product(float x, float z) { return sizeof(Real) == 2 ? x * sigmoid<Real>(z) : x / (1 + expf(-z)); }
 __device__ __forceinline__ float twice_u(float x) { return 1.5957691216057308f * (x + 0.044715f * x * x * x); }
-__device__ __forceinline__ float gelu(float x) { return x / (1 + expf(-twice_u(x))); }
-__device__ __forceinline__ float silu(float x) { return x / (1 + expf(-x)); }
+template <class Real> __device__ __forceinline__ float gelu(float x) { return sigmoid_product<Real>(x, twice_u(x)); }
+template <class Real> __device__ __forceinline__ float silu(float x) { return sigmoid_product<Real>(x, x); }
 // s + x s (1-s) z', of x s(z); where s (1-s) has vanished, so has the product, however large x z' is
-__device__ __forceinline__ float sigmoid_product_derivative(float x, float z, float slope) {
-  const float s = sigmoid(z), bell = s * sigmoid(-z);
+template <class Real> __device__ __forceinline__ float sigmoid_product_derivative(float x, float z, float slope) {
+  const float s = sigmoid<Real>(z), bell = s * sigmoid<Real>(-z);
   return bell == 0 ? s : s + x * bell * slope;
 }
-__device__ __forceinline__ float gelu_derivative(float x) { return sigmoid_product_derivative(x, twice_u(x), 1.5957691216057308f * (1 + 3 * 0.044715f * x * x)); }
-__device__ __forceinline__ float silu_derivative(float x) { return sigmoid_product_derivative(x, x, 1); }
+template <class Real> __device__ __forceinline__ float gelu_derivative(float x) {
+  return sigmoid_product_derivative<Real>(x, twice_u(x), 1.5957691216057308f * (1 + 3 * 0.044715f * x * x));
+}
+template <class Real> __device__ __forceinline__ float silu_derivative(float x) { return sigmoid_product_derivative<Real>(x, x, 1); }

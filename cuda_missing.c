@@ -6,8 +6,8 @@
 
 const char *cuda_unavailable(void) { return "this build has no CUDA device: nvcc was not found when it was made"; }
 
-Device *cuda_device(CudaPrecision precision) {
-  (void)precision;
+Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
+  (void)precision, (void)library;
   fail(EXIT_MACHINE, "--device cuda: %s; install the CUDA toolkit and run make again, or use --device cpu", cuda_unavailable());
 }
 

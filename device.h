@@ -119,6 +119,7 @@ struct Device {
   // Bytes of its own that are free, scratch_bytes among them, and where the number is from. NULL: it takes the machine's.
   size_t (*memory_available)(const Device *d, const char **from);
   double (*measure_peak)(Device *d);                      // FLOP/s that can be had at this moment; NULL: cannot be measured
+  uint64_t (*launches)(const Device *d);                  // kernels launched so far in this process; NULL: the device launches none
   // Working memory (packed pieces of factors, blocks of scores) that comes on top of scratch_bytes for a product of (rows,IC) with
   // (OC,IC) in all three directions, or for this attention. It is kept: of many products, and of many attentions, the largest counts.
   // NULL: none.
@@ -176,7 +177,7 @@ struct Device {
   // with ACTIVATION_NONE neither of these two may be called, for there is no post
   // gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016, GPT-2's form); silu(x) = x/(1+exp(-x))
   void (*activation_forward)(Device *d, real *post, const real *pre, size_t rows, size_t width, Activation activation);
-  // dpre (rows,width) = d(post)/d(pre) . dpost; GELU: dpre may alias dpost
+  // dpre (rows,width) = d(post)/d(pre) . dpost; dpre may alias pre, and with GELU dpost
   void (*activation_backward)(Device *d, real *dpre /* = */, const real *dpost, const real *pre, size_t rows, size_t width, Activation activation);
 
   // ---- rotary positions (Su et al. 2021), halves convention: pairs (i, i+HS/2) of each of the first `heads` heads of a row ----
@@ -230,8 +231,10 @@ Device *reference_device(void);
 Device *cpu_device(int threads);
 // NVIDIA GPUs of capability 8.0 and up (train_gpt.cu). Storage fp32, or bf16 beside fp32 master weights; acc is fp32. Exit 3 and one
 // sentence where cuda_unavailable() gives one.
+// GEMM_CUBLASLT: matrix products by NVIDIA's library (cublaslt.cuh); exit 3 if it is not found.
 typedef enum { CUDA_FP32, CUDA_BF16 } CudaPrecision;
-Device *cuda_device(CudaPrecision precision);
+typedef enum { GEMM_OWN, GEMM_CUBLASLT } GemmLibrary;            // places of --gemm's words
+Device *cuda_device(CudaPrecision precision, GemmLibrary library);
 // NULL: cuda_device() would open one; else why not, without a full stop: the build has none, driver, device, memory, exclusive use.
 const char *cuda_unavailable(void);
 // What that sentence depends on, and the sentence (for tests). error: the runtime's cudaError_t; versions as 1000 major + 10 minor

@@ -4,9 +4,9 @@
 //   BACKWARD_INPUT   m row, n input, k output:   a = dout (M,K), b = weight (K,N), start = 0
 //   BACKWARD_WEIGHT  m output, n input, k row:   a = dout (K,M), b = x (K,N), start = the stored gradient; and the bias's gradient
 // An operand lies either with k side by side ((M,K), (N,K)) or with m or n side by side ((K,M), (K,N)); that is all the difference.
-// Each output has one owner, which adds in the order of k: no split over k, no atomics, the same bits each time. In float
-// the chain of fused multiply-adds is device.h's own, and the result is the CPU device's to the last bit. Tensor cores add the 16 products of
-// an instruction in an order of their own.
+// No atomics, the same bits each time. In float each output has one owner, which adds in the order of k: the chain of fused multiply-adds is
+// device.h's own, and the result is the CPU device's to the last bit. In bf16 tensor cores add the 16 products of an instruction in an order
+// of their own; where there are too few tiles for all multiprocessors, k is split, and the sums of the splits are added in order.
 // SwiGLU: column n of the tile is gate n/2 (even n) or up n/2 (odd n), so that one thread holds both; only rows of b and columns of out
 // are found elsewhere.
 // Tests: tests/test_ops.c (linear_*), with TEST_DEVICE=cuda and cuda-bf16
@@ -23,6 +23,8 @@ template <class Real> struct Gemm {
   const Real *bias;        // (N) or NULL; FORWARD
   Real *pre, *post;        // FORWARD: (M,N) or NULL, (M,N) or (M,N/2); BACKWARD_INPUT: pre = dx
   float *sum, *bias_sum;   // BACKWARD_WEIGHT: (M,N), (M) or NULL
+  float *partial;          // splits > 1: (splits,M,N), then (splits,M) for the bias
+  int splits;
   bool wide;               // every row of a and b starts at a multiple of 16 bytes and ends at one
   bool wide_out;           // the same of pre, post, sum
 };
@@ -81,12 +83,12 @@ __device__ __forceinline__ void finish_floats(const Gemm<float> &g, size_t m, si
       if (n + e >= g.N) break;
       const size_t half = g.N / 2, j = (n + e) / 2;
       if (out) out[m * g.N + j] = x[e], out[m * g.N + half + j] = x[e + 1];
-      g.post[m * half + j] = silu(x[e]) * x[e + 1];
+      g.post[m * half + j] = silu<float>(x[e]) * x[e + 1];
     }
   } else {
     float y[4];
     #pragma unroll
-    for (int e = 0; e < 4; e++) y[e] = ACT == ACTIVATION_GELU ? gelu(x[e]) : 0;
+    for (int e = 0; e < 4; e++) y[e] = ACT == ACTIVATION_GELU ? gelu<float>(x[e]) : 0;
     if (g.wide_out) {
       if (out) store<4>(out + m * g.N + n, x);
       if (ACT == ACTIVATION_GELU) store<4>(g.post + m * g.N + n, y);
@@ -101,7 +103,7 @@ __device__ __forceinline__ void finish_floats(const Gemm<float> &g, size_t m, si
   }
 }
 
-template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT_THREADS) gemm_float_kernel(Gemm<float> g) {
+template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT_THREADS, 3) gemm_float_kernel(Gemm<float> g) {
   constexpr bool A_K_SIDE = DIR != BACKWARD_WEIGHT, B_K_SIDE = DIR == FORWARD;
   __shared__ __align__(16) float a_tile[FLOAT_DEPTH][FLOAT_TILE + 4], b_tile[FLOAT_DEPTH][FLOAT_TILE + 4];
   const TilePlace place = tile_place(g.M, g.N, FLOAT_TILE);
@@ -143,142 +145,244 @@ template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT
   if (sums_bias) g.bias_sum[place.m + threadIdx.x] = bias_sum;
 }
 
-// ---- bf16: TILE x TILE tiles, warps of TILE/2 x 32 outputs, k in steps of 32, three steps in flight ----
+// ---- bf16: tiles of TILE x TILE (128 or 64), four warps of TILE/2 x TILE/2 outputs, k in steps of 64, three steps in flight ----
 
-enum { BF16_DEPTH = 32, BF16_STAGES = 3 };
+enum { BF16_DEPTH = 64, BF16_STAGES = 3, BF16_THREADS = 128 };
 static inline size_t gemm_bf16_shared_bytes(int tile) { return (size_t)BF16_STAGES * 2 * tile * BF16_DEPTH * sizeof(bf16); }
 
-// Where 8 neighbours (a chunk of 16 bytes) of a tile lie in shared memory, shuffled so that the eight rows which ldmatrix takes
-// at once are in different banks. k side by side: row i has 4 chunks; else row k has TILE/8.
-template <int TILE, bool K_SIDE> __device__ __forceinline__ int chunk_place(int row, int chunk) {
-  return K_SIDE ? row * BF16_DEPTH + ((chunk ^ (row / 2 % 4)) * 8) : row * TILE + ((chunk ^ (row % 8)) * 8);
+// Where 8 neighbours (a chunk of 16 bytes) of a row of WIDTH elements lie in shared memory, shuffled so that the eight rows which
+// ldmatrix takes at once are in different banks.
+template <int WIDTH> __device__ __forceinline__ int chunk_place(int row, int chunk) {
+  return row * WIDTH + ((chunk ^ (WIDTH == 32 ? row / 2 % 4 : row % 8)) * 8);
 }
 
-// One step of an operand into shared memory: TILE rows of 32 k, or 32 rows k of TILE. Zero outside.
-template <int TILE, bool K_SIDE, bool WIDE, Activation ACT>
-__device__ __forceinline__ void fetch_bf16(bf16 *tile, const bf16 *from, size_t first, size_t count, size_t k0, size_t K) {
-  #pragma unroll
-  for (int part = 0; part < 2; part++) {
-    const int id = threadIdx.x + part * 2 * TILE, row = K_SIDE ? id / 4 : id / (TILE / 8), chunk = K_SIDE ? id % 4 : id % (TILE / 8);
+// What one thread brings of an operand into shared memory: of each step PARTS chunks, ROWS rows apart. The tile has TILE rows of 64 k
+// (k side by side), or 64 rows k of TILE.
+template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
+  static constexpr int WIDTH = K_SIDE ? BF16_DEPTH : TILE, ROWS = BF16_THREADS / (WIDTH / 8), PARTS = TILE * BF16_DEPTH / 8 / BF16_THREADS;
+  const bf16 *from;          // the first chunk of the step to come
+  size_t to_part, to_step;   // elements from a part to the next, from a step to the next
+  int to, left, left_k;      // place in the tile; how much of m or n, of k is left from the first chunk on
+
+  __device__ __forceinline__ Feed(const bf16 *matrix, size_t first, size_t count, size_t k0, size_t k_end, size_t K) {
+    const int row = threadIdx.x / (WIDTH / 8), chunk = threadIdx.x % (WIDTH / 8);
     const size_t i = first + (K_SIDE ? row : chunk * 8), k = k0 + (K_SIDE ? chunk * 8 : row);
-    const bool inside = i < count && k < K;
-    const bf16 *place = from + (inside ? (K_SIDE ? column_of<ACT>(i, count) * K + k : k * count + i) : 0);
-    bf16 *to = tile + chunk_place<TILE, K_SIDE>(row, chunk);
-    if constexpr (WIDE) {
-      cp_async_16(to, place, inside);
-    } else {
-      float x[8];
-      #pragma unroll
-      for (int e = 0; e < 8; e++) x[e] = inside && (K_SIDE ? k + e < K : i + e < count) ? to_float(place[e]) : 0;
-      store<8>(to, x);
-    }
+    from = matrix + (K_SIDE ? column_of<ACT>(i, count) * K + k : k * count + i);
+    to_part = K_SIDE ? (ACT == ACTIVATION_SWIGLU ? ROWS / 2 : ROWS) * K : ROWS * count;   // n columns on are n/2 gates on
+    to_step = K_SIDE ? BF16_DEPTH : BF16_DEPTH * count;
+    to = chunk_place<WIDTH>(row, chunk), left = (int)count - (int)i, left_k = (int)k_end - (int)k;
   }
-}
+  // The next step into this tile; zeros outside.
+  __device__ __forceinline__ void fetch(bf16 *tile) {
+    #pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+      const bool inside = K_SIDE ? part * ROWS < left && left_k > 0 : left > 0 && part * ROWS < left_k;
+      const bf16 *place = from + (inside ? part * to_part : 0);
+      bf16 *put = tile + to + part * ROWS * WIDTH;   // ROWS is a multiple of 8: the same shuffle
+      if constexpr (WIDE) {
+        cp_async_16(put, place, inside);
+      } else {
+        float x[8];
+        #pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = inside && e < (K_SIDE ? left_k : left) ? to_float(place[e]) : 0;
+        store<8>(put, x);
+      }
+    }
+    from += to_step, left_k -= BF16_DEPTH;
+  }
+};
 
 // Fragment of 16 rows m and 16 k as mma_bf16 takes a.
 template <int TILE, bool K_SIDE> __device__ __forceinline__ void a_fragment(uint32_t (&a)[4], const bf16 *tile, int m, int k) {
   const int lane = threadIdx.x % WARP;
-  if (K_SIDE) ldmatrix_x4(a, tile + chunk_place<TILE, true>(m + lane % 16, k / 8 + lane / 16));
-  else ldmatrix_x4_transposed(a, tile + chunk_place<TILE, false>(k + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
+  if (K_SIDE) ldmatrix_x4(a, tile + chunk_place<BF16_DEPTH>(m + lane % 16, k / 8 + lane / 16));
+  else ldmatrix_x4_transposed(a, tile + chunk_place<TILE>(k + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
 }
 // Two fragments of 16 k and 8 columns n each: b[0], b[1] and b[2], b[3].
 template <int TILE, bool K_SIDE> __device__ __forceinline__ void b_fragments(uint32_t (&b)[4], const bf16 *tile, int n, int k) {
   const int lane = threadIdx.x % WARP;
-  if (K_SIDE) ldmatrix_x4(b, tile + chunk_place<TILE, true>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
-  else ldmatrix_x4_transposed(b, tile + chunk_place<TILE, false>(k + lane / 8 % 2 * 8 + lane % 8, n / 8 + lane / 16));
+  if (K_SIDE) ldmatrix_x4(b, tile + chunk_place<BF16_DEPTH>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+  else ldmatrix_x4_transposed(b, tile + chunk_place<TILE>(k + lane / 8 % 2 * 8 + lane % 8, n / 8 + lane / 16));
 }
 
-template <Direction DIR, Activation ACT>
-__device__ __forceinline__ float start_of(const Gemm<bf16> &g, size_t m, size_t n) {
-  if (m >= g.M || n >= g.N) return 0;
-  if (DIR == FORWARD) return g.bias ? to_float(g.bias[column_of<ACT>(n, g.N)]) : 0;
-  return DIR == BACKWARD_WEIGHT ? g.sum[m * g.N + n] : 0;
+// Two neighbours of a row that starts at p; the second is there if `both`.
+__device__ __forceinline__ float2 load_pair(const float *p, bool both, bool wide) {
+  return wide ? *reinterpret_cast<const float2 *>(p) : make_float2(p[0], both ? p[1] : 0);
+}
+__device__ __forceinline__ void store_pair(float *p, float2 x, bool both, bool wide) {
+  if (wide) { *reinterpret_cast<float2 *>(p) = x; return; }
+  p[0] = x.x;
+  if (both) p[1] = x.y;
 }
 
-__device__ __forceinline__ void store_pair(bf16 *p, float x, float y, bool both, bool wide) {
-  if (wide) { *reinterpret_cast<uint32_t *>(p) = pack_bf16(x, y); return; }
-  p[0] = __float2bfloat16(x);
-  if (both) p[1] = __float2bfloat16(y);
-}
-
-// Two neighbouring outputs of one row. The activation is of the rounded product, as where it is computed again from what was stored.
-template <Direction DIR, Activation ACT>
-__device__ __forceinline__ void finish_pair(const Gemm<bf16> &g, size_t m, size_t n, float x, float y) {
+// Eight neighbouring outputs of one row, from shared memory. The activation is of the rounded product, as where it is computed again
+// from what was stored.
+template <Activation ACT> __device__ __forceinline__ void finish_chunk(const Gemm<bf16> &g, size_t m, size_t n, const bf16 *chunk) {
   if (m >= g.M || n >= g.N) return;
-  const bool both = n + 1 < g.N;
-  if (DIR == BACKWARD_WEIGHT) {
-    float *out = g.sum + m * g.N + n;
-    if (g.wide_out) *reinterpret_cast<float2 *>(out) = make_float2(x, y);
-    else { out[0] = x; if (both) out[1] = y; }
-    return;
-  }
-  x = rounded<bf16>(x), y = rounded<bf16>(y);
-  if (ACT == ACTIVATION_SWIGLU) {
+  float x[8], y[8];
+  load<8>(x, chunk);
+  if constexpr (ACT == ACTIVATION_SWIGLU) {   // gate, up, gate, up ...
     const size_t half = g.N / 2;
-    if (g.pre) g.pre[m * g.N + n / 2] = __float2bfloat16(x), g.pre[m * g.N + half + n / 2] = __float2bfloat16(y);
-    g.post[m * half + n / 2] = __float2bfloat16(silu(x) * y);
-    return;
+    #pragma unroll
+    for (int e = 0; e < 8; e += 2) y[e / 2] = silu<bf16>(x[e]) * x[e + 1];
+    if (g.wide_out) {   // 8 bytes each
+      if (g.pre) *reinterpret_cast<uint2 *>(g.pre + m * g.N + n / 2) = make_uint2(pack_bf16(x[0], x[2]), pack_bf16(x[4], x[6]));
+      if (g.pre) *reinterpret_cast<uint2 *>(g.pre + m * g.N + half + n / 2) = make_uint2(pack_bf16(x[1], x[3]), pack_bf16(x[5], x[7]));
+      *reinterpret_cast<uint2 *>(g.post + m * half + n / 2) = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+      return;
+    }
+    #pragma unroll
+    for (int e = 0; e < 8; e += 2) {
+      if (n + e >= g.N) break;
+      const size_t j = (n + e) / 2;
+      if (g.pre) g.pre[m * g.N + j] = __float2bfloat16(x[e]), g.pre[m * g.N + half + j] = __float2bfloat16(x[e + 1]);
+      g.post[m * half + j] = __float2bfloat16(y[e / 2]);
+    }
+  } else {
+    #pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = ACT == ACTIVATION_GELU ? gelu<bf16>(x[e]) : 0;
+    if (g.wide_out) {
+      if (g.pre) store<8>(g.pre + m * g.N + n, x);
+      if (ACT == ACTIVATION_GELU) store<8>(g.post + m * g.N + n, y);
+      return;
+    }
+    #pragma unroll
+    for (int e = 0; e < 8; e++) {
+      if (n + e >= g.N) break;
+      if (g.pre) g.pre[m * g.N + n + e] = __float2bfloat16(x[e]);
+      if (ACT == ACTIVATION_GELU) g.post[m * g.N + n + e] = __float2bfloat16(y[e]);
+    }
   }
-  if (g.pre) store_pair(g.pre + m * g.N + n, x, y, both, g.wide_out);
-  if (ACT == ACTIVATION_GELU) store_pair(g.post + m * g.N + n, gelu(x), gelu(y), both, g.wide_out);
 }
 
+// Split over k (splits > 1): block row y of the grid sums its share of the steps from zero into partial; gemm_bf16_sum_kernel adds them in order.
 template <Direction DIR, Activation ACT, int TILE, bool WIDE>
-__global__ void __launch_bounds__(2 * TILE) gemm_bf16_kernel(Gemm<bf16> g) {
+__global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g) {
   constexpr bool A_K_SIDE = DIR != BACKWARD_WEIGHT, B_K_SIDE = DIR == FORWARD;
-  constexpr int STEP = TILE * BF16_DEPTH, FRAGMENTS = TILE / 32;   // elements of an operand's step; fragments of 16 rows in a warp
+  constexpr int STEP = TILE * BF16_DEPTH, SIDE = TILE / 2, ROWS = SIDE / 16, COLUMNS = SIDE / 8;   // elements of an operand's step; a warp's side and its fragments
   extern __shared__ __align__(128) unsigned char smem[];
   bf16 *a_tiles = reinterpret_cast<bf16 *>(smem), *b_tiles = a_tiles + BF16_STAGES * STEP;
   const TilePlace place = tile_place(g.M, g.N, TILE);
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_m = warp % 2 * (TILE / 2), warp_n = warp / 2 * 32;
-  const size_t steps = CEIL_DIV(g.K, (size_t)BF16_DEPTH);
-  const bool sums_bias = DIR == BACKWARD_WEIGHT && g.bias_sum && place.n == 0 && threadIdx.x < TILE && place.m + threadIdx.x < g.M;
-  float bias_sum = sums_bias ? g.bias_sum[place.m + threadIdx.x] : 0;
-  float sum[FRAGMENTS][4][4];   // fragment of rows, of columns; as mma_bf16's d
-  #pragma unroll
-  for (int i = 0; i < FRAGMENTS; i++)
-    #pragma unroll
-    for (int j = 0; j < 4; j++)
-      #pragma unroll
-      for (int e = 0; e < 4; e++)
-        sum[i][j][e] = start_of<DIR, ACT>(g, place.m + warp_m + i * 16 + lane / 4 + e / 2 * 8, place.n + warp_n + j * 8 + lane % 4 * 2 + e % 2);
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_m = warp % 2 * SIDE, warp_n = warp / 2 * SIDE;
+  const size_t share = CEIL_DIV(CEIL_DIV(g.K, (size_t)BF16_DEPTH), (size_t)g.splits) * BF16_DEPTH, k0 = min(blockIdx.y * share, g.K), k_end = min(k0 + share, g.K);
+  const int steps = (int)CEIL_DIV(k_end - k0, (size_t)BF16_DEPTH);
+  // where this thread's outputs begin: rows +8 and +16 i, columns +8 j
+  const size_t m0 = place.m + warp_m + lane / 4, n0 = place.n + warp_n + lane % 4 * 2;
+  float *const sum_out = g.splits > 1 ? g.partial + blockIdx.y * g.M * g.N : g.sum;
+  const bool from_stored = DIR == BACKWARD_WEIGHT && g.splits == 1;
 
-  auto fetch = [&](size_t step) {
-    if (step < steps) {
-      const int stage = (int)(step % BF16_STAGES) * STEP;
-      fetch_bf16<TILE, A_K_SIDE, WIDE, ACTIVATION_NONE>(a_tiles + stage, g.a, place.m, g.M, step * BF16_DEPTH, g.K);
-      fetch_bf16<TILE, B_K_SIDE, WIDE, ACT>(b_tiles + stage, g.b, place.n, g.N, step * BF16_DEPTH, g.K);
+  float sum[ROWS][COLUMNS][4];   // as mma_bf16's d
+  #pragma unroll
+  for (int j = 0; j < COLUMNS; j++) {
+    const size_t n = n0 + j * 8;
+    float2 start = make_float2(0, 0);
+    if (DIR == FORWARD && g.bias && n < g.N) {
+      start.x = to_float(g.bias[column_of<ACT>(n, g.N)]);
+      if (n + 1 < g.N) start.y = to_float(g.bias[column_of<ACT>(n + 1, g.N)]);
     }
+    #pragma unroll
+    for (int i = 0; i < ROWS; i++)
+      #pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const size_t m = m0 + i * 16 + half * 8;
+        if (from_stored && m < g.M && n < g.N) start = load_pair(sum_out + m * g.N + n, n + 1 < g.N, g.wide_out);
+        sum[i][j][half * 2] = start.x, sum[i][j][half * 2 + 1] = start.y;
+      }
+  }
+  // the bias's gradient is the product of a with a column of ones: all columns of its fragment are the same
+  const bool sums_bias = DIR == BACKWARD_WEIGHT && g.bias_sum && place.n == 0 && warp_n == 0;
+  float *const bias_out = g.splits > 1 ? g.partial + g.splits * g.M * g.N + blockIdx.y * g.M : g.bias_sum;
+  float bias[DIR == BACKWARD_WEIGHT ? ROWS : 1][4] = {};
+  if (sums_bias && from_stored)
+    #pragma unroll
+    for (int i = 0; i < ROWS; i++)
+      #pragma unroll
+      for (int e = 0; e < 4; e++) bias[DIR == BACKWARD_WEIGHT ? i : 0][e] = m0 + i * 16 + e / 2 * 8 < g.M ? bias_out[m0 + i * 16 + e / 2 * 8] : 0;
+
+  Feed<TILE, A_K_SIDE, WIDE, ACTIVATION_NONE> a_feed(g.a, place.m, g.M, k0, k_end, g.K);
+  Feed<TILE, B_K_SIDE, WIDE, ACT> b_feed(g.b, place.n, g.N, k0, k_end, g.K);
+  auto fetch = [&](int step) {
+    if (step < steps) a_feed.fetch(a_tiles + step % BF16_STAGES * STEP), b_feed.fetch(b_tiles + step % BF16_STAGES * STEP);
     cp_async_commit();   // an empty group keeps the count
   };
   #pragma unroll
   for (int step = 0; step < BF16_STAGES - 1; step++) fetch(step);
-  for (size_t step = 0; step < steps; step++) {
+  for (int step = 0; step < steps; step++) {
     cp_async_wait<BF16_STAGES - 2>();   // this step has landed for this thread ...
     __syncthreads();                    // ... and for all; and nobody reads the step before any more
     fetch(step + BF16_STAGES - 1);
     const bf16 *a_tile = a_tiles + step % BF16_STAGES * STEP, *b_tile = b_tiles + step % BF16_STAGES * STEP;
     #pragma unroll
     for (int k = 0; k < BF16_DEPTH; k += 16) {
-      uint32_t a[FRAGMENTS][4], b[2][4];
+      uint32_t a[ROWS][4], b[COLUMNS / 2][4];
       #pragma unroll
-      for (int i = 0; i < FRAGMENTS; i++) a_fragment<TILE, A_K_SIDE>(a[i], a_tile, warp_m + i * 16, k);
+      for (int i = 0; i < ROWS; i++) a_fragment<TILE, A_K_SIDE>(a[i], a_tile, warp_m + i * 16, k);
       #pragma unroll
-      for (int j = 0; j < 2; j++) b_fragments<TILE, B_K_SIDE>(b[j], b_tile, warp_n + j * 16, k);
+      for (int j = 0; j < COLUMNS / 2; j++) b_fragments<TILE, B_K_SIDE>(b[j], b_tile, warp_n + j * 16, k);
       #pragma unroll
-      for (int i = 0; i < FRAGMENTS; i++)
+      for (int i = 0; i < ROWS; i++)
         #pragma unroll
-        for (int j = 0; j < 4; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < COLUMNS; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      if (sums_bias)
+        #pragma unroll
+        for (int i = 0; i < ROWS; i++) mma_bf16(bias[DIR == BACKWARD_WEIGHT ? i : 0], a[i], ONES_BF16, ONES_BF16);
     }
-    if (sums_bias)   // a is (K,M) here: column threadIdx.x of its tile
-      for (int k = 0; k < BF16_DEPTH; k++) bias_sum += to_float(a_tile[chunk_place<TILE, false>(k, threadIdx.x / 8) + threadIdx.x % 8]);
   }
-  #pragma unroll
-  for (int i = 0; i < FRAGMENTS; i++)
+  if (sums_bias && lane % 4 == 0)
     #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int i = 0; i < ROWS; i++)
       #pragma unroll
-      for (int e = 0; e < 4; e += 2)
-        finish_pair<DIR, ACT>(g, place.m + warp_m + i * 16 + lane / 4 + e / 2 * 8, place.n + warp_n + j * 8 + lane % 4 * 2, sum[i][j][e], sum[i][j][e + 1]);
-  if (sums_bias) g.bias_sum[place.m + threadIdx.x] = bias_sum;
+      for (int half = 0; half < 2; half++)
+        if (m0 + i * 16 + half * 8 < g.M) bias_out[m0 + i * 16 + half * 8] = bias[DIR == BACKWARD_WEIGHT ? i : 0][half * 2];
+  if (DIR == BACKWARD_WEIGHT || g.splits > 1) {
+    #pragma unroll
+    for (int i = 0; i < ROWS; i++)
+      #pragma unroll
+      for (int j = 0; j < COLUMNS; j++)
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const size_t m = m0 + i * 16 + half * 8, n = n0 + j * 8;
+          if (m < g.M && n < g.N) store_pair(sum_out + m * g.N + n, make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]), n + 1 < g.N, g.wide_out);
+        }
+    return;
+  }
+  // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has its own piece.
+  cp_async_wait<0>();
+  __syncthreads();   // nobody reads the tiles any more
+  bf16 *staged = a_tiles + warp * SIDE * SIDE;
+  #pragma unroll
+  for (int i = 0; i < ROWS; i++)
+    #pragma unroll
+    for (int j = 0; j < COLUMNS; j++)
+      #pragma unroll
+      for (int half = 0; half < 2; half++)
+        *reinterpret_cast<uint32_t *>(staged + chunk_place<SIDE>(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 2) = pack_bf16(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+  __syncwarp();
+  #pragma unroll
+  for (int part = 0; part < SIDE * SIDE / 8 / WARP; part++) {
+    const int id = part * WARP + lane, row = id / (SIDE / 8), chunk = id % (SIDE / 8);
+    finish_chunk<ACT>(g, place.m + warp_m + row, place.n + warp_n + chunk * 8, staged + chunk_place<SIDE>(row, chunk));
+  }
+}
+
+// The sums over the splits, in their order: gradients += (and the bias's), dx =. Four outputs a thread; wide_out.
+template <Direction DIR> __global__ void gemm_bf16_sum_kernel(Gemm<bf16> g) {
+  const size_t n = g.M * g.N, item = global_thread(), at = item * 4;
+  if (at < n) {
+    float total[4] = {}, x[4];
+    if (DIR == BACKWARD_WEIGHT) load<4>(total, g.sum + at);
+    for (int split = 0; split < g.splits; split++) {
+      load<4>(x, g.partial + split * n + at);
+      #pragma unroll
+      for (int e = 0; e < 4; e++) total[e] += x[e];
+    }
+    if (DIR == BACKWARD_WEIGHT) store<4>(g.sum + at, total);
+    else *reinterpret_cast<uint2 *>(g.pre + at) = make_uint2(pack_bf16(total[0], total[1]), pack_bf16(total[2], total[3]));
+  }
+  const size_t m = item - CEIL_DIV(n, (size_t)4);
+  if (DIR == BACKWARD_WEIGHT && g.bias_sum && at >= n && m < g.M) {
+    float total = g.bias_sum[m];
+    for (int split = 0; split < g.splits; split++) total += g.partial[g.splits * n + split * g.M + m];
+    g.bias_sum[m] = total;
+  }
 }

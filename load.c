@@ -6,7 +6,8 @@
 Device *device_open(const Options *o) {
   int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
   const char *why = o->device == DEVICE_AUTO ? cuda_unavailable() : NULL;
-  if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32);
+  if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
+  if (o->gemm == GEMM_CUBLASLT) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm cublaslt needs --device cuda%s%s; or use --gemm own", why ? ", and " : "", why ? why : "");
   if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)
     fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--precision bf16 needs --device cuda%s%s; or use --precision fp32", why ? ", and " : "", why ? why : "");
   return o->device == DEVICE_REFERENCE ? reference_device() : cpu_device(threads);

@@ -77,8 +77,7 @@ struct Gpt {
   real *logits;                   // (chunk, logits_stride)
   acc *losses;                    // (rows)
   real *dresidual, *dbranch;      // (rows, C)   gradients, shared by all blocks
-  real *dqkv;                     // (rows, QKV)
-  real *dfc, *dfc_post;           // (rows, FC), (rows, ffn)
+  real *dqkv;                     // (rows, QKV) where it does not fit into a block's fc, else NULL
 };
 
 // ---- layout: the same pass counts (arena NULL) and places ----
@@ -168,7 +167,8 @@ static void model_layout(Layout *y) {
   for (int l = 0; l < c->layers; l++) layout_block(y, l);
   m->branch = place_real(y, "branch", -1, rows * C);
   m->final = place_real(y, "last residual", -1, rows * C);
-  m->norm_out = place_real(y, "last norm", -1, rows * C);
+  bool norms_kept = m->o.purpose == PURPOSE_TRAIN && m->o.recompute == RECOMPUTE_NONE;
+  m->norm_out = norms_kept ? place_real(y, "last norm", -1, rows * C) : m->acts[0].norm1;   // shared, and free when the last block is done
   m->meanf = place_acc(y, "last mean", -1, rows);
   m->rstdf = place_acc(y, "last rstd", -1, rows);
   m->losses = place_acc(y, "losses", -1, rows);
@@ -186,9 +186,7 @@ static void model_layout(Layout *y) {
   y->kind = "activation gradients";
   m->dresidual = place_real(y, "gradient of the residual", -1, rows * C);
   m->dbranch = place_real(y, "gradient of a branch", -1, rows * C);
-  m->dqkv = place_real(y, "gradient of qkv", -1, rows * m->QKV);
-  m->dfc = place_real(y, "gradient of the feed-forward", -1, rows * m->FC);
-  m->dfc_post = place_real(y, "gradient of the activation", -1, rows * (size_t)c->ffn);
+  if (m->QKV > m->FC) m->dqkv = place_real(y, "gradient of qkv", -1, rows * m->QKV);
 }
 
 // ---- creation ----
@@ -327,6 +325,7 @@ static void linear(Gpt *m, real *pre, real *post, const real *x, const Linear *w
 }
 
 // dx (rows,IC) =; the gradients of w +=
+// dx may be x: the weight's gradient comes first
 static void linear_backward(Gpt *m, real *dx, const real *dout, const real *x, const Linear *w, size_t rows) {
   m->d->linear_backward_weight(m->d, w->dweight, w->dbias, dout, x, rows, w->IC, w->OC);
   m->d->linear_backward_input(m->d, dx, dout, w->weight, rows, w->IC, w->OC);
@@ -424,23 +423,25 @@ static void backward_block(Gpt *m, int l, const MicroBatch *place) {
   size_t C = (size_t)m->config.channels, bytes = m->rows * C * d->real_size;
   bool drops = dropout_at(m, place, "", l).p > 0;
   real *dbranch = drops ? m->dbranch : m->dresidual;   // the branch's gradient is the stream's, but for its dropout
+  // Gradients take the places of what they are gradients of, once it has been read for the last time; that of q, k, v follows in fc's.
+  real *dfc_post = a->fc_post, *dfc = a->fc, *dqkv = m->dqkv ? m->dqkv : a->fc;
   recompute_block(m, l, place);
 
   if (drops) { d->copy(d, dbranch, m->dresidual, bytes); drop(m, dbranch, place, "feed-forward branch", l); }
-  linear_backward(m, m->dfc_post, dbranch, a->fc_post, &w->down, m->rows);
-  d->activation_backward(d, m->dfc, m->dfc_post, a->fc, m->rows, m->FC, m->config.family == FAMILY_GPT2 ? ACTIVATION_GELU : ACTIVATION_SWIGLU);
-  linear_backward(m, m->dbranch, m->dfc, a->norm2, &w->fc, m->rows);
+  linear_backward(m, dfc_post, dbranch, a->fc_post, &w->down, m->rows);
+  d->activation_backward(d, dfc, dfc_post, a->fc, m->rows, m->FC, m->config.family == FAMILY_GPT2 ? ACTIVATION_GELU : ACTIVATION_SWIGLU);
+  linear_backward(m, m->dbranch, dfc, a->norm2, &w->fc, m->rows);
   norm_backward(m, m->dresidual, m->dbranch, m->dresidual, a->middle, a->mean2, a->rstd2, &w->norm2);
 
   if (drops) { d->copy(d, dbranch, m->dresidual, bytes); drop(m, dbranch, place, "attention branch", l); }
   real *dattention = m->branch;                        // free in the backward pass
   linear_backward(m, dattention, dbranch, a->attention, &w->proj, m->rows);
   AttentionShape shape = attention_shape(m, 0, place, l);
-  d->attention_backward(d, m->dqkv, d->real_at(m->dqkv, C), d->real_at(m->dqkv, C + m->KV), dattention,
+  d->attention_backward(d, dqkv, d->real_at(dqkv, C), d->real_at(dqkv, C + m->KV), dattention,
                         a->qkv, d->real_at(a->qkv, C), d->real_at(a->qkv, C + m->KV), a->attention, a->lse, &shape);
   if (m->rope)
-    d->rope(d, m->dqkv, m->rope, (size_t)m->o.B, (size_t)m->o.T, 0, (size_t)(m->config.heads + m->config.kv_heads), (size_t)config_head_size(&m->config), m->QKV, -1);
-  linear_backward(m, m->dbranch, m->dqkv, a->norm1, &w->qkv, m->rows);
+    d->rope(d, dqkv, m->rope, (size_t)m->o.B, (size_t)m->o.T, 0, (size_t)(m->config.heads + m->config.kv_heads), (size_t)config_head_size(&m->config), m->QKV, -1);
+  linear_backward(m, m->dbranch, dqkv, a->norm1, &w->qkv, m->rows);
   norm_backward(m, m->dresidual, m->dbranch, m->dresidual, a->residual, a->mean1, a->rstd1, &w->norm1);
 }
 

@@ -21,6 +21,15 @@ __device__ __forceinline__ void cp_async_16(void *to_shared, const void *from_gl
 #endif
 }
 
+// The same of 4 bytes.
+__device__ __forceinline__ void cp_async_4(void *to_shared, const void *from_global, bool valid) {
+#ifdef CUDA_ON_CPU
+  cuemu::cp_async(to_shared, from_global, 4, valid ? 4 : 0);
+#else
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared_address(to_shared)), "l"(from_global), "r"(valid ? 4 : 0) : "memory");
+#endif
+}
+
 // Closes a group of copies of this thread.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef CUDA_ON_CPU
@@ -74,5 +83,38 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
 #else
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// 2^x, relative error 2^-22 (PTX ISA, ex2.approx), denormal results are zero: enough where bf16 comes next. -inf gives 0, NaN gives NaN.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef CUDA_ON_CPU
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// 1/x, one unit in the last place (PTX ISA, rcp.approx); infinity gives 0, NaN gives NaN.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+#ifdef CUDA_ON_CPU
+  return 1 / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// Two floats to bf16, to nearest even, the first in the lower half.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+#ifdef CUDA_ON_CPU
+  return (uint32_t)__bfloat16_as_ushort(__float2bfloat16(low)) | (uint32_t)__bfloat16_as_ushort(__float2bfloat16(high)) << 16;
+#else
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
 #endif
 }

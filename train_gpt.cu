@@ -8,6 +8,7 @@
 // The same source compiles for the emulator (dev/cuda_on_cpu), where all tests run; passing there is not having run on a GPU.
 // Tests: `make test-cuda`; on a GPU: TEST_DEVICE=cuda (or cuda-bf16) with test_ops and test_attention, and test_cuda
 #include "attention.cuh"    // attention_*_kernel, flash_*_kernel
+#include "cublaslt.cuh"     // CublasLt, cublaslt_multiply
 #include "gemm.cuh"         // gemm_*_kernel, Gemm
 extern "C" {
 #include "detmath.h"        // det_pow, det_sin, det_cos
@@ -30,7 +31,7 @@ template <class Real> const Real *reals(const real *p) { return reinterpret_cast
 // ---- the device's state ----
 
 enum { STAGING_SLOTS = 4, NORM_ENTRIES = 1024, NORM_BLOCK = 4096, TENSOR_ENTRIES = 2048 };
-static const size_t STAGING_BYTES = (size_t)1 << 20, PARTIALS = (size_t)1 << 17, WORK_BYTES = (size_t)16 << 20;
+static const size_t STAGING_BYTES = (size_t)1 << 20, PARTIALS = (size_t)1 << 17, WORK_BYTES = (size_t)32 << 20;
 
 struct NormEntry { const float *x; size_t n, first_block; };
 // AdamWTensor, and the number of its first block among all blocks of the launch
@@ -39,6 +40,7 @@ struct TensorEntry { void *param; float *master; const float *grad; float *m, *v
 struct CudaState {
   cudaStream_t stream;
   int multiprocessors;
+  CublasLt *cublaslt;                      // NULL: --gemm own
   char description[160];
   unsigned char *scratch;                  // all of the following
   NormEntry *norm_table;                   // (NORM_ENTRIES)
@@ -56,14 +58,17 @@ struct CudaState {
 static const size_t SCRATCH_BYTES = NORM_ENTRIES * sizeof(NormEntry) + TENSOR_ENTRIES * sizeof(TensorEntry) + PARTIALS * sizeof(double) + WORK_BYTES;
 
 static CudaState *state_of(const Device *d) { return static_cast<CudaState *>(d->state); }
+static float *work_of(const Device *d) { return reinterpret_cast<float *>(state_of(d)->work); }
 
 static void check(cudaError_t error, const char *what) {
   if (error == cudaSuccess) return;
   if (error == cudaErrorMemoryAllocation) fail(EXIT_MACHINE, "cuda: %s: too little memory on the device; use a smaller --batch or --context", what);
   fail(EXIT_MACHINE, "cuda: %s: %s (%s); run it again with CUDA_LAUNCH_BLOCKING=1 to see where", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
-// Right after a launch: a refused launch is named here, a fault inside the kernel at the next sync.
-static void launched(const char *what) { check(cudaGetLastError(), what); }
+static uint64_t launch_count;   // of this process
+// Right after `kernels` launches: a refused launch is named here, a fault inside the kernel at the next sync.
+static void launched(const char *what, int kernels = 1) { launch_count += (uint64_t)kernels, check(cudaGetLastError(), what); }
+static uint64_t cuda_launches(const Device *) { return launch_count; }
 
 static void enqueue_norms(CudaState *state);
 // The stream, for everything but sumsq: what sumsq put off goes first.
@@ -239,13 +244,23 @@ template <class Real, int W>
 __global__ void embedding_backward_token_kernel(float *dwte, const Real *dout, SortedRows sorted, size_t n, size_t C) {
   const size_t pieces = CEIL_DIV(C, (size_t)WARP * W), item = global_thread() / WARP, i = item / pieces, c = item % pieces * WARP * W + threadIdx.x % WARP * W;
   if (i >= n || c >= C || (i > 0 && sorted.id[i - 1] == sorted.id[i])) return;
-  float sum[W], x[W];
+  constexpr int RUN = 8;
+  float sum[W], x[RUN][W];
   float *out = dwte + (size_t)sorted.id[i] * C + c;
   load<W>(sum, out);
-  for (size_t j = i; j < n && sorted.id[j] == sorted.id[i]; j++) {
-    load<W>(x, dout + (size_t)sorted.row[j] * C + c);
+  const uint32_t id = sorted.id[i];
+  for (size_t j = i; j < n && sorted.id[j] == id; j += RUN) {   // frequent tokens have long runs: several loads are under way at once
+    const int rows = (int)min((size_t)RUN, n - j);
     #pragma unroll
-    for (int e = 0; e < W; e++) sum[e] += x[e];
+    for (int r = 0; r < RUN; r++)
+      if (r < rows && sorted.id[j + r] == id) load<W>(x[r], dout + (size_t)sorted.row[j + r] * C + c);
+      else
+        #pragma unroll
+        for (int e = 0; e < W; e++) x[r][e] = 0;
+    #pragma unroll
+    for (int r = 0; r < RUN; r++)
+      #pragma unroll
+      for (int e = 0; e < W; e++) sum[e] += x[r][e];   // beyond the run: + 0
   }
   store<W>(out, sum);
 }
@@ -275,8 +290,10 @@ static void embedding_backward(Device *d, float *dwte, float *dwpe, const Real *
     const size_t n = B * T - first < SORT_ROWS ? B * T - first : (size_t)SORT_ROWS;
     embedding_sort_kernel<<<1, SORT_THREADS, 0, stream>>>(one, other, ids + first, (uint32_t)n, passes);
     embedding_backward_token_kernel<Real, W><<<grid_for(n * CEIL_DIV(C, (size_t)WARP * W), 4), 4 * WARP, 0, stream>>>(dwte, dout + first * C, passes % 2 ? one : other, n, C);
+    launched("embedding_backward", 2);
   }
-  if (dwpe) embedding_backward_position_kernel<Real, W><<<grid_for(T * C / W, 256), 256, 0, stream>>>(dwpe, dout, B, T, C);
+  if (!dwpe) return;
+  embedding_backward_position_kernel<Real, W><<<grid_for(T * C / W, 256), 256, 0, stream>>>(dwpe, dout, B, T, C);
   launched("embedding_backward");
 }
 template <class Real>
@@ -424,13 +441,76 @@ __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_kernel(Real *
   }
 }
 
-// dweight, dbias += the blocks' parts in order; a thread owns a column.
-__global__ void norm_backward_sum_kernel(float *dweight, float *dbias, const float *parts, size_t blocks, size_t C) {
-  const size_t column = global_thread();
-  float *out = column < C ? dweight : dbias;
-  if (column >= 2 * C || !out) return;
-  float sum = out[column % C];
-  for (size_t block = 0; block < blocks; block++) sum += parts[block * 2 * C + column];
+// The same for rows of at most PIECES accesses of W a lane: a warp owns every eighth row of the slice and keeps its part of dweight and
+// dbias in registers; the block's part is the sum over its warps, in order, in smem (2 C floats). A row is read again from the cache.
+template <class Real, int W, bool CENTRED, int PIECES>
+__global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_short_kernel(Real *dx, float *parts, const Real *dout, const Real *dresidual, const Real *x, const Real *weight,
+                                                                                const float *mean, const float *rstd, size_t rows, size_t C, size_t slice) {
+  extern __shared__ __align__(128) unsigned char smem[];
+  const int warp = threadIdx.x / WARP;
+  const size_t first = (size_t)blockIdx.x * slice, end = min(first + slice, rows), begin = threadIdx.x % WARP * W;
+  float *total = reinterpret_cast<float *>(smem), gain[PIECES][W] = {}, shift[PIECES][W] = {};
+  for (size_t row = first + warp; row < end; row += NORM_WARPS) {
+    const float centre = CENTRED ? mean[row] : 0, scale = rstd[row];
+    float dy[W], v[W], w[W], r[W] = {}, sum_dnorm = 0, sum_dnorm_norm = 0;
+    #pragma unroll
+    for (int p = 0; p < PIECES; p++) {
+      const size_t c = begin + p * WARP * W;
+      if (c >= C) break;
+      load<W>(dy, dout + row * C + c), load<W>(v, x + row * C + c), load<W>(w, weight + c);
+      #pragma unroll
+      for (int e = 0; e < W; e++) {
+        const float norm = (v[e] - centre) * scale, dnorm = dy[e] * w[e];
+        sum_dnorm += dnorm, sum_dnorm_norm = fmaf(dnorm, norm, sum_dnorm_norm);
+        gain[p][e] = fmaf(dy[e], norm, gain[p][e]), shift[p][e] += dy[e];
+      }
+    }
+    const float average = CENTRED ? warp_sum(sum_dnorm) / (float)C : 0, along_norm = warp_sum(sum_dnorm_norm) / (float)C;
+    #pragma unroll
+    for (int p = 0; p < PIECES; p++) {
+      const size_t c = begin + p * WARP * W;
+      if (c >= C) break;
+      load<W>(dy, dout + row * C + c), load<W>(v, x + row * C + c), load<W>(w, weight + c);
+      if (dresidual) load<W>(r, dresidual + row * C + c);
+      #pragma unroll
+      for (int e = 0; e < W; e++) v[e] = r[e] + scale * (dy[e] * w[e] - average - (v[e] - centre) * scale * along_norm);
+      store<W>(dx + row * C + c, v);
+    }
+  }
+  for (int turn = 0; turn < NORM_WARPS; turn++) {
+    if (warp == turn)
+      #pragma unroll
+      for (int p = 0; p < PIECES; p++)
+        #pragma unroll
+        for (int e = 0; e < W; e++) {
+          const size_t c = begin + p * WARP * W + e;
+          if (c >= C) break;
+          total[c] = turn == 0 ? gain[p][e] : total[c] + gain[p][e];
+          if (CENTRED) total[C + c] = turn == 0 ? shift[p][e] : total[C + c] + shift[p][e];
+        }
+    __syncthreads();
+  }
+  for (size_t c = threadIdx.x; c < (CENTRED ? 2 * C : C); c += NORM_WARPS * WARP) parts[(size_t)blockIdx.x * 2 * C + c] = total[c];
+}
+
+// dweight, dbias += the blocks' parts. A block owns 32 columns, its warps a share of the parts each; the shares are added in order.
+enum { PART_WARPS = 8 };
+__global__ void __launch_bounds__(PART_WARPS * WARP) norm_backward_sum_kernel(float *dweight, float *dbias, const float *parts, size_t blocks, size_t C) {
+  __shared__ float sums[PART_WARPS][WARP];
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const size_t column = (size_t)blockIdx.x * WARP + lane, share = CEIL_DIV(blocks, (size_t)PART_WARPS), end = min((warp + 1) * share, blocks);
+  float *out = column < C ? dweight : dbias, sum = 0;
+  const bool mine = column < 2 * C && out;
+  if (mine) {
+    #pragma unroll 8
+    for (size_t block = warp * share; block < end; block++) sum += parts[block * 2 * C + column];
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || !mine) return;
+  sum = out[column % C];
+  #pragma unroll
+  for (int w = 0; w < PART_WARPS; w++) sum += sums[w][lane];
   out[column % C] = sum;
 }
 
@@ -440,8 +520,8 @@ static void norm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const r
   constexpr int W = Wide<Real>::WIDTH;
   cudaStream_t stream = stream_of(d);
   if (rows == 0) return;
-  float *parts = reinterpret_cast<float *>(state_of(d)->work);
-  const size_t room = WORK_BYTES / sizeof(float) / (2 * C), wanted = CEIL_DIV(rows, (size_t)32), most = 8 * (size_t)state_of(d)->multiprocessors;
+  float *parts = work_of(d);
+  const size_t room = WORK_BYTES / sizeof(float) / (2 * C), wanted = CEIL_DIV(rows, (size_t)32), most = 2 * (size_t)state_of(d)->multiprocessors;
   if (room == 0) fail(EXIT_MACHINE, "cuda: norm_backward: %zu channels are too many; at most %zu", C, WORK_BYTES / sizeof(float) / 2);
   size_t blocks = wanted < most ? wanted : most;
   if (blocks > room) blocks = room;
@@ -449,11 +529,17 @@ static void norm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const r
   blocks = CEIL_DIV(rows, slice);
   Real *out = reals<Real>(dx);
   const Real *dy = reals<Real>(dout), *dr = reals<Real>(dresidual), *v = reals<Real>(x), *w = reals<Real>(weight);
-  if (C % W == 0 && aligned(dx, dout, dresidual, x, weight))
-    norm_backward_kernel<Real, W, CENTRED><<<(unsigned)blocks, NORM_WARPS * WARP, 0, stream>>>(out, parts, dy, dr, v, w, floats(mean), floats(rstd), rows, C, slice);
-  else norm_backward_kernel<Real, 1, CENTRED><<<(unsigned)blocks, NORM_WARPS * WARP, 0, stream>>>(out, parts, dy, dr, v, w, floats(mean), floats(rstd), rows, C, slice);
-  norm_backward_sum_kernel<<<grid_for(2 * C, 128), 128, 0, stream>>>(floats(dweight), CENTRED ? floats(dbias) : NULL, parts, blocks, C);
-  launched("norm_backward");
+  const bool wide = C % W == 0 && aligned(dx, dout, dresidual, x, weight);
+  auto launch = [&](auto kernel, size_t shared) {
+    kernel<<<(unsigned)blocks, NORM_WARPS * WARP, shared, stream>>>(out, parts, dy, dr, v, w, floats(mean), floats(rstd), rows, C, slice);
+  };
+  if (wide && C <= 4 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 4>, 2 * C * sizeof(float));
+  else if (wide && C <= 8 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 8>, 2 * C * sizeof(float));
+  else if (wide) launch(norm_backward_kernel<Real, W, CENTRED>, 0);
+  else if (C <= 8 * WARP) launch(norm_backward_short_kernel<Real, 1, CENTRED, 8>, 2 * C * sizeof(float));
+  else launch(norm_backward_kernel<Real, 1, CENTRED>, 0);
+  norm_backward_sum_kernel<<<grid_for(2 * C, WARP), PART_WARPS * WARP, 0, stream>>>(floats(dweight), CENTRED ? floats(dbias) : NULL, parts, blocks, C);
+  launched("norm_backward", 2);
 }
 
 template <class Real>
@@ -492,20 +578,65 @@ template <class Real> static void cuda_residual_forward(Device *d, real *out, co
   launched("residual_forward");
 }
 
-// ---- matrix products (gemm.cuh) ----
+// ---- matrix products (gemm.cuh, cublaslt.cuh) ----
+
+template <class Real> static void cuda_activation_forward(Device *d, real *post, const real *pre, size_t rows, size_t width, Activation activation);
 
 static size_t tiles_of(size_t M, size_t N, size_t tile) { return CEIL_DIV(M, tile) * CEIL_DIV(N, tile); }
 
 template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *state, const Gemm<float> &g) {
   gemm_float_kernel<DIR, ACT><<<(unsigned)tiles_of(g.M, g.N, FLOAT_TILE), FLOAT_THREADS, 0, state->stream>>>(g);
 }
+// How often k is split, so that the last round of blocks is as full as the others: least time, counted in rounds of all multiprocessors; a share
+// costs memory traffic, so it keeps 8 steps at least and must win 3 % of a round.
+static int splits_for(const Gemm<bf16> &g, size_t tiles, size_t places) {
+  const size_t room = WORK_BYTES / sizeof(float) / (g.M * g.N + g.M), longest = g.K / (8 * BF16_DEPTH);
+  int best = 1;
+  double least = (double)CEIL_DIV(tiles, places);
+  for (size_t splits = 2; splits <= 8 && splits <= room && splits <= longest; splits++) {
+    const double time = (double)CEIL_DIV(tiles * splits, places) / (double)splits + 0.03 * (double)splits;
+    if (time < least) least = time, best = (int)splits;
+  }
+  return best;
+}
+template <Direction DIR, Activation ACT, int TILE, bool WIDE> static void launch_tiles(CudaState *state, const Gemm<bf16> &g) {
+  gemm_bf16_kernel<DIR, ACT, TILE, WIDE><<<dim3((unsigned)tiles_of(g.M, g.N, TILE), (unsigned)g.splits), BF16_THREADS, gemm_bf16_shared_bytes(TILE), state->stream>>>(g);
+  if constexpr (DIR != FORWARD) {
+    if (g.splits == 1) return;
+    gemm_bf16_sum_kernel<DIR><<<grid_for(g.M * g.N / 4 + (g.bias_sum ? g.M : 0), 256), 256, 0, state->stream>>>(g);
+    launched("sum of splits");
+  }
+}
 // Large tiles do more products for each byte, if there are enough of them for all multiprocessors.
-template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *state, const Gemm<bf16> &g) {
-  const size_t large = tiles_of(g.M, g.N, 128), small = tiles_of(g.M, g.N, 64);
-  if (g.wide && large >= (size_t)state->multiprocessors && g.M > 64 && g.N > 64)
-    gemm_bf16_kernel<DIR, ACT, 128, true><<<(unsigned)large, 256, gemm_bf16_shared_bytes(128), state->stream>>>(g);
-  else if (g.wide) gemm_bf16_kernel<DIR, ACT, 64, true><<<(unsigned)small, 128, gemm_bf16_shared_bytes(64), state->stream>>>(g);
-  else gemm_bf16_kernel<DIR, ACT, 64, false><<<(unsigned)small, 128, gemm_bf16_shared_bytes(64), state->stream>>>(g);
+template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *state, Gemm<bf16> g) {
+  const size_t processors = (size_t)state->multiprocessors, large = tiles_of(g.M, g.N, 128);
+  if (!g.wide) { launch_tiles<DIR, ACT, 64, false>(state, g); return; }
+  if (DIR != FORWARD && g.wide_out) g.splits = splits_for(g, large, 2 * processors);
+  if (large * g.splits >= processors && g.M > 64 && g.N > 64) { launch_tiles<DIR, ACT, 128, true>(state, g); return; }
+  g.splits = 1;
+  launch_tiles<DIR, ACT, 64, true>(state, g);
+}
+
+// The product by the library, if it was asked for and takes it; what it leaves to do is done here.
+template <Direction DIR, Activation ACT, class Real> static bool library_product(Device *d, const Gemm<Real> &g) {
+  constexpr int W = Wide<Real>::WIDTH;
+  CudaState *state = state_of(d);
+  if (!state->cublaslt || !cublaslt_multiply<DIR>(state->cublaslt, g, state->work, WORK_BYTES, state->stream)) return false;
+  if (DIR == BACKWARD_WEIGHT && g.bias_sum) {
+    const size_t room = WORK_BYTES / sizeof(float) / (2 * g.M), wanted = CEIL_DIV(g.K, (size_t)64), slices = wanted < room ? wanted < 128 ? wanted : 128 : room, slice = CEIL_DIV(g.K, slices);
+    column_sum_kernel<Real, W><<<dim3(grid_for(g.M / W, 128), (unsigned)CEIL_DIV(g.K, slice)), 128, 0, state->stream>>>(g.partial, g.a, g.K, g.M, slice);
+    norm_backward_sum_kernel<<<grid_for(g.M, WARP), PART_WARPS * WARP, 0, state->stream>>>(g.bias_sum, (float *)NULL, g.partial, CEIL_DIV(g.K, slice), g.M);
+    launched("sum of columns", 2);
+  }
+  if (ACT != ACTIVATION_NONE) cuda_activation_forward<Real>(d, reinterpret_cast<real *>(g.post), reinterpret_cast<const real *>(g.pre), g.M, g.N, ACT);
+  return true;
+}
+template <Direction DIR, Activation ACT, class Real> static void product(Device *d, const Gemm<Real> &g) {
+  if (!library_product<DIR, ACT>(d, g)) launch_gemm<DIR, ACT>(state_of(d), g);
+}
+// Tiles count in int.
+static void check_product(size_t M, size_t N, size_t K) {
+  if (M > INT32_MAX / 2 || N > INT32_MAX / 2 || K > INT32_MAX / 2) fail(EXIT_MACHINE, "cuda: a product of %zu x %zu x %zu is too large: at most %d on a side; use a smaller --batch", M, N, K, INT32_MAX / 2);
 }
 
 template <class Real>
@@ -513,11 +644,12 @@ static void cuda_linear_forward(Device *d, real *pre, real *post, const real *x,
   constexpr size_t W = Wide<Real>::WIDTH;
   stream_of(d);
   if (rows == 0 || OC == 0) return;
-  const Gemm<Real> g = {rows, OC, IC, reals<Real>(x), reals<Real>(weight), reals<Real>(bias), reals<Real>(pre), reals<Real>(post), NULL, NULL,
+  check_product(rows, IC, OC);
+  const Gemm<Real> g = {rows, OC, IC, reals<Real>(x), reals<Real>(weight), reals<Real>(bias), reals<Real>(pre), reals<Real>(post), NULL, NULL, work_of(d), 1,
                         IC % W == 0 && aligned(x, weight), OC % W == 0 && aligned(pre, post)};
-  if (activation == ACTIVATION_NONE) launch_gemm<FORWARD, ACTIVATION_NONE>(state_of(d), g);
-  else if (activation == ACTIVATION_GELU) launch_gemm<FORWARD, ACTIVATION_GELU>(state_of(d), g);
-  else launch_gemm<FORWARD, ACTIVATION_SWIGLU>(state_of(d), g);
+  if (activation == ACTIVATION_NONE) product<FORWARD, ACTIVATION_NONE>(d, g);
+  else if (activation == ACTIVATION_GELU) product<FORWARD, ACTIVATION_GELU>(d, g);
+  else product<FORWARD, ACTIVATION_SWIGLU>(d, g);
   launched("linear_forward");
 }
 
@@ -526,9 +658,10 @@ static void cuda_linear_backward_input(Device *d, real *dx, const real *dout, co
   constexpr size_t W = Wide<Real>::WIDTH;
   stream_of(d);
   if (rows == 0 || IC == 0) return;
-  const Gemm<Real> g = {rows, IC, OC, reals<Real>(dout), reals<Real>(weight), NULL, reals<Real>(dx), NULL, NULL, NULL,
+  check_product(rows, IC, OC);
+  const Gemm<Real> g = {rows, IC, OC, reals<Real>(dout), reals<Real>(weight), NULL, reals<Real>(dx), NULL, NULL, NULL, work_of(d), 1,
                         OC % W == 0 && IC % W == 0 && aligned(dout, weight), IC % W == 0 && aligned(dx)};
-  launch_gemm<BACKWARD_INPUT, ACTIVATION_NONE>(state_of(d), g);
+  product<BACKWARD_INPUT, ACTIVATION_NONE>(d, g);
   launched("linear_backward_input");
 }
 
@@ -537,9 +670,10 @@ static void cuda_linear_backward_weight(Device *d, acc *dweight, acc *dbias, con
   constexpr size_t W = Wide<Real>::WIDTH;
   stream_of(d);
   if (rows == 0 || OC == 0) return;
-  const Gemm<Real> g = {OC, IC, rows, reals<Real>(dout), reals<Real>(x), NULL, NULL, NULL, floats(dweight), floats(dbias),
+  check_product(rows, IC, OC);
+  const Gemm<Real> g = {OC, IC, rows, reals<Real>(dout), reals<Real>(x), NULL, NULL, NULL, floats(dweight), floats(dbias), work_of(d), 1,
                         OC % W == 0 && IC % W == 0 && aligned(dout, x), IC % W == 0 && aligned(dweight)};
-  launch_gemm<BACKWARD_WEIGHT, ACTIVATION_NONE>(state_of(d), g);
+  product<BACKWARD_WEIGHT, ACTIVATION_NONE>(d, g);
   launched("linear_backward_weight");
 }
 
@@ -551,7 +685,7 @@ template <class Real, int W, Activation ACT> __global__ void activation_forward_
   load<W>(x, pre + row * width + j);
   if (ACT == ACTIVATION_SWIGLU) load<W>(up, pre + row * width + half + j);
   #pragma unroll
-  for (int e = 0; e < W; e++) x[e] = ACT == ACTIVATION_GELU ? gelu(x[e]) : silu(x[e]) * up[e];
+  for (int e = 0; e < W; e++) x[e] = ACT == ACTIVATION_GELU ? gelu<Real>(x[e]) : silu<Real>(x[e]) * up[e];
   store<W>(post + at, x);
 }
 
@@ -563,8 +697,8 @@ template <class Real, int W, Activation ACT> __global__ void activation_backward
   if (ACT == ACTIVATION_SWIGLU) load<W>(up, pre + row * width + half + j);
   #pragma unroll
   for (int e = 0; e < W; e++) {
-    if (ACT == ACTIVATION_SWIGLU) dup[e] = dy[e] * silu(x[e]), dy[e] *= silu_derivative(x[e]) * up[e];
-    else dy[e] *= gelu_derivative(x[e]);
+    if (ACT == ACTIVATION_SWIGLU) dup[e] = dy[e] * silu<Real>(x[e]), dy[e] *= silu_derivative<Real>(x[e]) * up[e];
+    else dy[e] *= gelu_derivative<Real>(x[e]);
   }
   store<W>(dpre + row * width + j, dy);
   if (ACT == ACTIVATION_SWIGLU) store<W>(dpre + row * width + half + j, dup);
@@ -665,6 +799,7 @@ static void flash_attention_forward(cudaStream_t stream, bf16 *out, float *lse, 
 // Whether the flash family took the call.
 static bool flash_forward(cudaStream_t, float *, float *, const float *, const float *, const float *, const AttentionPlan &) { return false; }
 static bool flash_forward(cudaStream_t stream, bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const AttentionPlan &p) {
+  if (!(p.scale > 0)) return false;
   switch (p.HS) {
     case 32: flash_attention_forward<32>(stream, out, lse, q, k, v, p); return true;
     case 64: flash_attention_forward<64>(stream, out, lse, q, k, v, p); return true;
@@ -722,7 +857,7 @@ static void cuda_attention_backward(Device *d, real *dq, real *dk, real *dv, con
   if (all * p.T == 0) return;
   if (room == 0) fail(EXIT_MACHINE, "cuda: attention_backward: %zu query heads a key head at --context %zu are too many; at most %zu", group, p.T, WORK_BYTES / sizeof(float) / p.T);
   const AttentionGradients<Real> g = {reals<Real>(dq), reals<Real>(dk), reals<Real>(dv), reals<Real>(dout), reals<Real>(q), reals<Real>(k), reals<Real>(v), reals<Real>(out),
-                                      floats(lse), reinterpret_cast<float *>(state_of(d)->work)};
+                                      floats(lse), work_of(d)};
   const bool wide = rows_are_wide<Real>(shape) && aligned(dq, dk, dv, dout, q, k, v, out);
   for (size_t first = 0; first < all; first += room) {
     const size_t heads = all - first < room ? all - first : room;
@@ -731,8 +866,8 @@ static void cuda_attention_backward(Device *d, real *dq, real *dk, real *dv, con
     if (wide && flash_backward(stream, g, p, first, heads)) {}
     else if (wide) plain_attention_backward<Real, W>(stream, g, p, first, heads);
     else plain_attention_backward<Real, 1>(stream, g, p, first, heads);
+    launched("attention_backward", 3);
   }
-  launched("attention_backward");
 }
 
 template <class Real> __global__ void copy_rows_kernel(Real *dst, size_t dst_stride, const Real *src, size_t src_stride, size_t rows, size_t width) {
@@ -873,7 +1008,7 @@ static void enqueue_norms(CudaState *state) {
   send_slot(state, state->norm_table, count * sizeof(NormEntry));
   sumsq_kernel<<<(unsigned)blocks, 256, 0, state->stream>>>(state->partials, state->norm_table, count);
   sum_kernel<double><<<1, 256, 0, state->stream>>>(state->norm_out, state->partials, blocks);
-  launched("sumsq");
+  launched("sumsq", 2);
 }
 static void cuda_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
   CudaState *state = state_of(d);
@@ -950,9 +1085,10 @@ template <class Real> static void cuda_adamw(Device *d, const AdamWTensor *tenso
       memcpy(free_slot(state), state->sent, entries * sizeof(TensorEntry));
       send_slot(state, state->tensor_table, entries * sizeof(TensorEntry));
     }
-    if (blocks) adamw_kernel<Real><<<(unsigned)blocks, 256, 0, stream>>>(state->tensor_table, entries, s, doubles(step_stat));
+    if (!blocks) continue;
+    adamw_kernel<Real><<<(unsigned)blocks, 256, 0, stream>>>(state->tensor_table, entries, s, doubles(step_stat));
+    launched("adamw");
   }
-  launched("adamw");
 }
 
 static void cuda_refresh(Device *, const real *, size_t) {}   // there are no copies to renew: adamw writes the bf16 weights beside their masters
@@ -1026,6 +1162,12 @@ static double flops_a_cycle(int major, int minor, CudaPrecision precision) {
 // Kernels whose tiles need more than 48 KiB of shared memory have to say so once.
 static void allow_shared_memory(void) {
   const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  const int tiles = (int)gemm_bf16_shared_bytes(128);
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_NONE, 128, true>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_GELU, 128, true>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_SWIGLU, 128, true>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_INPUT, ACTIVATION_NONE, 128, true>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_WEIGHT, ACTIVATION_NONE, 128, true>, most, tiles), "start");
   check(cudaFuncSetAttribute(flash_forward_kernel<96>, most, (int)flash_forward_bytes<96>()), "start");
   check(cudaFuncSetAttribute(flash_forward_kernel<128>, most, (int)flash_forward_bytes<128>()), "start");
   check(cudaFuncSetAttribute(flash_backward_query_kernel<64>, most, (int)flash_backward_bytes<64>()), "start");
@@ -1047,6 +1189,8 @@ static void cuda_destroy(Device *d) {
   CudaState *state = state_of(d);
   cudaStreamSynchronize(stream_of(d));
   for (int i = 0; i < STAGING_SLOTS; i++) cudaFreeHost(state->staging[i].data), cudaEventDestroy(state->staging[i].free_again);
+  if (state->cublaslt) cublaslt_close(state->cublaslt);
+  free(state->cublaslt);
   cudaFree(state->scratch);
   cudaStreamDestroy(state->stream);
   free(state);
@@ -1059,7 +1203,7 @@ template <class Real> static void set_operations(Device *d) {
   d->upload_real = cuda_upload_real<Real>, d->upload_acc = cuda_upload_acc, d->upload_real_float = cuda_upload_real_float<Real>;
   d->upload_acc_float = cuda_upload_acc_float, d->upload_ids = cuda_upload_ids;
   d->download_real = cuda_download_real<Real>, d->download_acc = cuda_download_acc, d->download_stat = cuda_download_stat;
-  d->sync = cuda_sync, d->destroy = cuda_destroy, d->memory_available = cuda_memory_available;
+  d->sync = cuda_sync, d->destroy = cuda_destroy, d->memory_available = cuda_memory_available, d->launches = cuda_launches;
   d->real_at = cuda_real_at<Real>, d->acc_at = cuda_acc_at, d->stat_at = cuda_stat_at;
 
   d->embedding_forward = cuda_embedding_forward<Real>, d->embedding_backward = cuda_embedding_backward<Real>;
@@ -1080,7 +1224,15 @@ template <class Real> static void set_operations(Device *d) {
   d->count_nonfinite_real = cuda_count_nonfinite_real<Real>, d->count_nonfinite_acc = cuda_count_nonfinite_acc;
 }
 
-extern "C" Device *cuda_device(CudaPrecision precision) {
+static CublasLt *open_library(void) {
+  CublasLt *lt = static_cast<CublasLt *>(calloc(1, sizeof *lt));
+  if (!lt) fail(EXIT_MACHINE, "memory: no %zu bytes for cuBLASLt's state", sizeof *lt);
+  const char *why = cublaslt_open(lt);
+  if (why) fail(EXIT_MACHINE, "--gemm cublaslt: %s; or use --gemm own", why);
+  return lt;
+}
+
+extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   const char *why = cuda_unavailable();
   if (why) fail(EXIT_MACHINE, "--device cuda: %s; or use --device cpu", why);
   CudaState *state = static_cast<CudaState *>(calloc(1, sizeof *state));
@@ -1099,8 +1251,10 @@ extern "C" Device *cuda_device(CudaPrecision precision) {
     check(cudaEventCreateWithFlags(&state->staging[i].free_again, cudaEventDisableTiming), "start");
   }
   allow_shared_memory();
+  if (library == GEMM_CUBLASLT) state->cublaslt = open_library();
   state->multiprocessors = p.multiProcessorCount;
-  snprintf(state->description, sizeof state->description, "%s, %.100s, %d multiprocessors", precision == CUDA_BF16 ? "bf16" : "fp32", p.name, p.multiProcessorCount);
+  snprintf(state->description, sizeof state->description, "%s%s, %.100s, %d multiprocessors", precision == CUDA_BF16 ? "bf16" : "fp32",
+           library == GEMM_CUBLASLT ? ", cuBLASLt" : "", p.name, p.multiProcessorCount);
   int clock_khz = 0;
   cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0);
   d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->state = state;

@@ -4,13 +4,14 @@
 #include <stdlib.h>   // free, qsort
 #include <string.h>   // strcmp
 
-typedef struct { const char *op; char where[80], shape[48]; double seconds, bytes, flops; } Record;
+typedef struct { const char *op; char where[80], shape[48]; double seconds, bytes, flops; uint64_t launches; } Record;   // launches: of kernels
 
 typedef struct {
   Device *inner;
   const Gpt *m;
   WatchMode mode;
   double start;
+  uint64_t launched;       // before the operation under way
   Record *records;
   size_t count;
   char finding[240];
@@ -21,10 +22,23 @@ static Watch *watch_of(const Device *d) { return d->state; }
 
 // ---- before and after every operation ----
 
+static uint64_t launches(const Watch *w) { return w->inner->launches ? w->inner->launches(w->inner) : 0; }
+
 static Device *begin(Device *d) {
   Watch *w = watch_of(d);
+  w->launched = launches(w);
   if (w->mode == WATCH_TRACE) w->start = seconds_now();
   return w->inner;
+}
+
+// What an operation's output is called. A gradient may lie in the place of what it is the gradient of.
+static const char *output_name(const Watch *w, const char *op, const void *output) {
+  static char text[200];
+  const char *name = gpt_name_at(w->m, output);
+  if (!strcmp(op, "rope backward")) return "gradient of qkv";
+  bool gradient = strstr(op, "backward") && strncmp(name, "gradient", 8);
+  snprintf(text, sizeof text, "%s%s", gradient ? "gradient of " : "", name);
+  return text;
 }
 
 static void end(Device *d, const char *op, const void *output, double bytes, double flops, const char *shape, ...) PRINTF_LIKE(6, 7);
@@ -34,8 +48,8 @@ static void end(Device *d, const char *op, const void *output, double bytes, dou
   w->inner->sync(w->inner);
   w->records = xrealloc(w->records, w->count + 1, sizeof *w->records);
   Record *r = &w->records[w->count++];
-  *r = (Record){.op = op, .seconds = seconds_now() - w->start, .bytes = bytes, .flops = flops};
-  snprintf(r->where, sizeof r->where, "%s", output ? gpt_name_at(w->m, output) : "");
+  *r = (Record){.op = op, .seconds = seconds_now() - w->start, .bytes = bytes, .flops = flops, .launches = launches(w) - w->launched};
+  snprintf(r->where, sizeof r->where, "%s", output ? output_name(w, op, output) : "");
   va_list args;
   va_start(args, shape);
   vsnprintf(r->shape, sizeof r->shape, shape, args);
@@ -45,16 +59,17 @@ static void end(Device *d, const char *op, const void *output, double bytes, dou
 static void found(Watch *w, const char *op, const void *output, size_t n) {
   double bad;
   w->inner->download_stat(w->inner, &bad, w->counter, 1);
-  if (bad > 0) snprintf(w->finding, sizeof w->finding, "%s: %s: %.0f of %zu numbers are not finite", op, gpt_name_at(w->m, output), bad, n);
+  if (bad > 0) snprintf(w->finding, sizeof w->finding, "%s: %s: %.0f of %zu numbers are not finite", op, output_name(w, op, output), bad, n);
 }
 
-static void check_real(Device *d, const char *op, const real *output, size_t n) {
+static void check_named(Device *d, const char *op, const real *output, size_t n, const void *name) {   // name: a place whose name it is
   Watch *w = watch_of(d);
   if (w->mode != WATCH_CHECK || w->finding[0] || !output) return;
   w->inner->zero(w->inner, w->counter, sizeof(double));
   w->inner->count_nonfinite_real(w->inner, w->counter, output, n);
-  found(w, op, output, n);
+  found(w, op, name, n);
 }
+static void check_real(Device *d, const char *op, const real *output, size_t n) { check_named(d, op, output, n, output); }
 
 static void check_acc(Device *d, const char *op, const acc *output, size_t n) {
   Watch *w = watch_of(d);
@@ -209,7 +224,7 @@ static void watch_rope(Device *d, real *x, const acc *table, size_t B, size_t T,
   Device *i = begin(d);
   i->rope(i, x, table, B, T, position, heads, HS, stride, direction);
   end(d, direction > 0 ? "rope forward" : "rope backward", x, reals(d, 2.0 * (double)(B * T * heads * HS)), 0, "%zu x %zu x %zu x %zu", B, T, heads, HS);
-  check_real(d, "rope", x, B * T * stride);
+  check_real(d, direction > 0 ? "rope forward" : "rope backward", x, B * T * stride);
 }
 
 // Score-value pairs that a mask leaves: q.k and p.v are 2 HS FLOPs each
@@ -232,9 +247,9 @@ static void watch_attention_backward(Device *d, real *dq, real *dk, real *dv, co
   Device *i = begin(d);
   i->attention_backward(i, dq, dk, dv, dout, q, k, v, out, lse, s);
   double rows = (double)(s->B * s->T);
-  end(d, "attention_backward", dq, reals(d, (double)s->HS * (4 * rows * (double)s->NH + 4 * rows * (double)s->KVH)), 10 * attention_pairs(s),
+  end(d, "attention_backward", q, reals(d, (double)s->HS * (4 * rows * (double)s->NH + 4 * rows * (double)s->KVH)), 10 * attention_pairs(s),
       "%zu x %zu x %zu x %zu", s->B, s->T, s->NH, s->HS);
-  for (size_t b = 0; b < s->B; b++) check_real(d, "attention_backward", d->real_at(dq, b * s->q_batch), s->T * s->q_stride);
+  for (size_t b = 0; b < s->B; b++) check_named(d, "attention_backward", d->real_at(dq, b * s->q_batch), s->T * s->q_stride, q);
 }
 
 static void watch_copy_rows(Device *d, real *dst, size_t dst_stride, const real *src, size_t src_stride, size_t rows, size_t width) {
@@ -275,7 +290,8 @@ static void watch_adamw(Device *d, const AdamWTensor *tensors, size_t count, con
   i->adamw(i, tensors, count, settings, step_stat);
   double n = 0;
   for (size_t t = 0; t < count; t++) n += (double)tensors[t].n;
-  end(d, "adamw", NULL, accs(d, 5 * n) + reals(d, 2 * n), 0, "%zu tensors, %.0f", count, n);
+  // reads g, m, v, w and writes m, v, w; a master copy is w, and param is written besides
+  end(d, "adamw", NULL, d->real_is_acc ? accs(d, 7 * n) : accs(d, 7 * n) + reals(d, n), 0, "%zu tensors, %.0f", count, n);
 }
 
 static void watch_refresh(Device *d, const real *params, size_t n) {
@@ -324,6 +340,26 @@ static int slowest_first(const void *a, const void *b) {
   return x < y ? 1 : x > y ? -1 : 0;
 }
 
+// Kernels launched for one block in the forward and in the backward pass, on average: of what lies between the embedding and the last norm, and
+// between the last norm's gradient and the embedding's.
+static void print_launches(const Watch *w, FILE *out) {
+  size_t embedding = 0, classifier = 0, end = 0, scored = 0;
+  uint64_t forward = 0, backward = 0, all = 0;
+  for (size_t i = 0; i < w->count; i++) {
+    const char *op = w->records[i].op;
+    all += w->records[i].launches;
+    if (!strcmp(op, "embedding_forward") && !embedding) embedding = i;
+    if (!strcmp(op, "crossentropy") && !classifier) classifier = i;
+    if (!strcmp(op, "sum") && !scored) scored = i;
+    if (!strcmp(op, "embedding_backward") && !end) end = i;
+  }
+  if (!all || classifier < embedding + 3 || end < scored + 3) return;
+  for (size_t i = embedding + 1; i < classifier - 2; i++) forward += w->records[i].launches;   // behind them: the last norm, the head
+  for (size_t i = scored + 2; i < end; i++) backward += w->records[i].launches;
+  double layers = (double)gpt_config(w->m)->layers;
+  fprintf(out, "sum    %llu kernels launched; %.3g a block forward, %.3g backward\n", (unsigned long long)all, (double)forward / layers, (double)backward / layers);
+}
+
 void watch_print(const Device *d, FILE *out, double step_seconds) {
   const Watch *w = watch_of(d);
   Record *sums = xcalloc(w->count + 1, sizeof *sums);
@@ -339,11 +375,14 @@ void watch_print(const Device *d, FILE *out, double step_seconds) {
     sums[k].seconds += r->seconds;
     sums[k].bytes += r->bytes;
     sums[k].flops += r->flops;
+    sums[k].launches += r->launches;
     total += r->seconds;
   }
   qsort(sums, kinds, sizeof *sums, slowest_first);
   for (size_t k = 0; k < kinds; k++)
-    fprintf(out, "sum    %-23s %9.3f ms  %5.1f%%  %8.1f GB/s  %8.1f GFLOP/s\n", sums[k].op, 1e3 * sums[k].seconds, 100 * sums[k].seconds / step_seconds, 1e-9 * sums[k].bytes / sums[k].seconds, 1e-9 * sums[k].flops / sums[k].seconds);
+    fprintf(out, "sum    %-23s %9.3f ms  %5.1f%%  %8.1f GB/s  %8.1f GFLOP/s", sums[k].op, 1e3 * sums[k].seconds, 100 * sums[k].seconds / step_seconds, 1e-9 * sums[k].bytes / sums[k].seconds, 1e-9 * sums[k].flops / sums[k].seconds),
+    fprintf(out, sums[k].launches ? "  %6llu launches\n" : "\n", (unsigned long long)sums[k].launches);
   fprintf(out, "sum    %zu operations %.3f ms, %.1f%% of the step's %.3f ms\n", w->count, 1e3 * total, 100 * total / step_seconds, 1e3 * step_seconds);
+  print_launches(w, out);
   free(sums);
 }
