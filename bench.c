@@ -221,7 +221,7 @@ int bench_command(const Options *o) {
   if (o->command != COMMAND_BENCH_TRAIN) return bench_operations(o);
   GptConfig c = bench_config(o);
   int64_t B = o->batch != AUTO_INT ? o->batch : 4, T = c.context, rows = B * T, steps = o->steps != AUTO_INT ? MAX(o->steps, 1) : 10;
-  GptOptions options = {.config = c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute};
+  GptOptions options = {.config = c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding};
   MemoryTable memory;
   Device *d = device_open(o);
   gpt_memory(&memory, d, &options);

@@ -78,6 +78,7 @@ typedef struct {
   acc *m, *v;            // =  first and second moment
   size_t n;
   double weight_decay;   // 0 for tensors that do not decay
+  uint32_t site;         // stream of random numbers that round param where master is NULL and real is bf16
 } AdamWTensor;
 
 // Loshchilov & Hutter 2019 (decoupled decay), bias correction as in Kingma & Ba 2015. For each element:
@@ -87,6 +88,8 @@ typedef struct {
   double lr, beta1, beta2, eps, bias1, bias2;
   double grad_clip;      // clip = min(1, grad_clip / norm), norm = sqrt(sum of squares); 0: no clipping
   double max_norm;       // nothing is updated if norm > max_norm (outlier skipping); 0: no limit
+  uint64_t seed;         // and step: of stochastic rounding. Without a master copy a bf16 weight is rounded up with the probability of its
+  uint32_t step;         // distance from the value below (Gupta et al. 2015), by the lower half of word (seed, step, site, element)
 } AdamWSettings;
 
 enum { STAT_LOSS, STAT_GRAD_SUMSQ, STAT_COUNT };   // slots of a step's stat array

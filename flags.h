@@ -85,6 +85,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(WORD,   device,        "device",        "auto",   0, 0, "auto|reference|cpu|cuda", COMMAND_RUNNING, FREE, "machine", "auto (cuda where there is one, else cpu), reference (fp64, slow, the specification), cpu, cuda") \
   FLAG(INT,    threads,       "threads",       "auto",   1, 4096, "", COMMAND_RUNNING | COMMAND_DOCTOR | COMMAND_TOKENIZER_TRAIN | COMMAND_DATA_BUILD, FREE, "machine", "auto: physical cores within the quota") \
   FLAG(WORD,   precision,     "precision",     "fp32",   0, 0, "fp32|bf16", COMMAND_RUNNING, FIXED, "machine", "storage of weights and activations: fp32; bf16 beside fp32 master weights, on cuda (the reference device is fp64 whatever this says)") \
+  FLAG(BOOL, stochastic_rounding, "stochastic-rounding", "off", 0, 0, "", COMMAND_SHAPED, FIXED, "machine", "bf16 weights without fp32 master copies, rounded at random to either neighbour: 4 bytes a parameter less") \
   FLAG(WORD,   gemm,          "gemm",          "own",    0, 0, "own|cublaslt", COMMAND_RUNNING, FREE, "machine", "matrix products on cuda: own kernels, or NVIDIA's library where it is found") \
   FLAG(WORD,   recompute,     "recompute",     "none",   0, 0, "none|light|block", COMMAND_SHAPED, FREE, "machine", "computed again in the backward pass to save memory: none, light (norms and activations), block") \
   FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAIN, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \

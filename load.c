@@ -4,6 +4,7 @@
 #include <stdlib.h>    // free
 
 Device *device_open(const Options *o) {
+  if (o->stochastic_rounding && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--stochastic-rounding on is for --precision bf16: fp32 weights have no master copies to save");
   int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
   const char *why = o->device == DEVICE_AUTO ? cuda_unavailable() : NULL;
   if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);

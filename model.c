@@ -112,7 +112,7 @@ static void layout_numbers(Layout *y) {
   y->kind = "weights";
   if (m->o.shares_weights) m->params = y->placing ? m->o.weights_of->params : NULL;
   else m->params = place_real(y, "weights", -1, n);
-  if (train && !m->d->real_is_acc) m->master = place_acc(y, "master weights", -1, n);
+  if (train && !m->d->real_is_acc && !m->o.no_master) m->master = place_acc(y, "master weights", -1, n);
   if (!train) return;
   y->kind = "gradients";
   m->grads = place_acc(y, "gradients", -1, n);
@@ -536,7 +536,7 @@ void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay) {
     tensors[count++] = (AdamWTensor){
       .param = d->real_at(m->params, row->offset), .master = m->master ? d->acc_at(m->master, row->offset) : NULL,
       .grad = d->acc_at(m->grads, row->offset), .m = d->acc_at(m->m, row->offset), .v = d->acc_at(m->v, row->offset),
-      .n = row->size, .weight_decay = row->decays ? weight_decay : 0};
+      .n = row->size, .site = rng_site(row->name), .weight_decay = row->decays ? weight_decay : 0};
   }
   d->adamw(d, tensors, count, settings, m->stats);
   d->refresh(d, m->params, m->table.total);
@@ -592,7 +592,7 @@ void gpt_decode(Gpt *m, const int32_t *ids, size_t n, size_t position, double *l
 // ---- numbers, by tensor ----
 
 static acc *part_of(Gpt *m, Part part) {
-  return part == PART_GRADIENT ? m->grads : part == PART_M ? m->m : part == PART_V ? m->v : m->master;
+  return part == PART_GRADIENT ? m->grads : part == PART_M ? m->m : part == PART_V ? m->v : m->master;   // NULL: params are the master copy
 }
 
 void gpt_read(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, double *values) {

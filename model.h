@@ -95,6 +95,7 @@ typedef struct {
   int64_t B, T;              // of a micro-batch; PURPOSE_SAMPLE: B = 1, T = rows taken at once
   Recompute recompute;
   int64_t classifier_rows;   // rows of logits held at once, at most 1,024; 0: chosen. The result does not depend on it.
+  bool no_master;            // bf16 weights without a copy in fp32: they are rounded stochastically (see device.h, AdamWSettings)
   bool shares_weights;       // looks at the weights of another model instead of holding own ones,
   const Gpt *weights_of;     // namely this one's (gpt_memory does not look)
 } GptOptions;

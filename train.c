@@ -89,7 +89,7 @@ AdamWSettings adamw_settings(const Options *o, const TrainerState *s) {
   double t = (double)(s->updates + 1);
   return (AdamWSettings){.lr = learning_rate(o, s->step), .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
                          .bias1 = o->beta1 > 0 ? 1 - det_pow(o->beta1, t) : 1, .bias2 = o->beta2 > 0 ? 1 - det_pow(o->beta2, t) : 1,
-                         .grad_clip = o->grad_clip, .max_norm = outlier_limit(s, o->skip_outliers)};
+                         .grad_clip = o->grad_clip, .max_norm = outlier_limit(s, o->skip_outliers), .seed = (uint64_t)o->seed, .step = (uint32_t)s->step};
 }
 
 // The state after a step. A norm over the limit enters the window as the limit: a NaN never enters, and a lasting change of

@@ -35,7 +35,7 @@ static const size_t STAGING_BYTES = (size_t)1 << 20, PARTIALS = (size_t)1 << 17,
 
 struct NormEntry { const float *x; size_t n, first_block; };
 // AdamWTensor, and the number of its first block among all blocks of the launch
-struct TensorEntry { void *param; float *master; const float *grad; float *m, *v; size_t n, first_block; float weight_decay; bool wide; };
+struct TensorEntry { void *param; float *master; const float *grad; float *m, *v; size_t n, first_block; float weight_decay; uint32_t site; bool wide; };
 
 struct CudaState {
   cudaStream_t stream;
@@ -1024,11 +1024,26 @@ static void cuda_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
 
 enum { ADAMW_BLOCK = 4096 };
 // AdamWSettings in float, but for what decides about the whole step.
-struct AdamWNumbers { double grad_clip, max_norm; float lr, beta1, beta2, rest1, rest2, eps, bias1, bias2; };
+struct AdamWNumbers { double grad_clip, max_norm; float lr, beta1, beta2, rest1, rest2, eps, bias1, bias2; uint64_t seed; uint32_t step; };
 
 __device__ __forceinline__ void store_param(float *p, const float (&x)[4]) { store<4>(p, x); }
 __device__ __forceinline__ void store_param(bf16 *p, const float (&x)[4]) { *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])); }
 template <class Real> __device__ __forceinline__ void store_param(Real *p, const float (&x)[1]) { *p = from_float<Real>(x[0]); }
+
+// x becomes one of its two neighbours in bf16, the nearer one more often: on average nothing is lost. Not finite: as it is.
+__device__ __forceinline__ float rounded_at_random(float x, uint32_t word) {
+  if (!(x - x == 0)) return x;
+  return __uint_as_float((__float_as_uint(x) + (word & 0xffff)) & 0xffff0000u);
+}
+// Elements i .. i+W of the tensor, i a multiple of W.
+template <int W> __device__ __forceinline__ void round_at_random(float (&x)[W], const AdamWNumbers &s, uint32_t site, size_t i) {
+  const Words words = random_block(s.seed, s.step, site, i / 4);
+  #pragma unroll
+  for (int e = 0; e < W; e++) {
+    const size_t place = W == 4 ? e : i % 4;
+    x[e] = rounded_at_random(x[e], place == 0 ? words.v[0] : place == 1 ? words.v[1] : place == 2 ? words.v[2] : words.v[3]);
+  }
+}
 
 template <class Real, int W> __device__ __forceinline__ void adamw_elements(const TensorEntry &t, size_t i, const AdamWNumbers &s, float clip) {
   Real *param = static_cast<Real *>(t.param) + i;
@@ -1047,6 +1062,7 @@ template <class Real, int W> __device__ __forceinline__ void adamw_elements(cons
     w[e] -= s.lr * ((m[e] / s.bias1) / (sqrtf(v[e] / s.bias2) + s.eps) + t.weight_decay * w[e]);
   }
   store<W>(t.m + i, m), store<W>(t.v + i, v);
+  if (sizeof(Real) == 2 && !t.master) round_at_random<W>(w, s, t.site, i);
   store_param(param, w);
   if (t.master) store<W>(t.master + i, w);
 }
@@ -1067,7 +1083,7 @@ template <class Real> static void cuda_adamw(Device *d, const AdamWTensor *tenso
   CudaState *state = state_of(d);
   cudaStream_t stream = stream_of(d);
   const AdamWNumbers s = {settings->grad_clip, settings->max_norm, (float)settings->lr, (float)settings->beta1, (float)settings->beta2, (float)(1 - settings->beta1),
-                          (float)(1 - settings->beta2), (float)settings->eps, (float)settings->bias1, (float)settings->bias2};
+                          (float)(1 - settings->beta2), (float)settings->eps, (float)settings->bias1, (float)settings->bias2, settings->seed, settings->step};
   for (size_t first = 0; first < count; first += TENSOR_ENTRIES) {
     const size_t entries = count - first < TENSOR_ENTRIES ? count - first : (size_t)TENSOR_ENTRIES;
     size_t blocks = 0;
@@ -1076,7 +1092,7 @@ template <class Real> static void cuda_adamw(Device *d, const AdamWTensor *tenso
       const AdamWTensor *t = &tensors[first + i];
       TensorEntry *e = &state->tensors[i];
       e->param = t->param, e->master = floats(t->master), e->grad = floats(t->grad), e->m = floats(t->m), e->v = floats(t->v), e->n = t->n, e->first_block = blocks;
-      e->weight_decay = (float)t->weight_decay, e->wide = aligned(t->param, t->master, t->grad, t->m, t->v);
+      e->weight_decay = (float)t->weight_decay, e->site = t->site, e->wide = aligned(t->param, t->master, t->grad, t->m, t->v);
       blocks += CEIL_DIV(t->n, (size_t)ADAMW_BLOCK);
     }
     if (state->sent_count != entries || memcmp(state->sent, state->tensors, entries * sizeof(TensorEntry))) {

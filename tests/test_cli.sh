@@ -78,6 +78,9 @@ done
 check "gpt2 on a known line" sh -c "[ \"\$(printf 'Hello world' | '$gpt' tokenizer encode --tokenizer gpt2 -)\" = '15496 995' ]"
 check "--tokenizer=T is --tokenizer T" sh -c "'$gpt' tokenizer encode --tokenizer=byte text.txt | cmp - ids0 2> err || '$gpt' tokenizer encode --tokenizer byte text.txt > ids0; '$gpt' tokenizer encode --tokenizer=byte text.txt | cmp - ids0"
 check "info --json: the last line is an object" sh -c "'$gpt' tokenizer info --tokenizer gpt2 --json | tail -1 | grep -q '^{.*50257.*}$'"
+refuse 2 "--stochastic-rounding on is for --precision bf16" bench train --stochastic-rounding on
+refuse 2 "--gemm cublaslt needs --device cuda" bench gemm --device cpu --gemm cublaslt
+refuse 2 "--precision bf16 needs --device cuda" bench train --device cpu --precision bf16
 refuse 2 "missing.txt" tokenizer train missing.txt --vocab 300 --out x.json
 refuse 2 "--out is missing" tokenizer train text.txt --vocab 300
 refuse 2 "--vocab 100: the 256 bytes" tokenizer train text.txt --vocab 100 --out x.json

@@ -395,6 +395,34 @@ static void adamw_of_many_tensors(void) {   // more than one table; bf16 keeps m
 }
 
 // A step whose loss or norm is not finite, or whose norm is beyond max_norm, writes nothing.
+// A weight of 1 that should become 1 + 2^-9 becomes 1 + 2^-7, its neighbour in bf16, in a quarter of the cases, and else stays.
+static void weights_without_masters_are_rounded_at_random(void) {
+  enum { N = 4099 };
+  if (precision != CUDA_BF16) return;
+  Device *d = opened();
+  double ones[N], back[2][N];
+  for (int i = 0; i < N; i++) ones[i] = 1;
+  scalar *stats = d->allocate(d, STAT_COUNT * sizeof(double));
+  for (int run = 0; run < 2; run++) {
+    real *w = real_of(d, ones, N);
+    double minus[N];
+    for (int i = 0; i < N; i++) minus[i] = -1;
+    AdamWTensor t = {.param = w, .grad = acc_of(d, minus, N), .m = acc_of(d, NULL, N), .v = acc_of(d, NULL, N), .n = N, .site = 7};
+    AdamWSettings s = {.lr = 0x1p-9, .beta1 = 0.5, .beta2 = 0.5, .bias1 = 0.5, .bias2 = 0.5, .seed = 3, .step = 5};   // the first step goes by lr, whatever the gradient
+    d->adamw(d, &t, 1, &s, stats);
+    d->download_real(d, back[run], w, N);
+  }
+  int up = 0;
+  for (int i = 0; i < N; i++) {
+    uint32_t word = rng_u32(3, 5, 7, (uint64_t)i) & 0xffff;      // 2^-9 is 2^14 of the 2^16 places between the neighbours
+    CHECK_MSG(back[0][i] == (word >= 0x10000 - 0x4000 ? 1 + 0x1p-7 : 1), "element %d became %.9g", i, back[0][i]);
+    up += back[0][i] > 1;
+  }
+  CHECK_MSG(abs(up - N / 4) < 112, "%d of %d went up", up, N);    // four deviations of sqrt(N 1/4 3/4)
+  CHECK(!memcmp(back[0], back[1], sizeof back[0]));
+  d->destroy(d);
+}
+
 static void adamw_refuses_bad_steps(void) {
   Device *d = opened();
   double start[4] = {1, 2, 3, 4}, stats[][STAT_COUNT] = {{NAN, 16}, {INFINITY, 16}, {1, NAN}, {1, INFINITY}, {1, 16}};
@@ -485,6 +513,7 @@ int main(int argc, char **argv) {
     RUN(embedding_gradient_of_many_rows);
     RUN(norms_of_many_tensors);
     RUN(adamw_of_many_tensors);
+    RUN(weights_without_masters_are_rounded_at_random);
     RUN(adamw_refuses_bad_steps);
     RUN(sequences_fit);
   }
