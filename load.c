@@ -1,12 +1,18 @@
 // load.c: owns opening a MODEL for use: checkpoint, tokenizer, device, weights on it. See load.h.
 #include "load.h"
 #include "machine.h"   // machine_memory_available
-#include <stdlib.h>    // free
+#include <stdlib.h>    // free, getenv
+
+// Of one rank: the ranks share the machine's cores. 0: the device's own choice.
+static int threads_of(const Options *o) {
+  if (o->threads != AUTO_INT) return (int)o->threads;
+  return o->ranks > 1 && !getenv("OMP_NUM_THREADS") ? MAX(1, machine_cores() / (int)o->ranks) : 0;
+}
 
 Device *device_open(const Options *o) {
   if (o->stochastic_rounding && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--stochastic-rounding on is for --precision bf16: fp32 weights have no master copies to save");
-  int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
-  const char *why = o->device == DEVICE_AUTO ? cuda_unavailable() : NULL;
+  int threads = threads_of(o);
+  const char *why = o->device != DEVICE_AUTO ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
   if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
   if (o->gemm == GEMM_CUBLASLT) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm cublaslt needs --device cuda%s%s; or use --gemm own", why ? ", and " : "", why ? why : "");
   if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)

@@ -1,6 +1,7 @@
 // run.c: owns everything between flags and the training loop: defaults, the run folder, its settings and its log. The text
 // and its tokens are corpus.c's. See run.h.
 #include "run.h"
+#include "comm.h"      // COMM_MOST_RANKS
 #include "corpus.h"    // corpus_open: text or shards to tokens
 #include "load.h"      // checkpoint_get_gpt
 #include "machine.h"   // machine_processor
@@ -100,31 +101,46 @@ static void resolve_context(Run *r) {
   } else r->config.context = o->context;
 }
 
-enum { LISTED = 12 };
+// "1, 2, 3, 6": the divisors of n, at most `most`, and the first dozen of them
+static char *divisors(int64_t n, int64_t most) {
+  enum { LISTED = 12 };
+  Buffer list = {0};
+  for (int64_t b = 1, count = 0; b <= MIN(n, most) && count < LISTED; b++)
+    if (n % b == 0) buffer_printf(&list, "%s%lld", count++ ? ", " : "", (long long)b);
+  return list.len ? list.data : "1";
+}
 
-static void refuse_tokens_per_step(const Options *o, int64_t unit) {
-  Buffer valid = {0};
-  int64_t total = o->tokens_per_step / o->context;     // sequences that the wish comes nearest to
-  for (int64_t b = 1, n = 0; b <= total && n < LISTED; b++)
-    if (total % b == 0) buffer_printf(&valid, "%s%lld", n++ ? ", " : "", (long long)b);
-  fail(EXIT_REQUEST, "--tokens-per-step %lld is no multiple of --batch %lld x --context %lld = %lld; with --tokens-per-step %lld these batches fit: %s", (long long)o->tokens_per_step,
-       (long long)o->batch, (long long)o->context, (long long)unit, (long long)(MAX(total, 1) * o->context), valid.len ? valid.data : "1");
+static void refuse_step(const Options *o) {
+  int64_t sequences = o->tokens_per_step / o->context, share = sequences / o->ranks;     // that the wish comes nearest to
+  if (sequences % o->ranks)
+    fail(EXIT_REQUEST, "--ranks %lld cannot share the %lld sequences of a step evenly (--tokens-per-step %lld, --context %lld); these numbers of ranks can: %s", (long long)o->ranks,
+         (long long)sequences, (long long)o->tokens_per_step, (long long)o->context, divisors(sequences, COMM_MOST_RANKS));
+  char ranks[48] = "";
+  if (o->ranks > 1) snprintf(ranks, sizeof ranks, " x --ranks %lld", (long long)o->ranks);
+  fail(EXIT_REQUEST, "--tokens-per-step %lld is no multiple of --batch %lld x --context %lld%s = %lld; with --tokens-per-step %lld these batches fit: %s", (long long)o->tokens_per_step,
+       (long long)o->batch, (long long)o->context, ranks, (long long)(o->batch * o->context * o->ranks), (long long)(MAX(share, 1) * o->ranks * o->context), divisors(share, INT64_MAX));
+}
+
+// The largest micro-batch of at most `most` sequences that divides each rank's share of the step
+static int64_t fitting_batch(int64_t share, int64_t most) {
+  int64_t batch = MAX((int64_t)1, MIN(share, most));
+  while (share > 0 && share % batch) batch--;
+  return batch;
 }
 
 static void resolve_batch(Run *r) {
   Options *o = r->o;
-  int64_t unit;
-  if (o->batch == AUTO_INT) {
-    int64_t wish = o->tokens_per_step != AUTO_INT ? o->tokens_per_step / o->context : MAX(1, 4096 / o->context);
-    // a micro-batch of about 4,096 tokens keeps the processor busy; it must divide the step
-    o->batch = MAX(1, MIN(wish, MAX(1, 4096 / o->context)));
-    while (wish > 0 && wish % o->batch) o->batch--;
-  }
-  if (__builtin_mul_overflow(o->batch, o->context, &unit)) fail(EXIT_REQUEST, "--batch %lld x --context %lld overflows", (long long)o->batch, (long long)o->context);
-  if (o->tokens_per_step == AUTO_INT) o->tokens_per_step = unit;
-  if (o->tokens_per_step % unit) refuse_tokens_per_step(o, unit);
+  int64_t unit, busy = MAX(1, 4096 / o->context);   // a micro-batch of about 4,096 tokens keeps the processor busy
+  bool given = o->tokens_per_step != AUTO_INT;
+  int64_t share = given ? o->tokens_per_step / o->context / o->ranks : (busy + o->ranks - 1) / o->ranks;
+  if (o->batch == AUTO_INT) o->batch = fitting_batch(share, busy);
+  if (r->resumed && given && share % o->batch) o->batch = fitting_batch(share, o->batch);   // other ranks than before: the result does not depend on the cut
+  if (__builtin_mul_overflow(o->batch, o->context, &unit) || __builtin_mul_overflow(unit, o->ranks, &unit))
+    fail(EXIT_REQUEST, "--batch %lld x --context %lld x --ranks %lld overflows", (long long)o->batch, (long long)o->context, (long long)o->ranks);
+  if (!given) o->tokens_per_step = unit;
+  if (o->tokens_per_step % unit) refuse_step(o);
   r->sequences = o->tokens_per_step / o->context;
-  r->micro_batches = r->sequences / o->batch;
+  r->micro_batches = r->sequences / o->ranks / o->batch;
 }
 
 // 1, 2 or 5 times a power of ten, at most x, at least 1
@@ -186,7 +202,7 @@ static void stories_defaults(Options *o) {
   if (o->arg_count || o->text || o->train_data || o->model || o->init || o->resume) return;
   if (!given[FLAG_tokenizer]) o->tokenizer = "bpe:1280";   // every word of the stories becomes one token
   if (!given[FLAG_context]) o->context = 160;              // the longest story fits
-  if (!given[FLAG_batch] && !given[FLAG_tokens_per_step]) o->batch = 8;
+  if (!given[FLAG_batch] && !given[FLAG_tokens_per_step]) o->tokens_per_step = 8 * o->context;
   if (!given[FLAG_init_std]) o->init_std = 0.07;
   if (!given[FLAG_lr]) o->lr = 4e-3;
   if (!given[FLAG_beta2]) o->beta2 = 0.98;
@@ -205,6 +221,8 @@ Run *run_prepare(Options *o) {
   else if (o->init) r->init = checkpoint_resolve(o->init);
   if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
+  if (o->ranks > 1 && o->device == DEVICE_CUDA)
+    fail(EXIT_REQUEST, "--ranks %lld with --device cuda: several ranks compute on the CPU only so far; leave out --ranks, or use --device cpu", (long long)o->ranks);
   stories_defaults(o);
   corpus_open(r);
   if (o->arg_count) o->text = join_names(o->args, o->arg_count);   // so that config.txt names it
@@ -234,15 +252,17 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory) 
   corpus_print(r);
   printf("model     %s: %lld layers, %lld heads%s, %lld channels, context %lld; %lld parameters\n", c->family == FAMILY_GPT2 ? "gpt2" : "llama", (long long)c->layers,
          (long long)c->heads, c->kv_heads != c->heads ? " (grouped keys)" : "", (long long)c->channels, (long long)c->context, (long long)table.parameters);
-  printf("step      %lld tokens: %lld micro-batch%s of %lld x %lld\n", (long long)o->tokens_per_step, (long long)r->micro_batches, r->micro_batches > 1 ? "es" : "", (long long)o->batch, (long long)o->context);
+  char ranks[48] = "";
+  if (o->ranks > 1) snprintf(ranks, sizeof ranks, "%lld ranks, each ", (long long)o->ranks);
+  printf("step      %lld tokens: %s%lld micro-batch%s of %lld x %lld\n", (long long)o->tokens_per_step, ranks, (long long)r->micro_batches, r->micro_batches > 1 ? "es" : "", (long long)o->batch, (long long)o->context);
   printf("length    %lld steps, %.3g tokens, %.2f epochs, %.3g FLOP (6N + 6LCT = %.4g a token)\n", (long long)o->steps, (double)o->steps * (double)o->tokens_per_step,
          (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
   printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
-  const char *why = r->o->device == DEVICE_AUTO && strcmp(d->name, "cuda") ? cuda_unavailable() : NULL;
-  printf("device    %s: %s%s%s\n", d->name, d->description, why ? "; not cuda: " : "", why ? why : "");
+  const char *why = r->o->device != DEVICE_AUTO || !strcmp(d->name, "cuda") ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
+  printf("device    %s: %s%s%s%s\n", d->name, d->description, o->ranks > 1 ? " a rank" : "", why ? "; not cuda: " : "", why ? why : "");
   size_t resident = machine_resident();
-  printf("memory    %.1f MiB:", (double)(memory->total + resident) / (1 << 20));
+  printf("memory    %.1f MiB%s:", (double)(memory->total + resident) / (1 << 20), o->ranks > 1 ? " a rank" : "");
   for (size_t i = 0; i < memory->count; i++) printf(" %s %.1f,", memory->line[i].kind, (double)memory->line[i].bytes / (1 << 20));
   printf(" program and tokens %.1f\n", (double)resident / (1 << 20));
   fflush(stdout);

@@ -23,8 +23,8 @@ typedef struct {
   double *token_bytes;         // (vocab) bytes of the text that each id stands for
   GptConfig config;
   GptOptions gpt;
-  int64_t sequences;           // of a step: tokens_per_step / context
-  int64_t micro_batches;       // of a step: sequences / batch
+  int64_t sequences;           // of a step, over all ranks: tokens_per_step / context
+  int64_t micro_batches;       // of a step, for each rank: sequences / ranks / gpt.B
   Checkpoint *init;            // --init, or the newest checkpoint of --resume; NULL: new weights
   FILE *log;                   // log.jsonl
 } Run;

@@ -1,11 +1,13 @@
 // train.c: owns train_step() and the training loop: the first file to open.
 //
 // One step: batch, forward, loss, backward, reduce, clip, update. Everything before the loop (flags, text, tokens, folder) is
-// run.c; how an operation is done is behind device.h. Tests: tests/test_train.c
+// run.c; how an operation is done is behind device.h, what ranks say to each other behind comm.h. Every rank runs this code; only
+// rank 0 prints, validates and writes. Tests: tests/test_train.c, tests/test_ranks.sh
 #include "detmath.h"   // det_cos, det_pow
 #include "evaluate.h"  // evaluate_loader
 #include "load.h"      // device_open, require_memory
 #include "machine.h"   // machine_resident
+#include "ranks.h"     // ranks_start, ranks_agree
 #include "report.h"    // report_write
 #include "run.h"       // Run
 #include "sample.h"    // sample_text
@@ -14,27 +16,34 @@
 #include "train.h"     // learning_rate, StepResult
 #include "watch.h"     // --trace, the re-run of a bad step
 #include <math.h>      // isfinite
-#include <signal.h>    // sigaction
+#include <signal.h>    // SIGINT
 #include <stdlib.h>    // free
 #include <string.h>    // strcmp
 
-static volatile sig_atomic_t stop_signal;   // SIGINT or SIGTERM: finish the step, save, leave
+static double phase_ends(Trainer *t, int phase, double start) {
+  double now = seconds_now();
+  t->times.own[phase] += now - start;
+  return now;
+}
 
-// A second signal stops at once: the handler is in force only for the first.
-static void on_signal(int signal_number) { stop_signal = signal_number; }
-
-// Forward and backward of every micro-batch of the step: adds to loss and gradients. Returns the scale of the loss, one
+// Forward and backward of this rank's micro-batches of the step: adds to loss and gradients. Returns the scale of the loss, one
 // over the counted targets of the whole step, so that the result does not depend on how the step is cut.
 static double accumulate_gradients(Trainer *t, int64_t step, int64_t first_sample) {
   Run *r = t->run;
   MicroBatch place = {.seed = (uint64_t)r->o->seed, .step = (uint32_t)step};
   place.loss_scale = 1 / (double)MAX(dataloader_counted(r->train, first_sample, r->sequences), 1);
   for (int64_t k = 0; k < r->micro_batches; k++) {
+    double start = seconds_now();
+    int64_t row = (t->comm->rank * r->micro_batches + k) * r->gpt.B;    // within the step, over all ranks
     for (int64_t b = 0; b < r->gpt.B; b++)
-      dataloader_sample(r->train, first_sample + k * r->gpt.B + b, t->ids + b * r->gpt.T, t->targets + b * r->gpt.T);
-    place.row0 = (uint64_t)(k * r->gpt.B * r->gpt.T);
+      dataloader_sample(r->train, first_sample + row + b, t->ids + b * r->gpt.T, t->targets + b * r->gpt.T);
+    place.row0 = (uint64_t)(row * r->gpt.T);
+    place.last = k == r->micro_batches - 1;
+    start = phase_ends(t, PHASE_DATA, start);
     gpt_forward(t->model, t->ids, t->targets, &place, WITH_GRADIENT);
-    gpt_backward(t->model, &place);
+    start = phase_ends(t, PHASE_FORWARD, start);
+    gpt_backward(t->model, &place);                                     // and hands over each block of the last micro-batch
+    phase_ends(t, PHASE_BACKWARD, start);
   }
   return place.loss_scale;
 }
@@ -48,13 +57,45 @@ StepResult train_step(Trainer *t) {
   AdamWSettings settings = adamw_settings(t->run->o, s);
   gpt_begin_step(t->model);                                                              // gradients = 0
   double loss_scale = accumulate_gradients(t, s->step, first_sample(t, s->step));        // batch, forward, loss, backward
-  gpt_finish_gradients(t->model);                                                        // global norm
+  gpt_finish_gradients(t->model);                                                        // the sum over ranks, global norm
+  double start = seconds_now();
   gpt_update(t->model, &settings, t->run->o->weight_decay);                              // clip and update, if all is finite
+  phase_ends(t, PHASE_UPDATE, start);
   StepResult result = {.loss = gpt_loss_sum(t->model) * loss_scale, .grad_norm = gpt_grad_norm(t->model), .lr = settings.lr};
   result.finite = isfinite(result.loss) && isfinite(result.grad_norm);
   result.taken = result.finite && !(settings.max_norm > 0 && result.grad_norm > settings.max_norm);
   trainer_advance(t, &result, settings.max_norm);
   return result;
+}
+
+// ---- the sum over ranks, beside the backward pass ----
+
+static CommType gradient_type(const Trainer *t) { return t->device->acc_size == sizeof(double) ? COMM_F64 : COMM_F32; }
+
+static void reduce_gradients(void *context, acc *x, size_t n) {
+  Trainer *t = context;
+  t->reduced_bytes += n * t->device->acc_size;
+  t->device->sync(t->device);       // x is final
+  comm_queue_add(t->queue, COMM_ALL_REDUCE, x, n, gradient_type(t));
+}
+
+static void reduce_scalars(void *context, scalar *x, size_t n) {
+  Trainer *t = context;
+  t->reduced_bytes += n * sizeof(double);
+  t->device->sync(t->device);
+  comm_queue_add(t->queue, COMM_ALL_REDUCE, x, n, COMM_F64);
+}
+
+static void reduce_wait(void *context) { comm_queue_wait(((Trainer *)context)->queue); }
+
+static void set_reducer(Trainer *t) {
+  Reducer reducer = {reduce_gradients, reduce_scalars, reduce_wait, t};
+  gpt_set_reducer(t->model, t->queue ? &reducer : NULL);
+}
+
+void trainer_join_ranks(Trainer *t) {
+  if (t->comm->world > 1) t->queue = comm_queue_create(t->comm);
+  set_reducer(t);
 }
 
 // ---- settings of a step ----
@@ -108,14 +149,20 @@ void trainer_advance(Trainer *t, const StepResult *result, double limit) {
 
 // ---- a step whose loss or gradient is not finite ----
 
-// Runs the step's forward and backward again with a check after every operation; the weights are as they were.
-static void explain_nonfinite(Trainer *t, int64_t step, Buffer *why) {
+// Runs the step's forward and backward again with a check after every operation; the weights are as they were. Each rank
+// looks at its own part; the lowest that finds something is heard by all.
+static void explain_nonfinite(Trainer *t, int64_t step, char why[256]) {
   Device *plain = gpt_device(t->model), *watched = watch_device(plain, t->model, WATCH_CHECK);
   gpt_set_device(t->model, watched);
+  gpt_set_reducer(t->model, NULL);       // a bad number shall not come from another rank
   gpt_begin_step(t->model);
   accumulate_gradients(t, step, first_sample(t, step));
   const char *finding = watch_finding(watched);
-  buffer_printf(why, "%s", finding ? finding : "every tensor is finite, but the sum of squares of the gradients overflows");
+  memset(why, 0, 256);
+  if (finding) snprintf(why, 256, "%s", finding);
+  ranks_first_text(t->comm, why);
+  if (!why[0]) snprintf(why, 256, "every tensor is finite, but the sum of squares of the gradients overflows");
+  set_reducer(t);
   gpt_set_device(t->model, plain);
   watch_destroy(watched);
 }
@@ -123,27 +170,30 @@ static void explain_nonfinite(Trainer *t, int64_t step, Buffer *why) {
 static void handle_bad_step(Trainer *t, const StepResult *result) {
   Run *r = t->run;
   int64_t step = t->state.step;    // steps are named from 1: the step just done
-  Buffer why = {0};
+  char why[256];
+  if (!result->finite) explain_nonfinite(t, step - 1, why);
+  if (t->comm->rank > 0) {         // rank 0 says it
+    if (!result->finite && r->o->on_nonfinite == NONFINITE_STOP) t->comm->barrier(t->comm);   // does not return: rank 0 ends the run
+    return;
+  }
   if (result->finite) {
     run_log(r, "warn", ", \"step\": %lld, \"what\": \"outlier\", \"grad_norm\": %.9g", (long long)step, result->grad_norm);
     warn("step %lld: gradient norm %.4g lies over --skip-outliers %g deviations: the step was dropped", (long long)step, result->grad_norm, r->o->skip_outliers);
     return;
   }
-  explain_nonfinite(t, step - 1, &why);
-  run_log(r, "warn", ", \"step\": %lld, \"what\": \"nonfinite\", \"where\": \"%s\"", (long long)step, why.data);
+  run_log(r, "warn", ", \"step\": %lld, \"what\": \"nonfinite\", \"where\": \"%s\"", (long long)step, why);
   if (r->o->on_nonfinite == NONFINITE_STOP) {
     fflush(r->log);
-    fail(EXIT_NO, "step %lld: %s; the weights are as before this step, earlier checkpoints in %s are intact; try a lower --lr, or --on-nonfinite skip", (long long)step, why.data, r->dir);
+    fail(EXIT_NO, "step %lld: %s; the weights are as before this step, earlier checkpoints in %s are intact; try a lower --lr, or --on-nonfinite skip", (long long)step, why, r->dir);
   }
-  warn("step %lld: %s: the step was dropped", (long long)step, why.data);
-  buffer_free(&why);
+  warn("step %lld: %s: the step was dropped", (long long)step, why);
 }
 
 // ---- what happens beside the steps ----
 
 static void print_step(const Trainer *t, const StepResult *s, double ms, double tokens_per_s) {
   const Options *o = t->run->o;
-  double flops = config_flops_per_token(&t->run->config, t->run->gpt.T) * tokens_per_s, peak = t->device->peak_flops;
+  double flops = config_flops_per_token(&t->run->config, t->run->gpt.T) * tokens_per_s, peak = t->device->peak_flops * t->comm->world;
   double left = (double)(o->steps - t->state.step) * ms * 1e-3;
   char share[32] = "";
   if (peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * flops / peak);
@@ -203,23 +253,58 @@ static void log_tensors(Trainer *t) {
 
 static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
-static void after_step(Trainer *t, const StepResult *result, double seconds) {
+// A slow rank is said once, and again only when it is another one; the log has it every time.
+static void name_slow_rank(Trainer *t) {
+  if (!t->slow[0]) return;
+  run_log(t->run, "warn", ", \"step\": %lld, \"what\": \"slow rank\", \"text\": \"%s\"", (long long)t->state.step, t->slow);
+  if (t->times.slow_rank != t->said_slow) warn("step %lld: %s", (long long)t->state.step, t->slow);
+  t->said_slow = t->times.slow_rank;
+}
+
+static bool work_aside(const Trainer *t) {
+  const Options *o = t->run->o;
+  int64_t step = t->state.step;
+  return step != o->steps && (due(step, o->val_every) || due(step, o->sample_every) || due(step, o->save_every));
+}
+
+// Of rank 0 alone.
+static void report_step(Trainer *t, const StepResult *result, double seconds) {
   Run *r = t->run;
   const Options *o = r->o;
   int64_t step = t->state.step, tokens = r->sequences * r->gpt.T;
   double ms = 1e3 * seconds, rate = (double)tokens / seconds;
-  bool last = step == o->steps;
   run_log(r, "step", ", \"step\": %lld, \"loss\": %s, \"lr\": %.9g, \"grad_norm\": %s, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
           (long long)step, run_number(result->loss, (char[32]){0}), result->lr, run_number(result->grad_norm, (char[32]){0}), ms, (long long)t->state.tokens_seen, rate);
   // the smoothed step time is for the eye only: the estimate of the time left should not jump
   t->smooth_ms = t->smooth_ms > 0 ? 0.9 * t->smooth_ms + 0.1 * ms : ms;
-  if (due(step, o->log_every) || last || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
+  if (due(step, o->log_every) || step == o->steps || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
+  name_slow_rank(t);
+}
+
+static void after_step(Trainer *t, const StepResult *result, double seconds) {
+  Run *r = t->run;
+  const Options *o = r->o;
+  int64_t step = t->state.step;
+  bool writes = t->comm->rank == 0, aside = work_aside(t);
+  if (writes) report_step(t, result, seconds);
   if (!result->taken) handle_bad_step(t, result);
-  if (due(step, o->log_tensors)) log_tensors(t);
-  if (due(step, o->val_every) && !last) validate_and_log(t, o->val_tokens);
-  if (due(step, o->sample_every) && !last) sample_and_log(t);
-  if (due(step, o->save_every) && !last) run_save(r, t->model, &t->state);
-  if (seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
+  if (writes && due(step, o->log_tensors)) log_tensors(t);
+  if (writes && aside) {
+    if (due(step, o->val_every)) validate_and_log(t, o->val_tokens);
+    if (due(step, o->sample_every)) sample_and_log(t);
+    if (due(step, o->save_every)) run_save(r, t->model, &t->state);
+  }
+  if (aside) ranks_wait_for_rank_0(t->comm);
+  if (writes && seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
+}
+
+// The ring's formula: 2 (N-1)/N S bytes in and as many out for a sum of S bytes over N ranks (Patarasuk & Yuan 2009).
+static void print_communication(Trainer *t) {
+  if (t->comm->world == 1) return;
+  CommQueueTimes times = comm_queue_times(t->queue);
+  double n = t->comm->world, formula = 2 * (n - 1) / n * (double)t->reduced_bytes, hidden = times.busy > 0 ? 1 - MIN(1.0, times.waited / times.busy) : 0;
+  printf("comm      all_reduce over %d ranks (%s): %llu bytes received in %llu calls; 2 (N-1)/N S is %.0f; %.2f ms in calls, %.2f ms waited for: %.0f%% hidden\n", t->comm->world,
+         t->comm->transport, (unsigned long long)times.bytes, (unsigned long long)times.calls, formula, 1e3 * times.busy, 1e3 * times.waited, 100 * hidden);
 }
 
 // The first step under --trace: the same step on a device that times each operation.
@@ -228,28 +313,27 @@ static StepResult traced_step(Trainer *t) {
   gpt_set_device(t->model, watched);
   double start = seconds_now();
   StepResult result = train_step(t);
-  watch_print(watched, stdout, seconds_now() - start);
+  if (t->comm->rank == 0) {
+    watch_print(watched, stdout, seconds_now() - start);
+    print_communication(t);
+  }
   gpt_set_device(t->model, plain);
   watch_destroy(watched);
   return result;
 }
 
+// Of rank 0; the others have nothing to write.
 static int leave_on_signal(Trainer *t) {
+  int code = 128 + t->stop_signal;
+  if (t->comm->rank > 0) return code;
   run_save(t->run, t->model, &t->state);
-  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, stop_signal == SIGINT ? "SIGINT" : "SIGTERM");
+  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, t->stop_signal == SIGINT ? "SIGINT" : "SIGTERM");
   report_write_run(t->run->dir);
   printf("stopped after step %lld; go on with: gpt train --resume %s\n", (long long)t->state.step, t->run->dir);
-  return 128 + stop_signal;
+  return code;
 }
 
-static int train_loop(Trainer *t) {
-  const Options *o = t->run->o;
-  for (bool first = true; t->state.step < o->steps; first = false) {
-    double start = seconds_now();
-    StepResult result = first && o->trace ? traced_step(t) : train_step(t);
-    after_step(t, &result, seconds_now() - start);
-    if (stop_signal) return leave_on_signal(t);
-  }
+static void finish(Trainer *t) {
   run_save(t->run, t->model, &t->state);   // first of all: nothing below may cost a trained model
   validate_and_log(t, 0);
   sample_and_log(t);
@@ -257,6 +341,19 @@ static int train_loop(Trainer *t) {
   run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"done\"", (long long)t->state.step);
   report_write_run(t->run->dir);
   printf("done: %s has checkpoints, log.jsonl and report.html; try: gpt sample %s\n", t->run->dir, t->run->dir);
+}
+
+static int train_loop(Trainer *t) {
+  const Options *o = t->run->o;
+  for (bool first = true; t->state.step < o->steps; first = false) {
+    double start = seconds_now();
+    t->comm->step = t->state.step + 1;
+    StepResult result = first && o->trace ? traced_step(t) : train_step(t);
+    t->stop_signal = ranks_agree(t->comm, &t->times, t->slow);
+    after_step(t, &result, seconds_now() - start);
+    if (t->stop_signal) return leave_on_signal(t);
+  }
+  if (t->comm->rank == 0) finish(t);
   return 0;
 }
 
@@ -276,6 +373,7 @@ static void steps_from_minutes(Trainer *t) {
     best = MIN(best, seconds_now() - start);
   }
   r->o->steps = (int64_t)MAX(1, r->o->minutes * 60 / best);
+  t->comm->broadcast(t->comm, &r->o->steps, sizeof r->o->steps, 0);    // each rank has its own clock
   run_resolve_intervals(r);
   printf("minutes   %g at %.1f ms a step: %lld steps\n", r->o->minutes, 1e3 * best, (long long)r->o->steps);
 }
@@ -327,7 +425,9 @@ static void create_models(Trainer *t, bool only_plan) {
   memory.total += scratch;
   run_print_banner(r, t->device, &memory);
   if (t->judge) story_judge_print(t->judge);
-  require_memory(t->device, &memory, 0, memory_advice(&memory));
+  size_t others;                                            // what the other ranks of this machine need
+  if (!mul_size(memory.total, (size_t)(r->o->ranks - 1), &others)) others = SIZE_MAX;
+  require_memory(t->device, &memory, others, r->o->ranks > 1 ? "use fewer --ranks, a smaller model, or a smaller --batch with the same --tokens-per-step" : memory_advice(&memory));
   if (only_plan && r->o->json) print_plan_json(r, &memory);
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
@@ -336,6 +436,8 @@ static void create_models(Trainer *t, bool only_plan) {
 }
 
 static void trainer_free(Trainer *t) {
+  comm_queue_destroy(t->queue);
+  t->comm->destroy(t->comm);
   gpt_destroy(t->sampler);
   gpt_destroy(t->model);
   if (t->device) t->device->destroy(t->device);
@@ -355,9 +457,11 @@ static void check_resumed_device(const Trainer *t) {
          t->device->name, here ? "fp64" : "fp32", stored ? "fp64" : "fp32", stored ? "reference" : "cpu", r->dir);
 }
 
+// What flags and text decide is done before the ranks part: once, with one voice, and its memory is shared.
 static int train_or_plan(Options *o, bool only_plan) {
-  Trainer t = {.run = run_prepare(o)};
+  Trainer t = {.run = run_prepare(o), .said_slow = -1};
   t.judge = story_judge_create(t.run);
+  t.comm = ranks_start(only_plan ? 1 : (int)o->ranks);
   t.device = device_open(o);
   check_resumed_device(&t);
   create_models(&t, only_plan);
@@ -366,11 +470,11 @@ static int train_or_plan(Options *o, bool only_plan) {
   t.ids = xmalloc(rows, sizeof *t.ids);
   t.targets = xmalloc(rows, sizeof *t.targets);
   load_weights(&t);
+  trainer_join_ranks(&t);
   steps_from_minutes(&t);
-  run_create_folder(t.run, t.device->description, t.state.step);
-  struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGTERM, &action, NULL);
+  if (t.comm->rank == 0) run_create_folder(t.run, t.device->description, t.state.step);
+  ranks_note_folder(t.run->dir);
+  ranks_catch_signals(t.comm);
   t.last_report = seconds_now();
   int code = train_loop(&t);
   trainer_free(&t);

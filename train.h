@@ -1,10 +1,18 @@
 // train.h: the trainer: train_step() and what it is made of, for train.c, tests and benchmarks. Tests: tests/test_train.c
 #pragma once
 #include "evaluate.h"   // Score
+#include "ranks.h"      // Comm, StepTimes
 #include "run.h"        // Run
 
 typedef struct {
   Run *run;
+  Comm *comm;                  // to the other ranks; this one takes the micro-batches rank*k .. rank*k+k-1 of each step
+  CommQueue *queue;            // sums gradients over ranks beside the backward pass
+  uint64_t reduced_bytes;      // handed to the queue so far
+  StepTimes times;
+  char slow[128];              // "", or which rank holds up the others
+  int said_slow;               // the slow rank that was warned of last; -1: none
+  int stop_signal;             // all ranks leave after this step; 0: go on
   Device *device;
   Gpt *model, *sampler;        // the sampler looks at the model's weights
   TrainerState state;
@@ -21,6 +29,7 @@ typedef struct {
 } StepResult;
 
 StepResult train_step(Trainer *t);
+void trainer_join_ranks(Trainer *t);           // from now on gradients are summed over the ranks of t->comm
 double learning_rate(const Options *o, int64_t step);               // of the step with this number, from 0
 double outlier_limit(const TrainerState *s, double z);              // largest norm that --skip-outliers takes; 0: no limit
 AdamWSettings adamw_settings(const Options *o, const TrainerState *s);

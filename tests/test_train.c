@@ -115,7 +115,7 @@ static Trainer trainer_open(const char *flags) {
   for (char *p = strtok_r(text, " ", &save); p && argc < MOST_ARGS; p = strtok_r(NULL, " ", &save)) argv[argc++] = p;
   Options *o = xmalloc(1, sizeof *o);
   options_parse(o, COMMAND_TRAIN, "train", argc, argv);
-  Trainer t = {.run = run_prepare(o)};
+  Trainer t = {.run = run_prepare(o), .comm = comm_none()};
   t.device = device_open(o);
   t.model = gpt_create(t.device, &t.run->gpt);
   t.ids = xmalloc((size_t)(o->batch * o->context), sizeof *t.ids);
@@ -125,6 +125,7 @@ static Trainer trainer_open(const char *flags) {
 }
 
 static void trainer_close(Trainer *t) {
+  t->comm->destroy(t->comm);
   gpt_destroy(t->model);
   t->device->destroy(t->device);
   free(t->ids);

@@ -1,0 +1,135 @@
+// comm.c: owns what all transports share: the parts of an array, the world of one rank, and the thread that communicates
+// beside the computation. See comm.h. Tests: tests/test_comm.c
+#include "comm.h"
+#include "util.h"      // xcalloc, MIN, seconds_now
+#include <pthread.h>   // the queue's thread
+#include <signal.h>    // sigfillset
+#include <stdlib.h>    // free
+#include <string.h>    // strerror
+
+CommPart comm_part(size_t n, int world, int rank) {
+  size_t blocks = n / 16 + (n % 16 != 0), each = blocks / (size_t)world, more = blocks % (size_t)world, r = (size_t)rank;
+  size_t first = MIN(16 * (each * r + MIN(r, more)), n), end = MIN(16 * (each * (r + 1) + MIN(r + 1, more)), n);
+  return (CommPart){first, end - first};
+}
+
+// ---- a world of one: every sum is the own number, nobody is to be waited for ----
+
+static void none_elements(Comm *c, void *x, size_t n, CommType type) { (void)c; (void)x; (void)n; (void)type; }
+static void none_broadcast(Comm *c, void *x, size_t bytes, int root) { (void)c; (void)x; (void)bytes; (void)root; }
+static void none_barrier(Comm *c) { (void)c; }
+
+static _Noreturn void none_peer(const char *operation, int peer) {
+  fail(EXIT_MACHINE, "%s: rank %d does not exist in a world of one rank", operation, peer);
+}
+static void none_send(Comm *c, const void *x, size_t bytes, int to) { (void)c; (void)x; (void)bytes; none_peer("send", to); }
+static void none_receive(Comm *c, void *x, size_t bytes, int from) { (void)c; (void)x; (void)bytes; none_peer("receive", from); }
+static void none_destroy(Comm *c) { free(c); }
+
+Comm *comm_none(void) {
+  Comm *c = xcalloc(1, sizeof *c);
+  *c = (Comm){.rank = 0, .world = 1, .transport = "none", .all_reduce = none_elements, .reduce_scatter = none_elements, .all_gather = none_elements,
+              .broadcast = none_broadcast, .send = none_send, .receive = none_receive, .barrier = none_barrier, .destroy = none_destroy};
+  return c;
+}
+
+// ---- the queue ----
+
+typedef struct { CommOperation operation; CommType type; void *x; size_t n; } Job;
+
+struct CommQueue {
+  Comm *comm;
+  pthread_t thread;
+  pthread_mutex_t mutex;          // guards what follows
+  pthread_cond_t changed;
+  Job *jobs;
+  size_t count, done, capacity;   // jobs[done..count) are still to do
+  bool quit;
+  CommQueueTimes times;
+};
+
+static void make_call(Comm *c, const Job *j) {
+  if (j->operation == COMM_ALL_REDUCE) c->all_reduce(c, j->x, j->n, j->type);
+  else c->reduce_scatter(c, j->x, j->n, j->type);
+}
+
+static void *work(void *context) {
+  CommQueue *q = context;
+  pthread_mutex_lock(&q->mutex);
+  for (;;) {
+    while (q->done == q->count && !q->quit) pthread_cond_wait(&q->changed, &q->mutex);
+    if (q->done == q->count) break;
+    Job job = q->jobs[q->done];
+    pthread_mutex_unlock(&q->mutex);
+    double start = seconds_now();
+    uint64_t before = q->comm->bytes_received;
+    make_call(q->comm, &job);
+    pthread_mutex_lock(&q->mutex);
+    q->times.busy += seconds_now() - start;
+    q->times.bytes += q->comm->bytes_received - before;
+    q->times.calls++;
+    q->done++;
+    pthread_cond_broadcast(&q->changed);
+  }
+  pthread_mutex_unlock(&q->mutex);
+  return NULL;
+}
+
+CommQueue *comm_queue_create(Comm *c) {
+  CommQueue *q = xcalloc(1, sizeof *q);
+  q->comm = c;
+  if (c->world == 1) return q;
+  pthread_mutex_init(&q->mutex, NULL);
+  pthread_cond_init(&q->changed, NULL);
+  sigset_t all, before;           // handlers of signals belong to the rank's first thread
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(&q->thread, NULL, work, q);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
+  return q;
+}
+
+void comm_queue_add(CommQueue *q, CommOperation operation, void *x, size_t n, CommType type) {
+  if (q->comm->world == 1) return;
+  pthread_mutex_lock(&q->mutex);
+  if (q->count == q->capacity) {
+    q->capacity = 2 * q->capacity + 16;
+    q->jobs = xrealloc(q->jobs, q->capacity, sizeof *q->jobs);
+  }
+  q->jobs[q->count++] = (Job){operation, type, x, n};
+  pthread_cond_broadcast(&q->changed);
+  pthread_mutex_unlock(&q->mutex);
+}
+
+void comm_queue_wait(CommQueue *q) {
+  if (q->comm->world == 1) return;
+  double start = seconds_now();
+  pthread_mutex_lock(&q->mutex);
+  while (q->done < q->count) pthread_cond_wait(&q->changed, &q->mutex);
+  q->count = q->done = 0;
+  q->times.waited += seconds_now() - start;
+  pthread_mutex_unlock(&q->mutex);
+}
+
+CommQueueTimes comm_queue_times(CommQueue *q) {
+  if (q->comm->world == 1) return (CommQueueTimes){0};
+  pthread_mutex_lock(&q->mutex);
+  CommQueueTimes times = q->times;
+  q->times = (CommQueueTimes){0};
+  pthread_mutex_unlock(&q->mutex);
+  return times;
+}
+
+void comm_queue_destroy(CommQueue *q) {
+  if (!q) return;
+  if (q->comm->world > 1) {
+    pthread_mutex_lock(&q->mutex);
+    q->quit = true;
+    pthread_cond_broadcast(&q->changed);
+    pthread_mutex_unlock(&q->mutex);
+    pthread_join(q->thread, NULL);
+  }
+  free(q->jobs);
+  free(q);
+}

@@ -1,0 +1,90 @@
+// comm.h: the second contract: what the ranks of a run say to each other. Every transport promises the same.
+//
+// A RANK is one process that trains the same model on its own part of a step. Transports (comm.c: none; comm_shared.c:
+// processes on one machine over shared memory) implement one struct of functions; flow calls them and knows no more.
+// A world of one rank is a value, not a branch: its calls return at once.
+//
+// ORDER. All ranks make the same calls in the same order with the same sizes; a rank that makes another call, or none, is named.
+// One thread of a rank calls at a time.
+//
+// SAME BITS. A sum of N ranks is the chain x0 + x1 + ... + x(N-1) in rank order, whoever adds, so that every rank gets the
+// same bits, and the same again from run to run.
+//
+// PARTS. comm_part cuts n elements into one part for each rank, on multiples of 16 elements; a rank's part may be empty.
+//
+// MEMORY. x lies where the transport can read it: shared memory serves devices whose memory is the process's own.
+//
+// BYTES. bytes_received counts what a rank reads from others: for all_reduce of S bytes over N ranks 2 (N-1)/N S, for
+// reduce_scatter and all_gather (N-1)/N S each: what a ring sends (Patarasuk & Yuan 2009), and no algorithm needs less.
+//
+// FAULTS. No call waits for ever: a rank that ended, was stopped, came with another call, or did not come before the deadline ends the
+// wait of all, and one sentence names it with operation, bytes and step. A call that fails does not return.
+// Tests: tests/test_comm.c
+#pragma once
+#include <stdatomic.h>   // the counters that other threads read
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { COMM_F32, COMM_F64 } CommType;
+typedef struct Comm Comm;
+
+struct Comm {
+  int rank, world;              // 0 <= rank < world
+  const char *transport;        // "none", "shared memory"
+  double deadline;              // seconds that a call waits for ranks which are alive; long, for one may be validating
+  int64_t step;                 // set by the caller; named in messages
+  uint64_t bytes_received;      // from other ranks, so far
+  double seconds;               // spent in calls, so far
+  void *state;                  // the transport's own
+
+  void (*all_reduce)(Comm *c, void *x /* = sum over ranks, (n) */, size_t n, CommType type);
+  // Only the own part of x is set; the others stay as they were.
+  void (*reduce_scatter)(Comm *c, void *x /* = in the own part, (n) */, size_t n, CommType type);
+  void (*all_gather)(Comm *c, void *x /* = in the parts of others, (n) */, size_t n, CommType type);
+  void (*broadcast)(Comm *c, void *x /* = but on root, (bytes) */, size_t bytes, int root);
+  void (*send)(Comm *c, const void *x, size_t bytes, int to);          // returns when the receiver has taken it
+  void (*receive)(Comm *c, void *x /* = */, size_t bytes, int from);
+  void (*barrier)(Comm *c);
+  void (*destroy)(Comm *c);     // this rank leaves in peace
+};
+
+typedef struct { size_t first, n; } CommPart;   // in elements
+CommPart comm_part(size_t n, int world, int rank);
+static inline size_t comm_type_size(CommType type) { return type == COMM_F32 ? sizeof(float) : sizeof(double); }
+
+Comm *comm_none(void);          // a world of one
+
+// ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order ----
+// While it has work, no other thread of the rank may use the communicator: comm_queue_wait comes first.
+typedef struct CommQueue CommQueue;
+typedef enum { COMM_ALL_REDUCE, COMM_REDUCE_SCATTER } CommOperation;
+CommQueue *comm_queue_create(Comm *c);                     // a world of one needs no thread, and gets none
+void comm_queue_add(CommQueue *q, CommOperation operation, void *x, size_t n, CommType type);   // x is the queue's until comm_queue_wait
+void comm_queue_wait(CommQueue *q);                        // until all that was added is done
+typedef struct { uint64_t bytes, calls; double busy, waited; } CommQueueTimes;   // received bytes; seconds in calls; seconds of them that were waited for
+CommQueueTimes comm_queue_times(CommQueue *q);             // since the last call of this function
+void comm_queue_destroy(CommQueue *q);                     // NULL is fine
+
+// ---- shared memory between processes of one machine (comm_shared.c) ----
+// The memory is anonymous and made before the fork: it has no name, so that nothing is left behind even if all are killed.
+typedef struct CommShared CommShared;
+enum { COMM_MOST_RANKS = 64 };
+enum { COMM_STILL_SECONDS = 20 };   // a heart beats ten times a second: one that stands still this long is stopped or dead
+CommShared *comm_shared_create(int world, double still_seconds);   // exit 3 if the system refuses it
+void comm_shared_free(CommShared *s);                      // this process's view of it
+// Called once by each rank, after the fork. A thread of its own keeps the heart beating until destroy.
+Comm *comm_shared_join(CommShared *s, int rank);
+
+// The first fault of the group. Whoever finds it records it; later ones change nothing. A rank whose wait is ended by a
+// fault exits silently with EXIT_MACHINE: the supervisor says the sentence.
+void comm_shared_abort(CommShared *s, int rank, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool comm_shared_fault(CommShared *s, int *rank, char text[512]);   // false: none so far
+// "in all_reduce of 4096 bytes at step 17", or "between collectives at step 17": where a rank is, for messages.
+void comm_shared_where(const CommShared *s, int rank, char text[128]);
+bool comm_shared_left(const CommShared *s, int rank);      // it has called destroy
+// Call about ten times a second: records a rank whose heart has stood still for too long.
+void comm_shared_watch(CommShared *s);
+// Memory for the supervisor and its ranks: a signal that asks all to stop, and the run's folder.
+typedef struct { _Atomic int stop_signal, training; char folder[4096]; } CommBoard;
+CommBoard *comm_shared_board(CommShared *s);

@@ -1,0 +1,294 @@
+// ranks.c: owns the processes of a run: fork, the supervisor's loop, the one line when a rank fails, and what ranks agree on
+// after each step. See ranks.h. Tests: tests/test_ranks.sh
+#include "ranks.h"
+#include "util.h"         // fail, seconds_now
+#include <errno.h>        // errno
+#include <fcntl.h>        // open
+#include <math.h>         // INFINITY
+#include <poll.h>         // poll
+#include <signal.h>       // sigaction, kill
+#include <stdlib.h>       // exit
+#include <string.h>       // memset
+#include <sys/prctl.h>    // PR_SET_PDEATHSIG
+#include <sys/wait.h>     // waitpid
+#include <unistd.h>       // fork, pipe, dup2
+
+static CommShared *group;                       // NULL in a world of one
+static volatile sig_atomic_t stop_signal;       // of a world of one; of the supervisor: the newest
+static volatile sig_atomic_t signal_count;      // the supervisor's
+
+// ---- a rank ----
+
+static void on_signal(int number) { stop_signal = number; }
+static void on_rank_signal(int number) { (void)number; comm_shared_board(group)->stop_signal = SIGTERM; }
+
+void ranks_catch_signals(const Comm *c) {
+  // In a world of one a second signal stops at once: the handler is in force only for the first. A rank of many leaves
+  // SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
+  struct sigaction once = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, always = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
+  if (group) sigaction(SIGTERM, &always, NULL);
+  else { sigaction(SIGINT, &once, NULL); sigaction(SIGTERM, &once, NULL); }
+  if (group && c->rank == 0) comm_shared_board(group)->training = 1;
+}
+
+void ranks_note_folder(const char *dir) {
+  if (group && dir) snprintf(comm_shared_board(group)->folder, sizeof comm_shared_board(group)->folder, "%s", dir);
+}
+
+static Comm *become_rank(int rank, pid_t supervisor, int errors) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != supervisor) _exit(EXIT_MACHINE);      // it died before the line above
+  signal(SIGINT, SIG_IGN);
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGPIPE, SIG_IGN);
+  dup2(errors, STDERR_FILENO);
+  close(errors);
+  int nowhere = rank > 0 ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
+  if (rank > 0 && (nowhere < 0 || dup2(nowhere, STDOUT_FILENO) < 0)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
+  if (nowhere >= 0) close(nowhere);
+  return comm_shared_join(group, rank);
+}
+
+// ---- the supervisor ----
+
+typedef struct {
+  pid_t pid;               // 0: has ended
+  int errors;              // what the rank writes to stderr; -1: closed
+  bool spoke;              // it has written an error line
+  char line[4096];         // what has come of a line
+  size_t length;
+} Ward;
+
+typedef struct {
+  int world, running;
+  Ward wards[COMM_MOST_RANKS];
+  bool said;               // the one line has been printed
+  int code;                // exit code to end with
+  bool failed;
+} Supervisor;
+
+static void on_supervisor_signal(int number) { stop_signal = number; signal_count++; }
+
+// After the one line that says what ended the run there is nothing to add.
+static void print_line(Supervisor *s, int rank, const char *line) {
+  bool ours = !strncmp(line, "gpt: ", 5), warning = !strncmp(line, "gpt: warning: ", 14);
+  if (ours && !warning) s->wards[rank].spoke = true;
+  if (s->said) return;
+  if (rank == 0) fprintf(stderr, "%s\n", line);
+  else fprintf(stderr, "gpt: rank %d: %s\n", rank, ours ? line + 5 : line);
+  if (ours && !warning) s->said = true;
+}
+
+// Takes what a rank has written, and prints whole lines.
+static void read_errors(Supervisor *s, int rank) {
+  Ward *w = &s->wards[rank];
+  char piece[4096];
+  ssize_t n;
+  while (w->errors >= 0 && (n = read(w->errors, piece, sizeof piece)) != 0) {
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return;     // nothing more for now
+    for (ssize_t i = 0; i < n; i++) {
+      if (piece[i] != '\n' && w->length < sizeof w->line - 1) { w->line[w->length++] = piece[i]; continue; }
+      w->line[w->length] = 0;
+      print_line(s, rank, w->line);
+      w->length = 0;
+    }
+  }
+  if (w->errors >= 0) close(w->errors);
+  w->errors = -1;
+}
+
+static void end_with(Supervisor *s, int code) {
+  if (!s->failed) s->code = code;
+  s->failed = true;
+}
+
+static void one_ended(Supervisor *s, int rank, int status) {
+  char where[128];
+  s->wards[rank].pid = 0;
+  s->running--;
+  read_errors(s, rank);
+  comm_shared_where(group, rank, where);
+  int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_MACHINE;
+  if (WIFSIGNALED(status)) {
+    int number = WTERMSIG(status);
+    comm_shared_abort(group, rank, "rank %d was ended by signal %d (%s%s) %s", rank, number, strsignal(number),
+                      number == SIGKILL ? ": by hand, or because memory ran out" : "", where);
+    end_with(s, EXIT_MACHINE);
+  } else if (!comm_shared_left(group, rank)) {
+    comm_shared_abort(group, rank, "rank %d ended with exit code %d %s", rank, code, where);
+    end_with(s, s->wards[rank].spoke ? code : EXIT_MACHINE);
+  } else if (rank == 0 && !s->failed) s->code = code;
+}
+
+static void collect(Supervisor *s) {
+  for (int r = 0; r < s->world; r++) {
+    int status;
+    if (s->wards[r].pid && waitpid(s->wards[r].pid, &status, WNOHANG) == s->wards[r].pid) one_ended(s, r, status);
+  }
+}
+
+static void end_all(Supervisor *s) {
+  for (int r = 0; r < s->world; r++) {
+    if (!s->wards[r].pid) continue;
+    kill(s->wards[r].pid, SIGKILL);
+    waitpid(s->wards[r].pid, NULL, 0);
+  }
+}
+
+// The one line: who, what happened, in which operation of how many bytes at which step, and how to go on.
+static void say_fault(Supervisor *s) {
+  char text[512];
+  int rank;
+  const char *folder = comm_shared_board(group)->folder;
+  if (s->said || !comm_shared_fault(group, &rank, text)) return;
+  s->said = true;
+  if (*folder) fprintf(stderr, "gpt: %s; the other ranks have stopped, earlier checkpoints in %s are intact: go on with gpt train --resume %s\n", text, folder, folder);
+  else fprintf(stderr, "gpt: %s; the other ranks have stopped, nothing was saved yet: start again\n", text);
+}
+
+// A fault has happened: the others see it in their next call. Whoever is stopped, or computes on, is ended after a while;
+// a checkpoint under way is whole or absent, whenever its writer ends.
+static void end_after_fault(Supervisor *s) {
+  static const double GRACE = 5;
+  double start = seconds_now();
+  say_fault(s);
+  end_with(s, EXIT_MACHINE);
+  while (s->running && seconds_now() - start < GRACE) {
+    usleep(20000);
+    for (int r = 0; r < s->world; r++) read_errors(s, r);
+    collect(s);
+  }
+  end_all(s);
+  exit(s->code);
+}
+
+static void pass_on_signals(Supervisor *s) {
+  CommBoard *board = comm_shared_board(group);
+  if (!signal_count || (signal_count == 1 && board->stop_signal)) return;
+  if (signal_count == 1 && board->training) { board->stop_signal = stop_signal; return; }
+  end_all(s);                              // too early for a checkpoint, or a second signal
+  exit(128 + stop_signal);
+}
+
+static _Noreturn void supervise(Supervisor *s) {
+  struct pollfd pipes[COMM_MOST_RANKS];
+  while (s->running) {
+    for (int r = 0; r < s->world; r++) pipes[r] = (struct pollfd){.fd = s->wards[r].errors, .events = POLLIN};
+    poll(pipes, (nfds_t)s->world, 100);    // a signal ends it, too
+    for (int r = 0; r < s->world; r++) read_errors(s, r);
+    collect(s);
+    pass_on_signals(s);
+    comm_shared_watch(group);
+    int rank;
+    char text[512];
+    if (comm_shared_fault(group, &rank, text)) end_after_fault(s);
+  }
+  exit(s->code);
+}
+
+Comm *ranks_start(int world) {
+  if (world == 1) return comm_none();
+  static Supervisor s;
+  pid_t supervisor = getpid();
+  struct sigaction action = {.sa_handler = on_supervisor_signal};
+  group = comm_shared_create(world, COMM_STILL_SECONDS);
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  fflush(NULL);
+  s.world = world;
+  for (int r = 0; r < world; r++) {
+    int ends[2];
+    pid_t pid = pipe2(ends, O_CLOEXEC) == 0 ? fork() : -1;
+    if (pid < 0) { end_all(&s); fail(EXIT_MACHINE, "rank %d of %d could not be started: %s; use fewer --ranks", r, world, strerror(errno)); }
+    if (pid == 0) {
+      for (int i = 0; i < r; i++) close(s.wards[i].errors);
+      close(ends[0]);
+      return become_rank(r, supervisor, ends[1]);
+    }
+    close(ends[1]);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    s.wards[r] = (Ward){.pid = pid, .errors = ends[0]};
+    s.running++;
+  }
+  supervise(&s);
+}
+
+// ---- what all agree on ----
+
+static int compare_doubles(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return x < y ? -1 : x > y;
+}
+
+static double median(double *x, int n) {
+  qsort(x, (size_t)n, sizeof *x, compare_doubles);
+  return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+// Of `world` numbers but the one of `rank`
+static double median_of_others(const double *x, int world, int rank) {
+  double others[COMM_MOST_RANKS];
+  int n = 0;
+  for (int r = 0; r < world; r++) if (r != rank) others[n++] = x[r];
+  return median(others, n);
+}
+
+// The usual seconds of a step: of one phase, or of all (phase PHASE_COUNT).
+static double usual_seconds(const StepTimes *t, int rank, int phase) {
+  double x[STEPS_WATCHED] = {0};
+  for (int i = 0; i < t->steps; i++) for (int p = 0; p < PHASE_COUNT; p++) if (phase == PHASE_COUNT || p == phase) x[i] += t->window[i][rank][p];
+  return median(x, t->steps);
+}
+
+static void name_slow_rank(StepTimes *t, int world, char slow[128]) {
+  static const char *const phases[] = {"reading data", "the forward pass", "the backward pass", "the update"};
+  static const double LIMIT = 1.25;
+  double seconds[PHASE_COUNT + 1][COMM_MOST_RANKS];
+  for (int p = 0; p <= PHASE_COUNT; p++) for (int r = 0; r < world; r++) seconds[p][r] = usual_seconds(t, r, p);
+  for (int r = 0; r < world && world > 1; r++) {
+    double own = seconds[PHASE_COUNT][r], others = median_of_others(seconds[PHASE_COUNT], world, r), most = 0;
+    if (!(own > LIMIT * others)) continue;
+    int worst = 0;
+    for (int p = 0; p < PHASE_COUNT; p++) {
+      double excess = seconds[p][r] - median_of_others(seconds[p], world, r);
+      if (excess > most) { most = excess; worst = p; }
+    }
+    t->slow_rank = r;
+    snprintf(slow, 128, "rank %d computes %.2f times as long as the others, most of it in %s (%.1f ms a step more)", r, own / others, phases[worst], 1e3 * most);
+    return;
+  }
+}
+
+int ranks_agree(Comm *c, StepTimes *t, char slow[128]) {
+  enum { SIGNALS = 2 };
+  double v[SIGNALS + COMM_MOST_RANKS * PHASE_COUNT] = {0};    // each rank fills in its own places; the sum is everybody's
+  int signal_number = group ? comm_shared_board(group)->stop_signal : stop_signal;
+  v[0] = signal_number == SIGINT;
+  v[1] = signal_number == SIGTERM;
+  for (int p = 0; p < PHASE_COUNT; p++) v[SIGNALS + c->rank * PHASE_COUNT + p] = t->own[p];
+  c->all_reduce(c, v, (size_t)(SIGNALS + c->world * PHASE_COUNT), COMM_F64);
+  for (int r = 0; r < c->world; r++) for (int p = 0; p < PHASE_COUNT; p++) t->window[t->steps][r][p] = v[SIGNALS + r * PHASE_COUNT + p];
+  memset(t->own, 0, sizeof t->own);
+  slow[0] = 0;
+  if (++t->steps == STEPS_WATCHED) {
+    name_slow_rank(t, c->world, slow);
+    t->steps = 0;
+  }
+  return v[0] > 0 ? SIGINT : v[1] > 0 ? SIGTERM : 0;
+}
+
+void ranks_wait_for_rank_0(Comm *c) {
+  const double before = c->deadline;
+  c->deadline = INFINITY;
+  c->barrier(c);
+  c->deadline = before;
+}
+
+void ranks_first_text(Comm *c, char text[256]) {
+  enum { FLOATS = 64 };                                       // 256 bytes a rank: a part of the gathered array each
+  char all[COMM_MOST_RANKS][256];
+  memcpy(all[c->rank], text, 256);
+  c->all_gather(c, all, (size_t)c->world * FLOATS, COMM_F32);
+  for (int r = 0; r < c->world; r++) if (all[r][0]) { memcpy(text, all[r], 256); return; }
+}

@@ -1,0 +1,35 @@
+// ranks.h: a run's ranks as processes of this machine: starting them, watching over them, ending them together.
+//
+// gpt train --ranks N stays as the SUPERVISOR and forks N ranks. Rank 0 prints, logs and writes the run; the others compute.
+// Whatever a rank writes to stderr goes through the supervisor, line by line, "rank R: " before those of ranks but 0: lines never mix.
+// SIGINT and SIGTERM: the supervisor asks all to stop after the step; a second one ends them at once. A rank that dies, is
+// stopped, or fails ends the whole run with ONE line and exit code 3 (or the failing rank's own code). If the supervisor itself is
+// killed, its ranks finish the step, save, and leave.
+// Tests: tests/test_ranks.sh
+#pragma once
+#include "comm.h"   // Comm
+
+// A world of one: comm_none(), nothing is forked. Else this function returns once in each rank, and never in the supervisor.
+// Before: no thread may run, and nothing of OpenMP may have run.
+Comm *ranks_start(int world);
+// From now on SIGINT and SIGTERM are wishes to stop after the step; before, they end the run at once.
+void ranks_catch_signals(const Comm *c);
+void ranks_note_folder(const char *dir);   // for the supervisor's advice; only rank 0 knows it
+
+// ---- what all ranks agree on after a step ----
+enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_UPDATE, PHASE_COUNT };
+enum { STEPS_WATCHED = 10 };
+typedef struct {
+  double own[PHASE_COUNT];                            // seconds of this rank in the step under way
+  double window[STEPS_WATCHED][COMM_MOST_RANKS][PHASE_COUNT];   // of all ranks in the last steps
+  int steps;                                          // in the window
+  int slow_rank;                                      // the one that `slow` names
+} StepTimes;
+// Collective. Returns the signal that asks to stop, on any rank, or 0: the same on all ranks. Takes times->own, and sets it to
+// zero. Every 10 steps `slow` names a rank that computes 1.25 times as long as the median of the others, with the phase that
+// lags most; else it is "". Of the ten steps the median counts: one that another program disturbed says nothing.
+int ranks_agree(Comm *c, StepTimes *times, char slow[128]);
+// Collective, at any time rank 0 has done something alone, however long that took: its heart says that it lives.
+void ranks_wait_for_rank_0(Comm *c);
+// Collective: the text of the lowest rank whose text is not empty, to all.
+void ranks_first_text(Comm *c, char text[256]);
