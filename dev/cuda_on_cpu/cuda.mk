@@ -13,16 +13,17 @@ EMU_HOME := dev/cuda_on_cpu
 EMU_CXX  ?= $(shell command -v g++ || command -v clang++)
 NVCC     ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 PTX_ARCHS ?= sm_80 sm_90a
-CUDA_ARCHS_ALL := sm_80 sm_86 sm_89 sm_90a sm_100a sm_120a
 
-# -fopenmp: blocks of a grid run on several threads of the machine. Contraction is off as everywhere in the project: the same bits on every machine.
-EMU_BASE    := -std=c++17 -g1 -fopenmp -ffp-contract=off -Wall -Wno-unknown-pragmas -I$(EMU_HOME) -I. -I$(BUILD) -MMD -MP
-EMU_PLAIN   := $(EMU_BASE) -O2
+# -fopenmp: blocks of a grid run on several threads of the machine. Contraction is off as everywhere in the project: the same bits on every machine;
+# this machine's fma instruction, where it has one, gives the bits of the C library's function.
+EMU_ISA     := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
+EMU_BASE    := -std=c++17 -g1 -fopenmp -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas -I$(EMU_HOME) -I. -I$(BUILD) -MMD -MP
+EMU_PLAIN   := $(EMU_BASE) -O2 $(EMU_ISA)
 # The compiler announces every access to the functions in check.cpp, which stand where ThreadSanitizer's would; its own run time is not linked.
 EMU_WATCHED := $(EMU_BASE) -O1 -fsanitize=thread -fsanitize=bounds,alignment -fno-sanitize-recover=all $(if $(findstring clang,$(EMU_CXX)),,-Wno-tsan)
 EMU_LINK    := -fopenmp -lrt -lm
 
-EMU_PARTS        := emulator ptx_run nccl
+EMU_PARTS        := emulator warp_ops memory runtime symbols profile ptx_parse ptx_ops ptx_run nccl
 EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
 EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
@@ -31,27 +32,33 @@ EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
 .SECONDARY:
 emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
 
+# -lineinfo: messages name lines of the .cu. nvcc takes an option that it does not understand for another's value, so the target is looked up in what it wrote.
+define emu_ptx
+	@mkdir -p $(EMULATED)
+	$(EMU_Q)$(NVCC) -std=c++17 -O3 -fmad=false -lineinfo -I. -arch=compute_$(1) -ptx -MMD -MP -o $@ $<
+	@grep -q '^\.target sm_$(1)' $@ || { echo "$@ was not made for sm_$(1)"; rm -f $@; exit 1; }
+endef
 # The only change to the source: kernel<<<grid, block, smem, stream>>>(arguments) becomes kernel<<cuda_launch(grid, block, smem, stream)(arguments)
 define emu_source
-$(EMULATED)/%.cpp: $(1)%.cu
+$(EMULATED)/%.cpp: $(1)%.cu $(EMU_HOME)/cuda.mk
 	@mkdir -p $$(EMULATED)
 	@(echo '#line 1 "$$<"'; sed -zE 's/<<<([^;{}]*)>>>[[:space:]]*\(/<<cuda_launch(\1)(/g' $$<) > $$@
-$(EMULATED)/%.sm_80.ptx: $(1)%.cu
-	@mkdir -p $$(EMULATED)
-	$$(EMU_Q)$$(NVCC) -std=c++17 -O3 -fmad=false -I. -I$(1) -arch=compute_80 -ptx -MMD -MP -o $$@ $$<
-$(EMULATED)/%.sm_90a.ptx: $(1)%.cu
-	@mkdir -p $$(EMULATED)
-	$$(EMU_Q)$$(NVCC) -std=c++17 -O3 -fmad=false -I. -I$(1) -arch=compute_90a -ptx -MMD -MP -o $$@ $$<
+$(EMULATED)/%.sm_80.ptx: $(1)%.cu $(EMU_HOME)/cuda.mk
+	$$(call emu_ptx,80)
+$(EMULATED)/%.sm_90a.ptx: $(1)%.cu $(EMU_HOME)/cuda.mk
+	$$(call emu_ptx,90a)
 endef
 $(eval $(call emu_source,))
-$(eval $(call emu_source,$(EMU_HOME)/))
+$(eval $(call emu_source,tests/))
 EMU_Q = $(if $(V),,@echo "  emu $(notdir $@)";)
 
 $(EMULATED)/%.plain.o: $(EMULATED)/%.cpp
 	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
 $(EMULATED)/%.checked.o: $(EMULATED)/%.cpp
 	$(EMU_Q)$(EMU_CXX) $(EMU_WATCHED) -c -o $@ $<
-$(EMULATED)/%.o: $(EMU_HOME)/%.cpp
+# -O3 without traps: loops over the lanes of a warp become vector instructions
+$(EMULATED)/ptx_ops.o: EMU_PLAIN += -O3 -fno-math-errno -fno-trapping-math
+$(EMULATED)/%.o: $(EMU_HOME)/%.cpp $(EMU_HOME)/cuda.mk
 	@mkdir -p $(EMULATED)
 	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
 

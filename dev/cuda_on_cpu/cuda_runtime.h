@@ -1,12 +1,9 @@
-// cuda_runtime.h: owns the CUDA language and run-time interface for a host compiler, so that kernels run on the CPU.
+// cuda_runtime.h: owns the CUDA language and run-time interface for a host compiler, so that kernels run on this machine's CPU.
 //
-// Every CUDA thread is a fiber (a stack and a saved stack pointer).  A fiber runs until it meets
-// a barrier or a warp-wide operation; then the scheduler in cuda_on_cpu.cpp switches to another
-// thread of the same warp, or of another warp of the same block.  Blocks are spread over OpenMP
-// threads.  __shared__ is thread_local: one OS thread runs one block at a time.
-//
-// The .cu source stays plain CUDA.  One sed rule rewrites only the launch syntax (see Makefile):
+// The .cu stays plain CUDA. One rule rewrites the launches on their way to the compiler (cuda.mk):
 //     kernel<<<grid, block, smem, stream>>>(a, b);   ->   kernel<<cuda_launch(grid, block, smem, stream)(a, b);
+// A CUDA thread is a fiber (emulator.cpp). __shared__ is thread_local: a thread of this machine runs one block at a time.
+// What is here is what the project's kernels use; add what yours need. Tests: tests/test_cuda_on_cpu.sh
 #pragma once
 #define CUDA_ON_CPU 1
 #include <math.h>
@@ -201,7 +198,7 @@ namespace cuemu {
 void cp_async(void *dst_shared, const void *src_global, int bytes, int src_bytes);
 void cp_async_commit();
 void cp_async_wait(int keep);
-struct LdMatrix { const void *row; uint32_t *r; int n; bool trans; const void *pc; };
+struct LdMatrix { const void *row; uint32_t *r; int n; bool trans; const void *pc = nullptr; };
 void ldmatrix(LdMatrix *x, const char *file, int line);
 struct Mma { float *d; const uint32_t *a, *b; const float *c; };
 void mma_m16n8k16_bf16(Mma *x, const char *file, int line);
