@@ -87,7 +87,8 @@ template <class Real> static bool lt_plan(CublasLt *lt, LtPlan *p, size_t worksp
 
 // out = start + a b, as Gemm says, without activation and without the bias's gradient. false: the library does not take it.
 template <Direction DIR, class Real> static bool cublaslt_multiply(CublasLt *lt, const Gemm<Real> &g, void *workspace, size_t workspace_bytes, cudaStream_t stream) {
-  const LtPlan wanted = {DIR, g.M, g.N, g.K, DIR == FORWARD && g.bias, sizeof(Real) == 2};
+  LtPlan wanted = {};
+  wanted.direction = DIR, wanted.M = g.M, wanted.N = g.N, wanted.K = g.K, wanted.bias = DIR == FORWARD && g.bias, wanted.bf16s = sizeof(Real) == 2;
   if (!g.wide || !g.wide_out || (DIR != BACKWARD_WEIGHT && !g.pre)) return false;
   LtPlan *p = NULL;
   for (LtPlan &known : lt->plans)

@@ -169,7 +169,7 @@ template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
     const size_t i = first + (K_SIDE ? row : chunk * 8), k = k0 + (K_SIDE ? chunk * 8 : row);
     from = matrix + (K_SIDE ? column_of<ACT>(i, count) * K + k : k * count + i);
     to_part = K_SIDE ? (ACT == ACTIVATION_SWIGLU ? ROWS / 2 : ROWS) * K : ROWS * count;   // n columns on are n/2 gates on
-    to_step = K_SIDE ? BF16_DEPTH : BF16_DEPTH * count;
+    to_step = BF16_DEPTH * (K_SIDE ? 1 : count);
     to = chunk_place<WIDTH>(row, chunk), left = (int)count - (int)i, left_k = (int)k_end - (int)k;
   }
   // The next step into this tile; zeros outside.

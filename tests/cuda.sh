@@ -53,7 +53,7 @@ train() {   # folder, flags...
   local out=$1; shift
   rm -rf "$out"
   "$folder/gpt" train text.txt --out "$out" --tokenizer byte --layers 2 --channels 64 --heads 2 --context 32 --val-every 0 --sample-every 0 --save-every 0 --log-every 100 \
-    --lr 3e-3 "$@" > "$out.log" 2>&1 || tail -3 "$out.log"
+    --lr 3e-3 --warmup 2 "$@" > "$out.log" 2>&1 || tail -3 "$out.log"
 }
 losses() { sed -n 's/.*"kind": "step".*"loss": \([^,]*\),.*/\1/p' "$1/log.jsonl"; }
 # The largest difference of two runs' losses over the first N steps: absolute, or relative to the first run's

@@ -418,6 +418,7 @@ static void adamw_bounds(Case *c) {
       c->array[a + 1].bound[i] = 5 * U * m, c->array[a + 2].bound[i] = 8 * U * v + TINY;
       double step = m / s.bias1 / (sqrt(v / s.bias2) + s.eps);
       c->array[a].bound[i] = 2 * U * w + s.lr * (18 * U * step + 6 * U * decay * w);
+      if (on_bf16()) c->array[a].bound[i] += U_BF16 * fabs(c->array[a].want[i]);   // no master copy: to either neighbour, not to the nearest
     }
 }
 static const Operation adamw_op = {"adamw", adamw_shape, adamw_run, adamw_bounds};
