@@ -36,6 +36,8 @@
 
 static const struct { const char *file; bool drawn; const char *tests; } homes[] = {
   {"checkpoint.c", true, "test_checkpoint"},
+  {"comm.c", false, "test_comm test_ranks"},
+  {"comm_shared.c", false, "test_comm test_ranks"},
   {"config.c", false, "test_model test_checkpoint test_cli_train"},
   {"corpus.c", true, "test_train test_cli_train"},
   {"cpu.c", true, "test_model test_ops test_bits"},
@@ -53,8 +55,9 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"load.c", true, "test_checkpoint test_sample test_cli_train"},
   {"manifest.c", true, "test_checkpoint"},
   {"model.c", true, "test_model test_gradients test_train test_memory"},
+  {"ranks.c", false, "test_comm test_ranks"},
   {"reference.c", true, "test_reference test_gradients test_ops"},
-  {"run.c", false, "test_train test_cli_train"},
+  {"run.c", false, "test_train test_cli_train test_ranks"},
   {"safetensors.c", true, "test_safetensors test_checkpoint"},
   {"sample.c", false, "test_sample test_cli_train"},
   {"stories.c", false, "test_stories"},
@@ -62,7 +65,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"tokenizer.c", false, "test_tokenizer"},
   {"tokenizer_files.c", false, "test_tokenizer"},
   {"tokenizer_train.c", false, "test_tokenizer"},
-  {"train.c", true, "test_train test_cli_train"},
+  {"train.c", true, "test_train test_cli_train test_ranks"},
   {"trigram.c", false, "test_stories"},
   {"util.c", false, "test_util"},
 };
