@@ -89,6 +89,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(WORD,   gemm,          "gemm",          "own",    0, 0, "own|cublaslt", COMMAND_RUNNING, FREE, "machine", "matrix products on cuda: own kernels, or NVIDIA's library where it is found") \
   FLAG(WORD,   recompute,     "recompute",     "none",   0, 0, "none|light|block", COMMAND_SHAPED, FREE, "machine", "computed again in the backward pass to save memory: none, light (norms and activations), block") \
   FLAG(INT,    ranks,         "ranks",         "1",      1, 64, "", COMMAND_TRAINING, FREE, "ranks", "processes of this machine that train together, each on its part of every step") \
+  FLAG(INT,    zero,          "zero",          "0",      0, 1, "", COMMAND_TRAINING, FREE, "ranks", "1: each rank keeps and updates the optimizer's state of its share of the parameters only (Rajbhandari et al. 2020)") \
   FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAIN, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \
   FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAIN, FREE, "watch", "each operation of the first step with shapes, time and bytes") \
   FLAG(SWITCH, dry_run,       "dry-run",       "off",    0, 0, "", COMMAND_TRAIN, NOT_STORED, "try", "everything up to the first step, memory by kind, then stop") \

@@ -4,6 +4,7 @@
 // gpt_backward(). model_layout() at the top says where everything lies. This file does not know where memory is or
 // how an operation is done; a new GPU or precision does not touch it. Tests: tests/test_model.c, tests/test_gradients.c
 #include "model.h"
+#include "comm.h"     // comm_part
 #include "rng.h"      // rng_site
 #include <math.h>     // sqrt
 #include <stdlib.h>   // free
@@ -41,6 +42,9 @@ typedef struct {         // activations of one block that its backward pass need
 
 typedef struct { const char *name; int layer; size_t offset, bytes; } Placement;   // for gpt_name_at
 
+// Of a BUCKET (a block, what stands before the blocks, what stands behind) the elements that this rank updates, and where their moments are.
+typedef struct { size_t bucket, size /* all of it */, first, n /* of this rank */, at /* in m and v */; } Shard;
+
 struct Gpt {
   GptOptions o;
   GptConfig config;
@@ -56,7 +60,10 @@ struct Gpt {
 
   real *params;                   // (table.total)
   acc *master;                    // (table.total) or NULL where params are the master copy
-  acc *grads, *m, *v;             // (table.total)
+  acc *grads;                     // (table.total)
+  acc *m, *v;                     // (table.total), or of this rank's shard alone
+  Shard *shards;                  // (layers + 2) which elements these are
+  Part gathered;                  // whose moments of all ranks lie in grads; PART_GRADIENT: none
   acc *lookup_grad;               // (Vp, C) tied only: the lookup's accumulator; the head's is grads itself
   scalar *stats;                    // (STAT_COUNT)
   Reducer reducer;                // of gradients and losses over ranks
@@ -119,8 +126,9 @@ static void layout_numbers(Layout *y) {
   if (m->config.tie) m->lookup_grad = place_acc(y, "gradient of the token lookup", -1, m->logits_stride * (size_t)m->config.channels);
   m->stats = place(y, "statistics", -1, STAT_COUNT, sizeof(double));
   y->kind = "optimizer";
-  m->m = place_acc(y, "first moments", -1, n);
-  m->v = place_acc(y, "second moments", -1, n);
+  const Shard *last = &m->shards[m->config.layers + 1];
+  m->m = place_acc(y, "first moments", -1, last->at + last->n);
+  m->v = place_acc(y, "second moments", -1, last->at + last->n);
 }
 
 // A buffer of a block: every block has its own if its backward pass reads it, else all blocks share the first one's.
@@ -234,6 +242,21 @@ static void bind_parameters(Gpt *m) {
   if (c->tie) m->dwte = m->lookup_grad;   // see gpt_finish_gradients
 }
 
+// Where the tensors of block l begin in the arena; l = layers: where the last block's end.
+static size_t block_offset(const Gpt *m, int l) {
+  return l < m->config.layers ? tensor_of(&m->table, ROLE_NORM1_WEIGHT, l)->offset : tensor_of(&m->table, ROLE_NORMF_WEIGHT, -1)->offset;
+}
+
+static void cut_shards(Gpt *m) {
+  int layers = (int)m->config.layers;
+  m->shards = xcalloc((size_t)layers + 2, sizeof *m->shards);
+  for (int i = 0, l = -1; l <= layers; i++, l++) {    // l = -1: embeddings; layers: last norm, untied head
+    size_t begin = l < 0 ? 0 : block_offset(m, l), end = l < layers ? block_offset(m, l + 1) : m->table.total;
+    CommPart part = m->o.shards > 1 ? comm_part(end - begin, m->o.shards, m->o.shard_rank) : (CommPart){0, end - begin};
+    m->shards[i] = (Shard){begin, end - begin, begin + part.first, part.n, i ? m->shards[i - 1].at + m->shards[i - 1].n : 0};
+  }
+}
+
 static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   *m = (Gpt){.o = *o, .config = o->config, .d = d};
   const GptConfig *c = &m->config;
@@ -249,12 +272,15 @@ static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   m->chunk = MIN(m->chunk, o->purpose == PURPOSE_SAMPLE ? (size_t)1 : m->rows);
   m->blocks = xcalloc((size_t)c->layers, sizeof *m->blocks);
   m->acts = xcalloc((size_t)c->layers, sizeof *m->acts);
+  m->gathered = PART_GRADIENT;
+  cut_shards(m);
 }
 
 static void unprepare(Gpt *m) {
   tensor_table_free(&m->table);
   free(m->blocks);
   free(m->acts);
+  free(m->shards);
   free(m->places);
 }
 
@@ -286,9 +312,10 @@ size_t gpt_scratch(const Device *d, const GptOptions *options) {
 static void reduce_nothing(void *context, acc *x, size_t n) { (void)context; (void)x; (void)n; }
 static void reduce_no_scalars(void *context, scalar *x, size_t n) { (void)context; (void)x; (void)n; }
 static void wait_for_nothing(void *context) { (void)context; }
+static void gather_nothing(void *context, acc *x, size_t n) { (void)context; (void)x; (void)n; }
 
 void gpt_set_reducer(Gpt *m, const Reducer *reducer) {
-  static const Reducer alone = {reduce_nothing, reduce_no_scalars, wait_for_nothing, NULL};
+  static const Reducer alone = {reduce_nothing, reduce_no_scalars, wait_for_nothing, gather_nothing, NULL};
   m->reducer = reducer ? *reducer : alone;
 }
 
@@ -477,6 +504,7 @@ static void classifier(Gpt *m, double loss_scale, WantGradient want) {
 void gpt_begin_step(Gpt *m) {
   m->d->zero(m->d, m->stats, STAT_COUNT * sizeof(double));
   if (!m->grads) return;
+  m->gathered = PART_GRADIENT;
   m->d->zero(m->d, m->grads, m->table.total * m->d->acc_size);
   if (m->lookup_grad) m->d->zero(m->d, m->lookup_grad, m->logits_stride * (size_t)m->config.channels * m->d->acc_size);
 }
@@ -489,13 +517,8 @@ void gpt_forward(Gpt *m, const int32_t *ids, const int32_t *targets, const Micro
   m->d->sum(m->d, m->d->stat_at(m->stats, STAT_LOSS), m->losses, m->rows);
 }
 
-// Where the tensors of block l begin in the arena; l = layers: where the last block's end.
-static size_t block_offset(const Gpt *m, int l) {
-  return l < m->config.layers ? tensor_of(&m->table, ROLE_NORM1_WEIGHT, l)->offset : tensor_of(&m->table, ROLE_NORMF_WEIGHT, -1)->offset;
-}
-
-static void reduce_gradients(Gpt *m, size_t first, size_t end) {
-  m->reducer.gradients(m->reducer.context, m->d->acc_at(m->grads, first), end - first);
+static void reduce_bucket(Gpt *m, const Shard *s) {
+  m->reducer.gradients(m->reducer.context, m->d->acc_at(m->grads, s->bucket), s->size);
 }
 
 void gpt_backward(Gpt *m, const MicroBatch *place) {
@@ -504,10 +527,19 @@ void gpt_backward(Gpt *m, const MicroBatch *place) {
   norm_backward(m, m->dresidual, m->dbranch, NULL, m->final, m->meanf, m->rstdf, &m->normf);
   for (int l = (int)c->layers - 1; l >= 0; l--) {
     backward_block(m, l, place);
-    if (place->last) reduce_gradients(m, block_offset(m, l), block_offset(m, l + 1));
+    if (place->last) reduce_bucket(m, &m->shards[l + 1]);
   }
   drop(m, m->dresidual, place, "embedding", -1);
   d->embedding_backward(d, m->dwte, m->dwpe, m->dresidual, m->ids, (size_t)m->o.B, (size_t)m->o.T, (size_t)c->channels, (size_t)c->vocab);
+}
+
+// Elements first..first+n-1 of a tensor that lie in this rank's shard: all of them, if nothing is sharded.
+typedef struct { size_t first, n /* in the arena */, at /* in m and v */; } Owned;
+static Owned owned(const Gpt *m, const TensorRow *row, size_t first, size_t n) {
+  const Shard *s = m->shards;
+  while (row->offset >= s->bucket + s->size && s < &m->shards[m->config.layers + 1]) s++;
+  size_t begin = MAX(row->offset + first, s->first), end = MIN(row->offset + first + n, s->first + s->n);
+  return begin < end ? (Owned){begin, end - begin, s->at + begin - s->first} : (Owned){0};
 }
 
 void gpt_finish_gradients(Gpt *m) {
@@ -516,14 +548,32 @@ void gpt_finish_gradients(Gpt *m) {
   // A tied embedding has two accumulators: were there one, its additions would come in the order head, lookup, head, lookup
   // of the micro-batches, and the bits would depend on how a step is cut.
   if (m->lookup_grad) d->add_acc(d, d->acc_at(m->grads, wte->offset), m->lookup_grad, wte->size);
-  reduce_gradients(m, 0, block_offset(m, 0));                                        // embeddings
-  reduce_gradients(m, block_offset(m, (int)m->config.layers), m->table.total);       // last norm and an untied head
+  reduce_bucket(m, &m->shards[0]);                            // embeddings
+  reduce_bucket(m, &m->shards[m->config.layers + 1]);         // last norm and an untied head
   m->reducer.scalars(m->reducer.context, d->stat_at(m->stats, STAT_LOSS), 1);
   m->reducer.wait(m->reducer.context);
   for (size_t i = 0; i < m->table.count; i++) {
-    const TensorRow *row = &m->table.rows[i];
-    if (row->trainable) d->sumsq(d, d->stat_at(m->stats, STAT_GRAD_SUMSQ), d->acc_at(m->grads, row->offset), row->size);
+    Owned own = owned(m, &m->table.rows[i], 0, m->table.rows[i].size);
+    if (m->table.rows[i].trainable && own.n) d->sumsq(d, d->stat_at(m->stats, STAT_GRAD_SUMSQ), d->acc_at(m->grads, own.first), own.n);
   }
+  if (m->o.shards <= 1) return;
+  m->reducer.scalars(m->reducer.context, d->stat_at(m->stats, STAT_GRAD_SUMSQ), 1);
+  m->reducer.wait(m->reducer.context);
+}
+
+// x (table.total): every bucket's parts from the ranks that own them.
+static void gather_all(Gpt *m, acc *x) {
+  for (int i = 0; i < m->config.layers + 2; i++) m->reducer.gather(m->reducer.context, m->d->acc_at(x, m->shards[i].bucket), m->shards[i].size);
+}
+
+void gpt_gather(Gpt *m, Part part) {
+  if (m->o.shards <= 1) return;
+  for (int i = 0; i < m->config.layers + 2 && part != PART_GRADIENT; i++) {
+    const Shard *s = &m->shards[i];
+    m->d->copy(m->d, m->d->acc_at(m->grads, s->first), m->d->acc_at(part == PART_M ? m->m : m->v, s->at), s->n * m->d->acc_size);
+  }
+  gather_all(m, m->grads);
+  m->gathered = part;
 }
 
 void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay) {
@@ -532,13 +582,15 @@ void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay) {
   size_t count = 0;
   for (size_t i = 0; i < m->table.count; i++) {
     const TensorRow *row = &m->table.rows[i];
-    if (!row->trainable) continue;
+    Owned own = owned(m, row, 0, row->size);
+    if (!row->trainable || !own.n) continue;
     tensors[count++] = (AdamWTensor){
-      .param = d->real_at(m->params, row->offset), .master = m->master ? d->acc_at(m->master, row->offset) : NULL,
-      .grad = d->acc_at(m->grads, row->offset), .m = d->acc_at(m->m, row->offset), .v = d->acc_at(m->v, row->offset),
-      .n = row->size, .site = rng_site(row->name), .weight_decay = row->decays ? weight_decay : 0};
+      .param = d->real_at(m->params, own.first), .master = m->master ? d->acc_at(m->master, own.first) : NULL,
+      .grad = d->acc_at(m->grads, own.first), .m = d->acc_at(m->m, own.at), .v = d->acc_at(m->v, own.at),
+      .n = own.n, .site = rng_site(row->name), .weight_decay = row->decays ? weight_decay : 0};
   }
   d->adamw(d, tensors, count, settings, m->stats);
+  if (m->o.shards > 1) gather_all(m, (acc *)m->params);
   d->refresh(d, m->params, m->table.total);
   free(tensors);
 }
@@ -591,17 +643,25 @@ void gpt_decode(Gpt *m, const int32_t *ids, size_t n, size_t position, double *l
 
 // ---- numbers, by tensor ----
 
+static bool sharded(const Gpt *m, Part part) { return m->o.shards > 1 && (part == PART_M || part == PART_V); }
+
 static acc *part_of(Gpt *m, Part part) {
   return part == PART_GRADIENT ? m->grads : part == PART_M ? m->m : part == PART_V ? m->v : m->master;   // NULL: params are the master copy
 }
 
 void gpt_read(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, double *values) {
-  acc *from = part_of(m, part);
+  if (sharded(m, part) && m->gathered != part) gpt_gather(m, part);
+  acc *from = part_of(m, sharded(m, part) ? PART_GRADIENT : part);
   if (from) m->d->download_acc(m->d, values, m->d->acc_at(from, row->offset + first), n);
   else m->d->download_real(m->d, values, m->d->real_at(m->params, row->offset + first), n);
 }
 
 void gpt_write(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, const double *values) {
+  if (sharded(m, part)) {
+    Owned own = owned(m, row, first, n);
+    if (own.n) m->d->upload_acc(m->d, m->d->acc_at(part_of(m, part), own.at), values + (own.first - row->offset - first), own.n);
+    return;
+  }
   acc *to = part_of(m, part);
   if (to) m->d->upload_acc(m->d, m->d->acc_at(to, row->offset + first), values, n);
   if (part == PART_WEIGHT) m->d->upload_real(m->d, m->d->real_at(m->params, row->offset + first), values, n);

@@ -98,6 +98,7 @@ typedef struct {
   bool no_master;            // bf16 weights without a copy in fp32: they are rounded stochastically (see device.h, AdamWSettings)
   bool shares_weights;       // looks at the weights of another model instead of holding own ones,
   const Gpt *weights_of;     // namely this one's (gpt_memory does not look)
+  int shard_rank, shards;    // ZeRO-1: moments only of the part number shard_rank of `shards`; 0: all of them
 } GptOptions;
 
 // Bytes by kind that gpt_create(options) allocates: the same pass, counting. total is exact.
@@ -109,6 +110,8 @@ size_t gpt_scratch(const Device *d, const GptOptions *options);
 Gpt *gpt_create(Device *d, const GptOptions *options);     // all zero; exit 3 if the device has no memory for it
 void gpt_destroy(Gpt *m);
 
+typedef enum { PART_WEIGHT /* the master copy */, PART_GRADIENT, PART_M, PART_V } Part;
+
 // Where a micro-batch stands in the whole training: what randomness and the scale of the loss depend on.
 typedef struct {
   uint64_t seed;
@@ -119,10 +122,12 @@ typedef struct {
 } MicroBatch;
 
 // What happens to gradients as soon as they are final: they are summed over the ranks of a run, beside the computation.
+// Where moments are sharded only the own part (comm_part) of each x needs the sum, and only that of updated weights is right until gathered.
 typedef struct {
   void (*gradients)(void *context, acc *x /* = sum over ranks, (n) */, size_t n);   // may return before it is done
   void (*scalars)(void *context, scalar *x /* = sum over ranks, (n) */, size_t n);
   void (*wait)(void *context);                                                      // until all of it is done
+  void (*gather)(void *context, acc *x /* = in the parts of others, (n) */, size_t n);   // sharded only; done when it returns
   void *context;
 } Reducer;
 
@@ -137,7 +142,10 @@ void gpt_backward(Gpt *m, const MicroBatch *place);        // gradients += those
 // and the sum of losses, waits for it, and takes the sum of squares of all gradients.
 void gpt_finish_gradients(Gpt *m);
 void gpt_set_reducer(Gpt *m, const Reducer *reducer);      // copied; NULL: one rank alone, nothing to reduce (so it is at first)
-void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay);   // AdamW on every trainable tensor, then refresh
+void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay);   // AdamW on every trainable tensor (of the shard, then gathered), then refresh
+// Collective, sharded only: PART_M or PART_V of all ranks, or PART_GRADIENT's sums, to be read by gpt_read on any rank until the next
+// gpt_begin_step; the moments take the place of the gradients. gpt_read does it itself where PART_M or PART_V was not gathered.
+void gpt_gather(Gpt *m, Part part);
 double gpt_loss_sum(Gpt *m);                               // sum of losses of the step so far, nats; waits
 double gpt_grad_norm(Gpt *m);                              // after gpt_finish_gradients; waits
 void gpt_token_losses(Gpt *m, double *losses /* (B*T) */); // of the last gpt_forward, 0 where ignored; waits
@@ -150,7 +158,6 @@ void gpt_decode(Gpt *m, const int32_t *ids, size_t n, size_t position, double *l
 
 // ---- its numbers, by tensor, for checkpoints, tests and logs: values first..first+n-1 of the tensor's rows*cols, in
 // memory order (out, in), without padding. In pieces, so that a caller needs no second copy of a tensor. ----
-typedef enum { PART_WEIGHT /* the master copy */, PART_GRADIENT, PART_M, PART_V } Part;
 void gpt_read(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, double *values);
 void gpt_write(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, const double *values);
 void gpt_refresh(Gpt *m);                                  // after the last gpt_write of weights

@@ -243,12 +243,12 @@ static double usual_seconds(const StepTimes *t, int rank, int phase) {
 
 static void name_slow_rank(StepTimes *t, int world, char slow[128]) {
   static const char *const phases[] = {"reading data", "the forward pass", "the backward pass", "the update"};
-  static const double LIMIT = 1.25;
+  static const double LIMIT = 1.25, LEAST = 1e-3;      // seconds: less is the system's noise
   double seconds[PHASE_COUNT + 1][COMM_MOST_RANKS];
   for (int p = 0; p <= PHASE_COUNT; p++) for (int r = 0; r < world; r++) seconds[p][r] = usual_seconds(t, r, p);
   for (int r = 0; r < world && world > 1; r++) {
     double own = seconds[PHASE_COUNT][r], others = median_of_others(seconds[PHASE_COUNT], world, r), most = 0;
-    if (!(own > LIMIT * others)) continue;
+    if (!(own > LIMIT * others && own > others + LEAST)) continue;
     int worst = 0;
     for (int p = 0; p < PHASE_COUNT; p++) {
       double excess = seconds[p][r] - median_of_others(seconds[p], world, r);

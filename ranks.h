@@ -26,7 +26,7 @@ typedef struct {
   int slow_rank;                                      // the one that `slow` names
 } StepTimes;
 // Collective. Returns the signal that asks to stop, on any rank, or 0: the same on all ranks. Takes times->own, and sets it to
-// zero. Every 10 steps `slow` names a rank that computes 1.25 times as long as the median of the others, with the phase that
+// zero. Every 10 steps `slow` names a rank that computes 1.25 times as long as the median of the others (and a millisecond longer), with the phase that
 // lags most; else it is "". Of the ten steps the median counts: one that another program disturbed says nothing.
 int ranks_agree(Comm *c, StepTimes *times, char slow[128]);
 // Collective, at any time rank 0 has done something alone, however long that took: its heart says that it lives.

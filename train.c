@@ -76,20 +76,32 @@ static void reduce_gradients(void *context, acc *x, size_t n) {
   Trainer *t = context;
   t->reduced_bytes += n * t->device->acc_size;
   t->device->sync(t->device);       // x is final
-  comm_queue_add(t->queue, COMM_ALL_REDUCE, x, n, gradient_type(t));
+  comm_queue_add(t->queue, t->run->gpt.shards > 1 ? COMM_REDUCE_SCATTER : COMM_ALL_REDUCE, x, n, gradient_type(t));
 }
 
 static void reduce_scalars(void *context, scalar *x, size_t n) {
   Trainer *t = context;
-  t->reduced_bytes += n * sizeof(double);
+  t->reduced_bytes += n * sizeof(double) * (t->run->gpt.shards > 1 ? 2 : 1);    // an all-reduce is both halves
   t->device->sync(t->device);
   comm_queue_add(t->queue, COMM_ALL_REDUCE, x, n, COMM_F64);
+}
+
+// --zero 1: what each rank has updated goes to all. After the queue's work, so that this thread may call itself.
+static void gather(void *context, acc *x, size_t n) {
+  Trainer *t = context;
+  double start = seconds_now();
+  uint64_t before = t->comm->bytes_received;
+  t->device->sync(t->device);
+  t->comm->all_gather(t->comm, x, n, gradient_type(t));
+  t->gathered_bytes += n * t->device->acc_size;
+  t->received_gathering += t->comm->bytes_received - before;
+  t->gathering += seconds_now() - start;
 }
 
 static void reduce_wait(void *context) { comm_queue_wait(((Trainer *)context)->queue); }
 
 static void set_reducer(Trainer *t) {
-  Reducer reducer = {reduce_gradients, reduce_scalars, reduce_wait, t};
+  Reducer reducer = {reduce_gradients, reduce_scalars, reduce_wait, gather, t};
   gpt_set_reducer(t->model, t->queue ? &reducer : NULL);
 }
 
@@ -261,6 +273,16 @@ static void name_slow_rank(Trainer *t) {
   t->said_slow = t->times.slow_rank;
 }
 
+// A checkpoint, written by rank 0. The others give what they alone have, in the order in which it is written.
+static void save(Trainer *t) {
+  if (t->comm->rank == 0) { run_save(t->run, t->model, &t->state); return; }
+  const double deadline = t->comm->deadline;
+  t->comm->deadline = INFINITY;      // rank 0 is writing in between: its heart says that it lives
+  gpt_gather(t->model, PART_M);
+  gpt_gather(t->model, PART_V);
+  t->comm->deadline = deadline;
+}
+
 static bool work_aside(const Trainer *t) {
   const Options *o = t->run->o;
   int64_t step = t->state.step;
@@ -288,23 +310,38 @@ static void after_step(Trainer *t, const StepResult *result, double seconds) {
   bool writes = t->comm->rank == 0, aside = work_aside(t);
   if (writes) report_step(t, result, seconds);
   if (!result->taken) handle_bad_step(t, result);
-  if (writes && due(step, o->log_tensors)) log_tensors(t);
-  if (writes && aside) {
-    if (due(step, o->val_every)) validate_and_log(t, o->val_tokens);
-    if (due(step, o->sample_every)) sample_and_log(t);
-    if (due(step, o->save_every)) run_save(r, t->model, &t->state);
+  if (due(step, o->log_tensors)) {
+    gpt_gather(t->model, PART_GRADIENT);
+    if (writes) log_tensors(t);
   }
+  if (writes && aside && due(step, o->val_every)) validate_and_log(t, o->val_tokens);
+  if (writes && aside && due(step, o->sample_every)) sample_and_log(t);
+  if (aside && due(step, o->save_every)) save(t);
   if (aside) ranks_wait_for_rank_0(t->comm);
   if (writes && seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
+}
+
+static size_t optimizer_bytes(const Trainer *t, int shards) {
+  MemoryTable memory;
+  GptOptions o = t->run->gpt;
+  size_t bytes = 0;
+  o.shards = shards;
+  gpt_memory(&memory, t->device, &o);
+  for (size_t i = 0; i < memory.count; i++) if (!strcmp(memory.line[i].kind, "optimizer")) bytes += memory.line[i].bytes;
+  return bytes;
 }
 
 // The ring's formula: 2 (N-1)/N S bytes in and as many out for a sum of S bytes over N ranks (Patarasuk & Yuan 2009).
 static void print_communication(Trainer *t) {
   if (t->comm->world == 1) return;
   CommQueueTimes times = comm_queue_times(t->queue);
-  double n = t->comm->world, formula = 2 * (n - 1) / n * (double)t->reduced_bytes, hidden = times.busy > 0 ? 1 - MIN(1.0, times.waited / times.busy) : 0;
-  printf("comm      all_reduce over %d ranks (%s): %llu bytes received in %llu calls; 2 (N-1)/N S is %.0f; %.2f ms in calls, %.2f ms waited for: %.0f%% hidden\n", t->comm->world,
-         t->comm->transport, (unsigned long long)times.bytes, (unsigned long long)times.calls, formula, 1e3 * times.busy, 1e3 * times.waited, 100 * hidden);
+  bool zero = t->run->gpt.shards > 1;
+  double n = t->comm->world, formula = (n - 1) / n * (double)(zero ? t->reduced_bytes + t->gathered_bytes : 2 * t->reduced_bytes);
+  double busy = times.busy + t->gathering, waited = times.waited + t->gathering, hidden = busy > 0 ? 1 - MIN(1.0, waited / busy) : 0;
+  printf("comm      %s over %d ranks (%s): %llu bytes received in %llu calls; 2 (N-1)/N S is %.0f; %.2f ms in calls, %.2f ms waited for: %.0f%% hidden\n",
+         zero ? "reduce_scatter and all_gather" : "all_reduce", t->comm->world, t->comm->transport, (unsigned long long)(times.bytes + t->received_gathering),
+         (unsigned long long)times.calls + (zero ? (unsigned long long)t->run->config.layers + 2 : 0), formula, 1e3 * busy, 1e3 * waited, 100 * hidden);
+  if (zero) printf("zero      optimizer state: %zu bytes on this rank, %zu in all\n", optimizer_bytes(t, t->run->gpt.shards), optimizer_bytes(t, 0));
 }
 
 // The first step under --trace: the same step on a device that times each operation.
@@ -322,11 +359,10 @@ static StepResult traced_step(Trainer *t) {
   return result;
 }
 
-// Of rank 0; the others have nothing to write.
 static int leave_on_signal(Trainer *t) {
   int code = 128 + t->stop_signal;
+  save(t);
   if (t->comm->rank > 0) return code;
-  run_save(t->run, t->model, &t->state);
   run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, t->stop_signal == SIGINT ? "SIGINT" : "SIGTERM");
   report_write_run(t->run->dir);
   printf("stopped after step %lld; go on with: gpt train --resume %s\n", (long long)t->state.step, t->run->dir);
@@ -334,7 +370,8 @@ static int leave_on_signal(Trainer *t) {
 }
 
 static void finish(Trainer *t) {
-  run_save(t->run, t->model, &t->state);   // first of all: nothing below may cost a trained model
+  save(t);                                 // first of all: nothing below may cost a trained model
+  if (t->comm->rank > 0) return;
   validate_and_log(t, 0);
   sample_and_log(t);
   if (t->judge) story_report(t->judge, t->run, t->model, t->sampler);
@@ -353,7 +390,7 @@ static int train_loop(Trainer *t) {
     after_step(t, &result, seconds_now() - start);
     if (t->stop_signal) return leave_on_signal(t);
   }
-  if (t->comm->rank == 0) finish(t);
+  finish(t);
   return 0;
 }
 
@@ -462,6 +499,7 @@ static int train_or_plan(Options *o, bool only_plan) {
   Trainer t = {.run = run_prepare(o), .said_slow = -1};
   t.judge = story_judge_create(t.run);
   t.comm = ranks_start(only_plan ? 1 : (int)o->ranks);
+  t.run->gpt.shard_rank = t.comm->rank;
   t.device = device_open(o);
   check_resumed_device(&t);
   create_models(&t, only_plan);

@@ -8,7 +8,8 @@ typedef struct {
   Run *run;
   Comm *comm;                  // to the other ranks; this one takes the micro-batches rank*k .. rank*k+k-1 of each step
   CommQueue *queue;            // sums gradients over ranks beside the backward pass
-  uint64_t reduced_bytes;      // handed to the queue so far
+  uint64_t reduced_bytes, gathered_bytes, received_gathering;   // so far: handed to the queue, to be gathered (--zero 1), received of these
+  double gathering;            // seconds
   StepTimes times;
   char slow[128];              // "", or which rank holds up the others
   int said_slow;               // the slow rank that was warned of last; -1: none

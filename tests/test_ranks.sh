@@ -41,7 +41,26 @@ check "one banner, one line a step" test "$(grep -c '^step ' out)" = 6
 for family in "--family llama --kv-heads 1" "--tie off" "--device reference"; do
   train $tiny $family --batch 12 --steps 3 --out a --overwrite; train $tiny $family --ranks 2 --batch 3 --steps 3 --out b --overwrite
   check "2 ranks, $family" same_losses a b 1e-6 3
+  train $tiny $family --ranks 3 --zero 1 --batch 4 --steps 3 --out b --overwrite --log-tensors 3
+  check "3 ranks, $family, --zero 1" same_losses a b 1e-6 3
 done
+tensors() { grep '"kind": "tensor"' "$1/log.jsonl" | sed 's/.*"name": "\([^"]*\)".*"weight_norm": \([^,]*\),.*"grad_norm": \([^,]*\),.*/\1 \2 \3/'; }
+same_tensors() { paste <(tensors $1 | sort -u) <(tensors $2 | sort -u) | awk '{ for (i = 2; i <= 3; i++) { d = $i - $(i + 3); if (d < 0) d = -d; if ($1 != $4 || !(d <= 1e-5 * $i + 1e-9)) { if (!bad) print "  " $0; bad = 1 } } } END { exit bad || NR < 20 }'; }
+for n in 2 3 8; do
+  train $tiny --ranks $n --batch 1 --steps 5 --log-tensors 5 --out n$n; train $tiny --ranks $n --zero 1 --batch 1 --steps 5 --log-tensors 5 --out z$n
+  check "$n ranks, --zero 1: the losses of one rank" same_losses one z$n 1e-6 5
+  check "$n ranks, --zero 1: norms of every tensor and gradient as without" same_tensors n$n z$n
+  # only the order differs in which squares are added to the norm, and clipping rounds it to fp32
+  check "$n ranks, --zero 1: the size of its checkpoint as without" cmp <(wc -c < "$(newest n$n)/trainer.safetensors") <(wc -c < "$(newest z$n)/trainer.safetensors")
+done
+train $tiny --ranks 2 --zero 1 --batch 2 --steps 5 --save-every 2 --grad-clip 0 --out zsaved; train $tiny --ranks 2 --batch 2 --steps 5 --grad-clip 0 --out zplain
+check "--zero 1 with a checkpoint in between, nothing to clip: the same weights" cmp "$(newest zsaved)/model.safetensors" "$(newest zplain)/model.safetensors"
+# but for the window of norms at its end, in which the order of a sum shows
+moments() { head -c -1024 "$(newest $1)/trainer.safetensors"; }
+check "... the same moments" cmp <(moments zsaved) <(moments zplain)
+train ${tiny/channels 32/channels 64} --ranks 4 --zero 1 --batch 6 --steps 1 --trace --out ztrace
+check "--zero 1 --trace: optimizer's bytes a rank are a quarter" awk '/^zero / { if ($4 / $9 > 0.2475 && $4 / $9 < 0.2525) ok = 1 } END { exit !ok }' out
+check "--zero 1 --trace: bytes as the ring's formula says" awk '/^comm / { n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }' out
 train $tiny --ranks 2 --batch 6 --steps 1 --trace --out trace
 check "--trace: bytes as the ring's formula says" awk '/^comm / { n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }' out
 
