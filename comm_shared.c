@@ -55,7 +55,7 @@ typedef struct {
 
 typedef struct { uint32_t beat; double still, seen; } Pulse;    // what one process knows of another's heart
 
-struct CommShared {        // one process's view
+struct CommShared {        // one view: the supervisor's, or a rank's
   int world;
   double still_seconds;
   size_t bytes;
@@ -65,7 +65,7 @@ struct CommShared {        // one process's view
 };
 
 typedef struct {
-  CommShared *shared;
+  CommShared view, *shared;   // shared = &view
   pthread_t heart;
   pthread_mutex_t mutex;
   pthread_cond_t quit_changed;
@@ -468,7 +468,8 @@ static void start_heart(Comm *c) {
 Comm *comm_shared_join(CommShared *s, int rank) {
   Comm *c = xcalloc(1, sizeof *c);
   Member *m = xcalloc(1, sizeof *m);
-  m->shared = s;
+  m->view = *s;
+  m->shared = &m->view;
   // Spinning pays only where the others run at the same time
   m->spins = sysconf(_SC_NPROCESSORS_ONLN) >= s->world ? 500 : 0;
   pthread_mutex_init(&m->mutex, NULL);

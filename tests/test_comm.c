@@ -1,8 +1,10 @@
 // test_comm.c: owns the proof of comm.h: every collective over 1 to 8 processes, odd sizes, the same bits on all ranks and in
-// every run, bytes as the ring's formula says, and each kind of fault named within its deadline. `test_comm WORD` runs some.
+// every run, bytes as the ring's formula says, the queue beside the computation, slow ranks named, and each kind of fault named within its deadline. `test_comm WORD` runs some.
 #include "comm.h"
 #include "test.h"
+#include "ranks.h"      // ranks_agree
 #include "util.h"       // xmalloc, seconds_now
+#include <pthread.h>    // pthread_create
 #include <signal.h>     // kill
 #include <sys/mman.h>   // mmap
 
@@ -42,9 +44,41 @@ static int end_group(int world, int code) {
   return count;
 }
 
+// GPT_TEST_THREADS=1: ranks are threads of one process instead, for ThreadSanitizer sees no others. What ends a process is not tried then.
+static int (*thread_body)(Comm *);
+
+static void *thread_rank(void *rank) {
+  int r = (int)(intptr_t)rank;
+  Comm *c = comm_shared_join(shared, r);
+  c->deadline = deadline;
+  c->step = 7;
+  int code = thread_body(c);
+  notes->bytes[r] = c->bytes_received;
+  c->destroy(c);
+  return (void *)(intptr_t)code;
+}
+
+static int run_threads(int world, int (*body)(Comm *)) {
+  pthread_t threads[COMM_MOST_RANKS];
+  int count_good = 0;
+  shared = comm_shared_create(world, still);
+  memset(notes, 0, sizeof *notes);
+  thread_body = body;
+  for (int r = 0; r < world; r++) pthread_create(&threads[r], NULL, thread_rank, (void *)(intptr_t)r);
+  for (int r = 0; r < world; r++) {
+    void *code;
+    pthread_join(threads[r], &code);
+    count_good += code == NULL;
+  }
+  return count_good;
+}
+
 static void run_group(int world, int (*body)(Comm *)) {
-  begin_group(world, body);
-  CHECK_EQ(end_group(world, 0), world);
+  if (getenv("GPT_TEST_THREADS")) CHECK_EQ(run_threads(world, body), world);
+  else {
+    begin_group(world, body);
+    CHECK_EQ(end_group(world, 0), world);
+  }
   char text[512];
   int rank;
   CHECK_MSG(!comm_shared_fault(shared, &rank, text), "%s", text);
@@ -216,6 +250,82 @@ static void ring_formula(void) {
     for (int r = 0; r < world; r++) CHECK_NEAR((double)notes->bytes[r], ring, 0.01 * ring, "rank %d of %d", r, world);
   }
 }
+
+// Buckets of any size one after the other, and a number for all: what a backward pass hands over
+static int queue_body(Comm *c) {
+  enum { BUCKETS = 6 };
+  CommQueue *q = comm_queue_create(c);
+  uint64_t expected = 0;
+  for (int step = 0; step < 5; step++) {
+    void *x[BUCKETS];
+    size_t all = count;
+    for (int b = 0; b < BUCKETS; b++) {
+      x[b] = fill(c->rank);
+      comm_queue_add(q, b == 1 ? COMM_REDUCE_SCATTER : COMM_ALL_REDUCE, x[b], all / (size_t)(b + 1), type);
+      expected += (uint64_t)(c->world - 1) * (b == 1 ? 1 : 2) * (all / (size_t)(b + 1)) * comm_type_size(type);
+    }
+    comm_queue_wait(q);
+    for (int b = 0; b < BUCKETS; b++) {
+      size_t n = all / (size_t)(b + 1);
+      CommPart mine = b == 1 ? comm_part(n, c->world, c->rank) : (CommPart){0, n};
+      for (size_t i = mine.first; i < mine.first + mine.n; i++) if (!sum_is(x[b], i, c->world)) return 1;
+      free(x[b]);
+    }
+  }
+  CommQueueTimes times = comm_queue_times(q), after = comm_queue_times(q);
+  bool alone = c->world == 1, ok = times.calls == (alone ? 0u : 5u * BUCKETS) && times.bytes == c->bytes_received && times.busy >= 0 && times.waited >= 0 && !after.calls && !after.bytes;
+  ok = ok && (alone || (times.busy > 0 && times.waited > 0 && times.bytes > expected / (uint64_t)c->world / 2));
+  comm_queue_destroy(q);
+  return !ok;
+}
+
+static void queues(void) {
+  count = 20011;
+  for (size_t w = 0; w < ARRAY_LEN(worlds); w++) for (type = COMM_F32; type <= COMM_F64; type++) run_group(worlds[w], queue_body);
+}
+
+// 1.3 times as long in one phase of ten: named at the end of every ten steps, with rank and phase; 1.2 times is not
+static double slowness;
+static int slow_phase;
+static int slow_body(Comm *c) {
+  static const char *const words[] = {"reading data", "the forward pass", "the backward pass", "the update"};
+  StepTimes t = {0};
+  char slow[128];
+  for (int step = 1; step <= 20; step++) {
+    for (int p = 0; p < PHASE_COUNT; p++) t.own[p] = 0.010;
+    if (c->rank == 1) t.own[slow_phase] += 0.040 * (slowness - 1);
+    if (step % 7 == 0) t.own[0] += 10;                  // another program, now and then, on all
+    if (step == 5 && c->rank == 0) t.own[0] += 10;      // ... or once on one rank
+    if (ranks_agree(c, &t, slow)) return 1;             // nobody asked to stop
+    bool named = slow[0] != 0, right = named && t.slow_rank == 1 && strstr(slow, "rank 1 computes 1.3") && strstr(slow, words[slow_phase]);
+    if (step % 10 == 0 && slowness > 1.25 && c->world > 1 ? !right : named) return 1;
+  }
+  return 0;
+}
+
+static void slow_ranks(void) {
+  for (int world = 1; world <= 4; world++)
+    for (slow_phase = 0; slow_phase < PHASE_COUNT; slow_phase++) {
+      slowness = 1.3;
+      run_group(world, slow_body);
+      slowness = 1.2;
+      run_group(world, slow_body);
+    }
+}
+
+static int first_text_body(Comm *c) {
+  char text[256] = "";
+  if (c->rank >= 1) snprintf(text, sizeof text, "rank %d says", c->rank);
+  ranks_first_text(c, text);
+  if (strcmp(text, c->world > 1 ? "rank 1 says" : "")) return 1;
+  memset(text, 0, sizeof text);
+  ranks_first_text(c, text);
+  const double before = c->deadline;
+  ranks_wait_for_rank_0(c);
+  return text[0] != 0 || c->deadline != before;
+}
+
+static void first_texts(void) { for (size_t w = 0; w < ARRAY_LEN(worlds); w++) run_group(worlds[w], first_text_body); }
 
 static void parts(void) {
   for (int world = 1; world <= 8; world++)
@@ -394,6 +504,10 @@ int main(int argc, char **argv) {
   RUN(mixtures);
   RUN(same_bits);
   RUN(ring_formula);
+  RUN(queues);
+  RUN(slow_ranks);
+  RUN(first_texts);
+  if (getenv("GPT_TEST_THREADS")) return TEST_END();
   RUN(another_call);
   RUN(another_size);
   RUN(another_size_of_mail);
