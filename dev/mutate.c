@@ -252,6 +252,7 @@ static void copy_tree(const char *self) {
   }
   char *tmp = format("%s/tmp", scratch);
   setenv("TMPDIR", tmp, 1);
+  setenv("OMP_WAIT_POLICY", "passive", 0);   // as tests/run.sh: waiting threads leave the cores to others
   clean_environment();
   // times are kept (-p), so that make finds nothing to do; no .git: a change would count as another version of the program
   if (run_format(BUILD_LIMIT, "for f in '%s'/*; do test -f \"$f\" && cp -p \"$f\" .; done; for d in tests dev recipes '%s'; do "

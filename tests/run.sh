@@ -2,6 +2,9 @@
 # run.sh BUILD OP: runs the test programs of a build folder and the shell tests, adds up their counts, fails if any failed.
 # Every program prints "...: N passed, N failed" as its last line; one that ends in any other way counts as a failure.
 build=$1 op=$2
+# Tests run beside other work, and some start more threads than there are cores: a thread that waits sleeps instead of taking the core
+# from the one it waits for (5 to 8 times slower steps on a loaded machine, dev/LOG.md). No result depends on it.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 passed=0 failed=0
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT

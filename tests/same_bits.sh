@@ -4,6 +4,7 @@
 # hash is stored. Last line: "N passed, N failed". Slow suite.
 set -u
 gpt=${GPT:-$PWD/gpt}
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}   # 7 threads on few cores: see run.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
