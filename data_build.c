@@ -491,15 +491,6 @@ static void print_result(const Build *b) {
   printf("\n");
 }
 
-static char *folder_of(const char *dir) {
-  char *parent = xstrdup(dir), *slash;
-  for (size_t n = strlen(parent); n > 1 && parent[n - 1] == '/';) parent[--n] = 0;
-  slash = strrchr(parent, '/');
-  if (!slash) { free(parent); return xstrdup("."); }
-  slash[slash == parent] = 0;
-  return parent;
-}
-
 int data_build(const Options *o) {
   if (!o->arg_count) fail(EXIT_REQUEST, "gpt data build needs a TEXT: a file, a directory or - (0 were named)");
   if (!o->use_tokenizer) fail(EXIT_REQUEST, "--tokenizer is missing: gpt2, byte, char, a tokenizer.json or a model directory");
@@ -508,7 +499,7 @@ int data_build(const Options *o) {
     fail(EXIT_REQUEST, "--jsonl and --documents are both given: with --jsonl a document is a line; take one");
   Build b = {.o = o, .dir = xstrdup(o->file_out), .start = seconds_now()};
   b.split = o->jsonl ? SPLIT_JSONL : (DocumentSplit)o->documents;
-  char *parent = folder_of(b.dir);
+  char *parent = parent_folder(b.dir);
   if (!is_directory(parent)) fail(EXIT_REQUEST, "%s: the folder %s is missing; make it first", b.dir, parent);
   b.last_line = b.start;
   b.threads = o->threads == AUTO_INT ? machine_cores() : (int)o->threads;

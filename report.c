@@ -25,6 +25,7 @@ typedef struct {
   double milliseconds, tokens;  // summed over steps
   double last_step, steps;
   Buffer stories;             // result of the embedded stories, HTML
+  Buffer memory;              // what the run takes, rows of an HTML table
 } RunLog;
 
 // ---- reading a run ----
@@ -72,6 +73,22 @@ static void read_stories(RunLog *r, const Json *j) {
                 json_number(j, "legal", 0), json_number(j, "sampled", 0), json_number(j, "legal_new", 0));
 }
 
+static void read_start(RunLog *r, const Json *j) {
+  const Json *memory = json_get(j, "memory");
+  r->steps = json_number(j, "steps", r->steps);
+  if (!memory || memory->type != JSON_OBJECT) return;
+  double total = 0;
+  r->memory.len = 0;
+  for (size_t i = 0; i < memory->length; i++) {
+    double mib = memory->items[i]->number / (1 << 20);
+    buffer_printf(&r->memory, "<tr><td>");
+    append_escaped(&r->memory, memory->keys[i], memory->key_lengths[i]);
+    buffer_printf(&r->memory, "</td><td>%.1f</td></tr>", mib);
+    total += mib;
+  }
+  buffer_printf(&r->memory, "<tr><td>in all</td><td>%.1f</td></tr>", total);
+}
+
 static void read_line(RunLog *r, const char *line, size_t n) {
   char error[200];
   Json *j = json_parse(line, n, error, sizeof error);
@@ -82,7 +99,7 @@ static void read_line(RunLog *r, const char *line, size_t n) {
   else if (!strcmp(kind, "eval")) { add_point(&r->series[VALIDATION], step, json_number(j, "val_loss", NAN)); add_point(&r->series[BITS], step, json_number(j, "bits_per_byte", NAN)); }
   else if (!strcmp(kind, "sample")) read_sample(r, j, step);
   else if (!strcmp(kind, "stories")) read_stories(r, j);
-  else if (!strcmp(kind, "start") || !strcmp(kind, "resume")) r->steps = json_number(j, "steps", r->steps);
+  else if (!strcmp(kind, "start") || !strcmp(kind, "resume")) read_start(r, j);
   if (!strcmp(kind, "warn") || !strcmp(kind, "resume") || !strcmp(kind, "end")) {
     buffer_printf(&r->notes, "<li>step %.0f: %s ", step, kind);
     append_escaped(&r->notes, json_string(j, "where", json_string(j, "reason", json_string(j, "what", ""))), strlen(json_string(j, "where", json_string(j, "reason", json_string(j, "what", "")))));
@@ -117,6 +134,7 @@ static void free_run(RunLog *r) {
   free(r->settings);
   buffer_free(&r->notes);
   buffer_free(&r->stories);
+  buffer_free(&r->memory);
 }
 
 // ---- drawing ----
@@ -254,6 +272,7 @@ static void append_run_details(Buffer *out, const RunLog *l) {
     buffer_printf(out, "</pre>\n");
   }
   if (l->notes.len) buffer_printf(out, "<h2>Events</h2><ul>%s</ul>\n", l->notes.data);
+  if (l->memory.len) buffer_printf(out, "<h2>Memory</h2><table><tr><th>kind</th><th>MiB</th></tr>%s</table>\n", l->memory.data);
   buffer_printf(out, "<h2>Settings</h2><pre>");
   append_escaped(out, l->settings, strlen(l->settings));
   buffer_printf(out, "</pre>\n");

@@ -214,6 +214,13 @@ static const char *join_names(const char *const *names, size_t count) {
   return list.data;     // lives as long as the options
 }
 
+// Before the text is read: a misspelt path should not cost minutes.
+static void check_parent(const char *out) {
+  char *parent = parent_folder(out);
+  if (!is_directory(parent)) fail(EXIT_REQUEST, "--out %s: the folder %s is missing; make it first", out, parent);
+  free(parent);
+}
+
 Run *run_prepare(Options *o) {
   Run *r = xcalloc(1, sizeof *r);
   r->o = o;
@@ -223,6 +230,7 @@ Run *run_prepare(Options *o) {
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
   if (o->ranks > 1 && o->device == DEVICE_CUDA)
     fail(EXIT_REQUEST, "--ranks %lld with --device cuda: several ranks compute on the CPU only so far; leave out --ranks, or use --device cpu", (long long)o->ranks);
+  if (!o->resume && o->out) check_parent(o->out);
   stories_defaults(o);
   corpus_open(r);
   if (o->arg_count) o->text = join_names(o->args, o->arg_count);   // so that config.txt names it
@@ -243,7 +251,7 @@ Run *run_prepare(Options *o) {
 
 // ---- the banner ----
 
-void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory) {
+void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, size_t resident) {
   const Options *o = r->o;
   const GptConfig *c = &r->config;
   TensorTable table;
@@ -262,7 +270,6 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory) 
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
   const char *why = r->o->device != DEVICE_AUTO || !strcmp(d->name, "cuda") ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
   printf("device    %s: %s%s%s%s\n", d->name, d->description, o->ranks > 1 ? " a rank" : "", why ? "; not cuda: " : "", why ? why : "");
-  size_t resident = machine_resident();
   printf("memory    %.1f MiB%s:", (double)(memory->total + resident) / (1 << 20), o->ranks > 1 ? " a rank" : "");
   for (size_t i = 0; i < memory->count; i++) printf(" %s %.1f,", memory->line[i].kind, (double)memory->line[i].bytes / (1 << 20));
   printf(" program and tokens %.1f\n", (double)resident / (1 << 20));
@@ -324,8 +331,8 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
   r->log = fopen(path, "a");
   if (!r->log) fail(EXIT_MACHINE, "%s: cannot be opened: %s", path, strerror(errno));
   free(path);
-  run_log(r, r->resumed ? "resume" : "start", ", \"step\": %lld, \"run_id\": \"%s\", \"version\": \"%s\", \"steps\": %lld, \"parameters_flops_per_token\": %.9g", (long long)step,
-          r->run_id, GPT_VERSION, (long long)r->o->steps, config_flops_per_token(&r->config, r->o->context));
+  run_log(r, r->resumed ? "resume" : "start", ", \"step\": %lld, \"run_id\": \"%s\", \"version\": \"%s\", \"steps\": %lld, \"parameters_flops_per_token\": %.9g, \"memory\": %s", (long long)step,
+          r->run_id, GPT_VERSION, (long long)r->o->steps, config_flops_per_token(&r->config, r->o->context), r->memory.data);
   if (r->resumed) printf("resume    %s goes on after step %lld\n", r->dir, (long long)step);
   else printf("run       %s\n", r->dir);
   fflush(stdout);
@@ -333,6 +340,7 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
 
 void run_free(Run *r) {
   if (r->log) fclose(r->log);
+  buffer_free(&r->memory);
   checkpoint_close(r->init);
   corpus_close(r);
   free(r->token_bytes);

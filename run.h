@@ -26,14 +26,15 @@ typedef struct {
   int64_t sequences;           // of a step, over all ranks: tokens_per_step / context
   int64_t micro_batches;       // of a step, for each rank: sequences / ranks / gpt.B
   Checkpoint *init;            // --init, or the newest checkpoint of --resume; NULL: new weights
+  Buffer memory;               // the memory table as a JSON object, bytes by kind
   FILE *log;                   // log.jsonl
 } Run;
 
 // Reads the flags (and with --resume the stored ones), the text and the tokenizer; resolves all that is auto. Nothing is
 // written. Exit 2 for every request that cannot be.
 Run *run_prepare(Options *o);
-// Settings, text, model and the memory table; on stdout.
-void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory);
+// Settings, text, model and the memory table; resident: bytes that the program and the tokens take. On stdout.
+void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, size_t resident);
 // After the number of steps changed: warm-up, decay and the intervals that were left open.
 void run_resolve_intervals(Run *r);
 // Makes the folder, config.txt and log.jsonl, or opens those of --resume, which goes on after `step`.

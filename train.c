@@ -434,17 +434,20 @@ static const char *memory_advice(const MemoryTable *memory) {
                                         : "use a smaller --batch (with the same --tokens-per-step) or --context, or --recompute block";
 }
 
+static void memory_json(const MemoryTable *memory, size_t resident, Buffer *out) {
+  buffer_printf(out, "{");
+  for (size_t i = 0; i < memory->count; i++) buffer_printf(out, "\"%s\": %zu, ", memory->line[i].kind, memory->line[i].bytes);
+  buffer_printf(out, "\"program and tokens\": %zu}", resident);
+}
+
 // The banner's figures for programs. seconds: none, for speed is measured by gpt bench and never guessed here.
-static void print_plan_json(const Run *r, const MemoryTable *memory) {
+static void print_plan_json(const Run *r, size_t memory_bytes) {
   const Options *o = r->o;
   TensorTable table;
   tensor_table_build(&table, &r->config, 1);
   double tokens = (double)o->steps * (double)o->tokens_per_step;
-  size_t resident = machine_resident();
-  printf("{\"parameters\": %lld, \"steps\": %lld, \"tokens_per_step\": %lld, \"tokens\": %.0f, \"flop\": %.9g, \"memory_bytes\": %zu, \"memory\": {", (long long)table.parameters,
-         (long long)o->steps, (long long)o->tokens_per_step, tokens, tokens * config_flops_per_token(&r->config, o->context), memory->total + resident);
-  for (size_t i = 0; i < memory->count; i++) printf("\"%s\": %zu, ", memory->line[i].kind, memory->line[i].bytes);
-  printf("\"program and tokens\": %zu}}\n", resident);
+  printf("{\"parameters\": %lld, \"steps\": %lld, \"tokens_per_step\": %lld, \"tokens\": %.0f, \"flop\": %.9g, \"memory_bytes\": %zu, \"memory\": %s}\n", (long long)table.parameters,
+         (long long)o->steps, (long long)o->tokens_per_step, tokens, tokens * config_flops_per_token(&r->config, o->context), memory_bytes, r->memory.data);
   tensor_table_free(&table);
 }
 
@@ -460,12 +463,14 @@ static void create_models(Trainer *t, bool only_plan) {
   size_t scratch = MAX(gpt_scratch(t->device, &r->gpt), gpt_scratch(t->device, &sampler));
   memory.line[memory.count++] = (MemoryLine){"scratch of the device", scratch};
   memory.total += scratch;
-  run_print_banner(r, t->device, &memory);
+  const size_t resident = machine_resident();   // the program, the text and its tokens
+  run_print_banner(r, t->device, &memory, resident);
+  memory_json(&memory, resident, &r->memory);
   if (t->judge) story_judge_print(t->judge);
   size_t others;                                            // what the other ranks of this machine need
   if (!mul_size(memory.total, (size_t)(r->o->ranks - 1), &others)) others = SIZE_MAX;
   require_memory(t->device, &memory, others, r->o->ranks > 1 ? "use fewer --ranks, a smaller model, or a smaller --batch with the same --tokens-per-step" : memory_advice(&memory));
-  if (only_plan && r->o->json) print_plan_json(r, &memory);
+  if (only_plan && r->o->json) print_plan_json(r, memory.total + resident);
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
   sampler.weights_of = t->model;

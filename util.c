@@ -197,14 +197,17 @@ bool is_directory(const char *path) {
   return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-static char *parent_of(const char *path) {
-  const char *slash = strrchr(path, '/');
-  if (!slash) return xstrdup(".");
-  return slash == path ? xstrdup("/") : format("%.*s", (int)(slash - path), path);
+char *parent_folder(const char *path) {
+  char *parent = xstrdup(path), *slash;
+  for (size_t n = strlen(parent); n > 1 && parent[n - 1] == '/';) parent[--n] = 0;
+  slash = strrchr(parent, '/');
+  if (!slash) { free(parent); return xstrdup("."); }
+  slash[slash == parent] = 0;
+  return parent;
 }
 
 bool try_replace_file(const char *path, const void *data, size_t n) {
-  char *temporary = format("%s.tmp-%ld", path, (long)getpid()), *parent = parent_of(path);
+  char *temporary = format("%s.tmp-%ld", path, (long)getpid()), *parent = parent_folder(path);
   int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   bool ok = fd >= 0 && write_all(fd, data, n) && fsync(fd) == 0;
   int why = errno;

@@ -62,6 +62,7 @@ bool pread_all(int fd, void *dst, size_t n, int64_t offset);
 bool write_all(int fd, const void *src, size_t n);
 bool file_exists(const char *path);   // anything at all is there
 bool is_directory(const char *path);
+char *parent_folder(const char *path);       // "a/b/" gives "a", "b" gives "."; freed by the caller
 // Replaces path by n bytes: temporary file beside it, fsync, rename, fsync of the folder. Failure: exit 3, old file whole.
 void replace_file(const char *path, const void *data, size_t n);
 // Like replace_file, but reports failure by false instead of ending the process (for the report, which must not kill a run).

@@ -80,6 +80,8 @@ check "a second signal: no step was done" test ! -e slow/step_00000001
 run_and_run2() { train text.txt $tiny --steps 4 && [ -d run ] && train text.txt $tiny --steps 4 && [ -d run2 ] && same_model run run2; }
 check "a second run goes to run2 and has the same bits" run_and_run2
 check "report.html has curves" grep -q '<svg' run/report.html
+check "report.html has the memory by kind, settings and speed" sh -c 'for word in "<td>weights</td>" "<td>in all</td>" "batch = 4" "tokens/s"; do grep -q "$word" run/report.html || exit 1; done'
+check "... and its sum is the banner's" [ "$(sed -n 's/.*<td>in all<.td><td>\([0-9.]*\)<.*/\1/p' run2/report.html)" = "$(sed -n 's/^memory *\([0-9.]*\) MiB.*/\1/p' out)" ]
 check "report.html reaches for no other file" sh -c '! grep -qE "(src|href)=\"?(http|//)" run/report.html'
 check "config.txt repeats the run" train --config run/config.txt --out again
 check "... with the same bits" same_model run again
@@ -207,6 +209,7 @@ refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --
 
 # folders and models
 refuse 2 "--out run is there already; go on with --resume run" train text.txt $tiny --steps 2 --out run
+refuse 2 "--out no/such: the folder no is missing" train text.txt $tiny --steps 2 --out no/such
 refuse 2 "--overwrite nothing: is no run folder" train text.txt $tiny --steps 2 --out nothing --overwrite
 refuse 2 "--resume nowhere: is no run folder" train --resume nowhere
 refuse 2 "--resume nothing: is no run folder" train --resume nothing
