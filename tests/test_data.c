@@ -681,6 +681,29 @@ static void build_keeps_every_token(void) {
   free(tokenizer_path);
 }
 
+// Without a pattern a token may reach over blanks, so a long text must not be cut into pieces: the ids are those of the whole.
+static void build_cuts_nothing_without_a_pattern(void) {
+  char *text_path = in_folder("long.txt"), *out = in_folder("shards"), *vocabulary = in_folder("none.json");
+  Buffer text = {0}, json = {0};
+  while (text.len < 2500000) buffer_append(&text, "tick tock, ", 11);
+  write_file(text_path, text.data, text.len);
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+  tokenizer_trainer_add(trainer, text.data, 1100);
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 276, NULL, 0);
+  tokenizer_json(t, &json);
+  write_file(vocabulary, json.data, json.len);
+  TokenBuffer whole = {0};
+  tokenizer_encode(t, text.data, text.len, &whole, SPECIAL_NONE);
+  CHECK(whole.count < text.len / 11);      // tokens reach over words
+  CHECK_EQ(BUILD(text_path, "--tokenizer", vocabulary, "--out", out, "--val-fraction", "0"), 0);
+  expect_split("shards", "train", &whole);
+  remove_in_folder("shards"), remove_in_folder("long.txt"), remove_in_folder("none.json");
+  tokenizer_free(t);
+  token_buffer_free(&whole);
+  buffer_free(&text), buffer_free(&json);
+  free(text_path), free(out), free(vocabulary);
+}
+
 // From 100 documents on their content decides: the same documents are chosen in any order and company.
 static void validation_is_drawn_by_content(void) {
   char *lines = in_folder("docs.jsonl"), *out = in_folder("shards");
@@ -1047,6 +1070,7 @@ int main(int argc, char **argv) {
   RUN(check_names_the_byte);
   RUN(malformed_files);
   RUN(data_hash_tells_data_apart);
+  RUN(build_cuts_nothing_without_a_pattern);
   RUN(build_keeps_every_token);       // last: it makes threads, see BUILD
   buffer_free(&said);
   remove_tree(folder);
