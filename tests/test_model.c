@@ -277,6 +277,58 @@ static void check_written(Gpt *m, const AdamWSettings *s, bool written, const ch
   free(after);
 }
 
+// ---- gradients over ranks: a reducer that stands for two ranks of the same rows gives twice every gradient, each element once ----
+
+typedef struct { Device *d; int scalars, waits; size_t elements; } Twins;
+
+static void twice(void *context, acc *x, size_t n) {
+  Twins *twins = context;
+  double *values = xmalloc(n, sizeof *values);
+  twins->d->download_acc(twins->d, values, x, n);
+  for (size_t i = 0; i < n; i++) values[i] *= 2;
+  twins->d->upload_acc(twins->d, x, values, n);
+  twins->elements += n;
+  free(values);
+}
+static void count_scalars(void *context, scalar *x, size_t n) { (void)x; ((Twins *)context)->scalars += (int)n; }
+static void count_waits(void *context) { ((Twins *)context)->waits++; }
+
+static double *gradients_of_step(Gpt *m, size_t *n) {
+  int32_t ids[6] = {1, 2, 3, 4, 5, 6}, targets[6] = {2, 3, 4, 5, 6, 7};
+  MicroBatch place = {.loss_scale = 1 / 6.0, .last = true};
+  const TensorTable *table = gpt_table(m);
+  gpt_begin_step(m);
+  gpt_forward(m, ids, targets, &place, WITH_GRADIENT);
+  gpt_backward(m, &place);
+  gpt_finish_gradients(m);
+  double *all = xmalloc(table->parameters, sizeof *all);
+  *n = 0;
+  for (size_t i = 0; i < table->count; *n += tensor_values(&table->rows[i++]))
+    if (table->rows[i].size) gpt_read(m, PART_GRADIENT, &table->rows[i], 0, tensor_values(&table->rows[i]), all + *n);
+  return all;
+}
+
+static void every_gradient_is_reduced_once(void) {
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++) {
+      Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(family), .purpose = PURPOSE_TRAIN, .B = 2, .T = 3});
+      size_t n;
+      disturb(m);
+      double *alone = gradients_of_step(m, &n), norm = gpt_grad_norm(m);
+      Twins twins = {.d = devices[i]};
+      gpt_set_reducer(m, &(Reducer){twice, count_scalars, count_waits, &twins});
+      double *both = gradients_of_step(m, &n);
+      size_t wrong = 0;
+      for (size_t j = 0; j < n; j++) wrong += !(both[j] == 2 * alone[j]);   // a factor of two rounds nothing
+      CHECK_MSG(wrong == 0, "%zu of %zu gradients are not twice those of one rank", wrong, n);
+      CHECK(gpt_grad_norm(m) == 2 * norm && norm > 0);
+      CHECK(twins.elements == gpt_table(m)->total && twins.scalars == 1 && twins.waits >= 1);
+      gpt_destroy(m);
+      free(alone);
+      free(both);
+    }
+}
+
 static void bad_gradients_change_nothing(void) {
   static const double bad[] = {NAN, INFINITY, -INFINITY};
   for (int i = 0; i < 2; i++) {
@@ -594,6 +646,7 @@ int main(int argc, char **argv) {
   RUN(decoding_equals_the_full_pass);
   RUN(losses_are_those_of_the_logits);
   RUN(update_is_adamw);
+  RUN(every_gradient_is_reduced_once);
   RUN(bad_gradients_change_nothing);
   RUN(parts_are_apart);
   RUN(initial_numbers);
