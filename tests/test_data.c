@@ -549,6 +549,25 @@ static void pieces_encode_as_the_whole(void) {
   }
 }
 
+// Plain words: a piece ends at the first space from its length on, so memory does not grow with the text.
+static void pieces_of_plain_words_are_short(void) {
+  char *path = in_folder("plain.txt");
+  Buffer text = {0};
+  while (text.len < 300000) buffer_append(&text, "plain words ", 12);
+  write_file(path, text.data, text.len);
+  Documents *d = documents_open((const char *const[]){path}, 1, folder);
+  Piece p;
+  size_t all = 0;
+  documents_start(d, SPLIT_FILE, NULL, CUT_WORD, 64);
+  for (; documents_next(d, &p) == DOCUMENTS_PIECE; all += p.n)
+    CHECK_MSG(p.n <= (p.starts ? DOCUMENT_HEAD : 0) + 2 * 64, "a piece of %zu bytes where about 64 were asked for", p.n);
+  CHECK_EQ(all, text.len);
+  documents_close(d);
+  buffer_free(&text);
+  unlink(path);
+  free(path);
+}
+
 // All documents of two texts, each followed by |.
 static void list_documents(const char *first, const char *second, DocumentSplit split, Buffer *out) {
   char *a = in_folder("a.txt"), *b = in_folder("b.txt");
@@ -1060,6 +1079,7 @@ int main(int argc, char **argv) {
   RUN(many_shards);
   RUN(counts_past_32_bits);
   RUN(pieces_encode_as_the_whole);
+  RUN(pieces_of_plain_words_are_short);
   RUN(documents_are_found);
   RUN(texts_are_refused);
   RUN(validation_is_drawn_by_content);
