@@ -5,8 +5,10 @@
 // threads nor on how reading is cut. Where the tokenizer has an end-of-text token, one stands before each document and one
 // after the last of a split, as in `gpt train TEXT`.
 // What a folder is made of stands in its build.json first, as not finished; so a folder is never taken for whole that is not,
-// and a build that was interrupted is made again by the same command. A shard appears under its name when it is whole; a
-// refused request (exit 2) leaves nothing behind; after a full disk or a signal finished shards stay.
+// and a build that was interrupted is continued by the same command: build.json says after each shard which job its last token
+// came from, so that the jobs before it are read, for the division of documents, but not encoded again. A checksum of what is
+// passed over tells a text that has changed meanwhile. A shard appears under its name when it is whole; a refused request
+// (exit 2) leaves nothing behind; after a full disk or a signal finished shards stay.
 // Tests: tests/test_data.c
 #include "data.h"
 #include "dataloader.h"  // Shard, shard_header
@@ -32,11 +34,18 @@ enum {
 typedef enum { TRAIN, VALIDATION, SIDES } Side;
 static const char *const side_names[SIDES] = {"train", "val"};
 
+// Where a split stands: `shards` are whole and hold `done` tokens; the last of them came from job number `jobs` of the build or
+// from one before it, and in front of that job the split had so many tokens, documents, and a text with this checksum.
+typedef struct { int64_t shards, done, jobs, tokens, documents, text_crc; } Progress;
+
 // The shards of one split, written one after another.
 typedef struct {
   const char *dir, *name;
   int64_t shard_tokens;
   int64_t shards, tokens, documents;   // of the whole split, so far
+  uint32_t text_crc;                   // of its jobs' text, so far
+  Progress found;                      // by an interrupted build of the same request: tokens below found.done are not written again
+  Progress last;                       // what build.json says; before `shards` and `done` are set: in front of the job at hand
   int fd;                              // of the shard that is being written, -1: none
   char *path, *temporary;              // of it
   Shard header;                        // of it
@@ -49,6 +58,7 @@ typedef struct {
   size_t begin, n;            // in the batch's text
   Side side;
   bool starts;                // an end-of-text token stands before it
+  bool passed;                // all its tokens stand in shards that an interrupted build finished
   const char *name;           // of its text, and where it begins there
   int64_t at;
   int32_t *ids;
@@ -75,6 +85,8 @@ typedef struct {
   Buffer text;
   Job *jobs;
   size_t job_count, job_capacity;
+  int64_t jobs_added, jobs_written;   // of the whole build; what a job holds depends on the texts alone
+  Progress progress[SIDES];           // of an interrupted build
   TokenBuffer *ids;           // (threads)
   double start, last_line;
 } Build;
@@ -91,6 +103,8 @@ static void writer_failed(Build *b, const char *path, const char *what) {
   fail(EXIT_MACHINE, "%s: cannot %s: %s; %lld finished shards stay, run the same command again to go on", path, what,
        strerror(why), (long long)(b->writers[TRAIN].shards + b->writers[VALIDATION].shards));
 }
+
+static void write_build_json(const Build *b, bool finished);
 
 static void writer_open(Build *b, Writer *w) {
   uint8_t header[SHARD_HEADER_BYTES] = {0};
@@ -123,11 +137,15 @@ static void writer_finish(Build *b, Writer *w) {
   free(w->path);
   free(w->temporary);
   w->path = w->temporary = NULL;
-  w->shards++;
+  w->last.shards = ++w->shards;
+  w->last.done = w->tokens;
+  write_build_json(b, false);
 }
 
 static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
-  for (int64_t i = 0; i < n; i++) {
+  int64_t written = MIN(n, MAX((int64_t)0, w->found.done - w->tokens));   // by the build that was interrupted
+  w->tokens += written;
+  for (int64_t i = written; i < n; i++) {
     if (w->fd < 0) writer_open(b, w);
     if (w->header.width == 2) {
       w->room[w->used++] = (uint8_t)ids[i];
@@ -137,19 +155,32 @@ static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
       w->used += 4;
     }
     if (w->used == ROOM_BYTES) writer_flush(b, w);
+    w->tokens++;
     if (++w->header.count == w->shard_tokens) writer_finish(b, w);
   }
-  w->tokens += n;
+}
+
+// In front of the next job of a split, or behind its last one. What was passed over must be the text it was.
+static void writer_at_job(Build *b, Writer *w) {
+  if (w->found.shards && w->tokens == w->found.tokens && w->text_crc != (uint32_t)w->found.text_crc) {
+    b->keep = true;
+    fail(EXIT_REQUEST, "%s: the text has changed since this build was interrupted (checksum %08x of what is in its shards, now %08x); "
+         "name another --out", b->dir, (uint32_t)w->found.text_crc, w->text_crc);
+  }
+  w->last = (Progress){w->last.shards, w->last.done, b->jobs_written, w->tokens, w->documents, w->text_crc};
 }
 
 static void writer_begin_document(Build *b, Writer *w) {
-  if (w->fd < 0) writer_open(b, w);
-  w->header.documents++;
   w->documents++;
+  if (w->tokens >= w->found.done) {
+    if (w->fd < 0) writer_open(b, w);
+    w->header.documents++;
+  }
   if (b->eot >= 0) writer_put(b, w, &b->eot, 1);
 }
 
 static void writer_end(Build *b, Writer *w) {
+  writer_at_job(b, w);
   if (w->tokens > 0 && b->eot >= 0) writer_put(b, w, &b->eot, 1);
   if (w->fd >= 0) writer_finish(b, w);
   free(w->room);
@@ -186,6 +217,8 @@ static void clean_up(void *arg) {
 
 static void encode_job(const Build *b, Job *j, TokenBuffer *ids) {
   ids->count = 0;
+  j->count = 0;
+  if (j->passed) return;
   j->count = tokenizer_encode(b->tokenizer, b->text.data + j->begin, j->n, ids, SPECIAL_NONE);
   if (j->count < 0) { j->unseen = ids->unseen; return; }
   j->ids = xmalloc((size_t)j->count, sizeof *j->ids);
@@ -223,8 +256,14 @@ static void finish_batch(Build *b) {
   for (size_t i = 0; i < b->job_count; i++) {
     Job *j = &b->jobs[i];
     if (j->count < 0) refuse_character(b, j);
-    if (j->starts) writer_begin_document(b, &b->writers[j->side]);
-    writer_put(b, &b->writers[j->side], j->ids, j->count);
+    Writer *w = &b->writers[j->side];
+    if (!j->passed) {
+      writer_at_job(b, w);
+      if (j->starts) writer_begin_document(b, w);
+      writer_put(b, w, j->ids, j->count);
+    }
+    w->text_crc = crc32c(w->text_crc, b->text.data + j->begin, j->n);
+    b->jobs_written++;
     free(j->ids);
   }
   b->job_count = 0;
@@ -243,8 +282,8 @@ static void add_job(Build *b, Side side, bool starts, const Piece *p, size_t fro
     b->jobs = xrealloc(b->jobs, b->job_capacity, sizeof *b->jobs);
   }
   int64_t at = b->split == SPLIT_JSONL ? p->at : p->at + (int64_t)from;
-  b->jobs[b->job_count++] =
-      (Job){.begin = b->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at};
+  b->jobs[b->job_count++] = (Job){.begin = b->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at,
+                                  .passed = b->jobs_added++ < b->writers[side].found.jobs};
   buffer_append(&b->text, p->text + from, to - from);
 }
 
@@ -399,6 +438,12 @@ static void write_build_json(const Build *b, bool finished) {
     buffer_printf(&j, ", \"%s\": {\"shards\": %lld, \"tokens\": %lld, \"documents\": %lld}", side_names[s], (long long)w->shards,
                   (long long)w->tokens, (long long)w->documents);
   }
+  for (int s = 0; !finished && s < SIDES; s++) {
+    const Progress *p = b->writers[s].dir ? &b->writers[s].last : &b->progress[s];
+    buffer_printf(&j, ", \"%s\": {\"shards\": %lld, \"done\": %lld, \"jobs\": %lld, \"tokens\": %lld, \"documents\": %lld, \"text_crc\": %lld}",
+                  side_names[s], (long long)p->shards, (long long)p->done, (long long)p->jobs, (long long)p->tokens,
+                  (long long)p->documents, (long long)p->text_crc);
+  }
   buffer_printf(&j, "}\n");
   replace_file(path, j.data, j.len);
   buffer_free(&request);
@@ -406,8 +451,34 @@ static void write_build_json(const Build *b, bool finished) {
   free(path);
 }
 
+// What an interrupted build says of a split, if its shards are there and hold what it says; else that split is made from its start.
+// Returns the number of shards.
+static int64_t find_progress(Build *b, Side side, const Json *said) {
+  Progress p = {0};
+  struct { const char *name; int64_t *value; } const fields[] = {{"shards", &p.shards}, {"done", &p.done}, {"jobs", &p.jobs},
+      {"tokens", &p.tokens}, {"documents", &p.documents}, {"text_crc", &p.text_crc}};
+  bool whole = true;
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    whole = whole && json_int(said, fields[i].name, 0, (int64_t)1 << 53, fields[i].value);
+  char hash[65];
+  tokenizer_sha256(b->tokenizer, hash);
+  int64_t tokens = 0;
+  for (int64_t i = 0; whole && i < p.shards; i++) {
+    Shard s;
+    char *why, *path = format("%s/%s_%06lld.bin", b->dir, side_names[side], (long long)i);
+    int code = shard_try_open(path, SHARD_HEADER, &s, &why);
+    whole = !code && !strcmp(s.tokenizer, hash) && s.count <= b->o->shard_tokens;
+    if (code) free(why);
+    else { tokens += s.count; shard_close(&s); }
+    free(path);
+  }
+  if (!whole || tokens != p.done || p.tokens > p.done) return 0;
+  b->progress[side] = p;
+  return p.shards;
+}
+
 // A folder that is there must be empty, or hold a build of this very request that was interrupted.
-static void check_folder(const Build *b) {
+static void check_folder(Build *b) {
   Buffer request = {0};
   size_t count, size;
   char hash[65], error[200], *path = format("%s/build.json", b->dir);
@@ -425,7 +496,9 @@ static void check_folder(const Build *b) {
       fail(EXIT_REQUEST, "%s: holds a finished build of %s; name another --out", b->dir, same ? "this very request" : "something else");
     if (!same)
       fail(EXIT_REQUEST, "%s: holds an interrupted build of another request (see its build.json); name another --out", b->dir);
-    printf("%s: an interrupted build, made again\n", b->dir);
+    int64_t shards = 0;
+    for (int s = 0; s < SIDES; s++) shards += find_progress(b, (Side)s, json_get(j, side_names[s]));
+    printf("%s: an interrupted build, goes on behind %lld finished shards\n", b->dir, (long long)shards);
     json_free(j);
     free(text);
     buffer_free(&request);
@@ -453,9 +526,12 @@ static void open_writers(Build *b) {
   int32_t vocab = tokenizer_vocab_size(b->tokenizer);
   Shard header = {.width = vocab <= 65536 ? 2 : 4, .vocab = vocab, .eot = b->eot};
   tokenizer_sha256(b->tokenizer, header.tokenizer);
-  for (int s = 0; s < SIDES; s++)
+  for (int s = 0; s < SIDES; s++) {
+    const Progress *p = &b->progress[s];
     b->writers[s] = (Writer){.dir = b->dir, .name = side_names[s], .shard_tokens = b->o->shard_tokens, .fd = -1,
-                             .header = header, .room = xmalloc(ROOM_BYTES, 1)};
+                             .header = header, .room = xmalloc(ROOM_BYTES, 1), .found = *p, .last = *p, .shards = p->shards,
+                             .tokens = p->tokens, .documents = p->documents};
+  }
 }
 
 static void stream(Build *b) {
