@@ -35,7 +35,7 @@ typedef enum { TRAIN, VALIDATION, SIDES } Side;
 static const char *const side_names[SIDES] = {"train", "val"};
 
 // Where a split stands: `shards` are whole and hold `done` tokens; the last of them came from job number `jobs` of the build or
-// from one before it, and in front of that job the split had so many tokens, documents, and a text with this checksum.
+// from one before it; in front of that job the split had so many tokens and documents, and with it a text of this checksum.
 typedef struct { int64_t shards, done, jobs, tokens, documents, text_crc; } Progress;
 
 // The shards of one split, written one after another.
@@ -45,7 +45,7 @@ typedef struct {
   int64_t shards, tokens, documents;   // of the whole split, so far
   uint32_t text_crc;                   // of its jobs' text, so far
   Progress found;                      // by an interrupted build of the same request: tokens below found.done are not written again
-  Progress last;                       // what build.json says; before `shards` and `done` are set: in front of the job at hand
+  Progress at, last;                   // in front of the job at hand; when the last shard was finished, as build.json has it
   int fd;                              // of the shard that is being written, -1: none
   char *path, *temporary;              // of it
   Shard header;                        // of it
@@ -137,6 +137,7 @@ static void writer_finish(Build *b, Writer *w) {
   free(w->path);
   free(w->temporary);
   w->path = w->temporary = NULL;
+  w->last = w->at;
   w->last.shards = ++w->shards;
   w->last.done = w->tokens;
   write_build_json(b, false);
@@ -160,14 +161,9 @@ static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
   }
 }
 
-// In front of the next job of a split, or behind its last one. What was passed over must be the text it was.
-static void writer_at_job(Build *b, Writer *w) {
-  if (w->found.shards && w->tokens == w->found.tokens && w->text_crc != (uint32_t)w->found.text_crc) {
-    b->keep = true;
-    fail(EXIT_REQUEST, "%s: the text has changed since this build was interrupted (checksum %08x of what is in its shards, now %08x); "
-         "name another --out", b->dir, (uint32_t)w->found.text_crc, w->text_crc);
-  }
-  w->last = (Progress){w->last.shards, w->last.done, b->jobs_written, w->tokens, w->documents, w->text_crc};
+// In front of the next job of a split (its text is in the checksum), or behind the last one.
+static void writer_at_job(const Build *b, Writer *w) {
+  w->at = (Progress){.jobs = b->jobs_written, .tokens = w->tokens, .documents = w->documents, .text_crc = w->text_crc};
 }
 
 static void writer_begin_document(Build *b, Writer *w) {
@@ -257,12 +253,12 @@ static void finish_batch(Build *b) {
     Job *j = &b->jobs[i];
     if (j->count < 0) refuse_character(b, j);
     Writer *w = &b->writers[j->side];
+    w->text_crc = crc32c(w->text_crc, b->text.data + j->begin, j->n);
     if (!j->passed) {
       writer_at_job(b, w);
       if (j->starts) writer_begin_document(b, w);
       writer_put(b, w, j->ids, j->count);
     }
-    w->text_crc = crc32c(w->text_crc, b->text.data + j->begin, j->n);
     b->jobs_written++;
     free(j->ids);
   }
@@ -534,9 +530,37 @@ static void open_writers(Build *b) {
   }
 }
 
+// A build that goes on must meet the text that is in its shards: looked at before anything is written.
+static void check_text(Build *b) {
+  const Writer *w = b->writers;
+  int64_t jobs = 0, last = MAX(w[TRAIN].found.jobs, w[VALIDATION].found.jobs);
+  uint32_t crc[SIDES] = {0};
+  Piece p;
+  DocumentsResult r = DOCUMENTS_END;
+  documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
+  while (jobs <= last && (r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {
+    add_piece(b, &p);
+    for (size_t i = 0; i < b->job_count; i++, jobs++) {
+      const Job *j = &b->jobs[i];
+      if (jobs <= w[j->side].found.jobs) crc[j->side] = crc32c(crc[j->side], b->text.data + j->begin, j->n);
+    }
+    b->text.len = b->job_count = 0;
+  }
+  next_or_fail(b, r);
+  for (int s = 0; s < SIDES; s++) {
+    if (!w[s].found.shards || crc[s] == (uint32_t)w[s].found.text_crc) continue;
+    b->keep = true;
+    fail(EXIT_REQUEST, "%s: the text has changed since this build was interrupted (checksum %08x of what is in the %s shards, now %08x); "
+         "name another --out", b->dir, (uint32_t)w[s].found.text_crc, side_names[s], crc[s]);
+  }
+  b->seen = b->jobs_added = 0;
+  b->side = TRAIN;
+}
+
 static void stream(Build *b) {
   Piece p;
   DocumentsResult r;
+  if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
   size_t batch_bytes = (size_t)b->threads * BATCH_BYTES;
   documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
   while ((r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {

@@ -932,6 +932,82 @@ static void build_leaves_nothing_half(void) {
   free(json);
 }
 
+// Names given to shards before the disk is said to be full; -1: any number.
+static int shards_left = -1;
+int rename(const char *from, const char *to) {
+  size_t n = strlen(to);
+  if (shards_left >= 0 && n > 4 && !strcmp(to + n - 4, ".bin") && shards_left-- == 0) { errno = ENOSPC; return -1; }
+  return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
+
+static void expect_same_folder(const char *a, const char *b, const char *how) {
+  size_t in_a, in_b;
+  char **names = list_directory(a, &in_a), **others = list_directory(b, &in_b);
+  CHECK_MSG(in_a == in_b, "%s: %zu files, %zu in the other", how, in_a, in_b);
+  for (size_t i = 0; i < MIN(in_a, in_b); i++) {
+    size_t n, m;
+    char *one = format("%s/%s", a, names[i]), *two = format("%s/%s", b, others[i]);
+    char *left = read_file(one, "file", 1 << 24, &n), *right = read_file(two, "file", 1 << 24, &m);
+    CHECK_MSG(!strcmp(names[i], others[i]) && n == m && !memcmp(left, right, n), "%s: %s is not %s", how, two, one);
+    free(one);
+    free(two);
+    free(left);
+    free(right);
+  }
+  free_names(names, in_a);
+  free_names(others, in_b);
+}
+
+// A build that is stopped behind each of its shards goes on, one shard further every time, to the bytes of one that was never
+// stopped; had it begun anew it would never come to its end. The text is changed meanwhile: refused, and what is there stays.
+static void stopped_builds_go_on(void) {
+  char *text = in_folder("t.txt"), *whole = in_folder("whole"), *out = in_folder("shards");
+  const char *const ways[][4] = {{"byte", "1500", "0", "blank-line"}, {"gpt2", "500", "0.3", "blank-line"}, {"byte", "1k", "0.3", "file"},
+                                 {"shards.json", "1500", "0.3", "blank-line"}};     // the last one: no end-of-text token
+  Buffer b = {0}, j = {0};
+  for (int i = 0; i < 130; i++) {
+    random_text(&b, b.len + (size_t)draw(1, 150), true);
+    buffer_printf(&b, "\n\n");
+  }
+  write_file(text, b.data, b.len);
+  Tokenizer *t = tokenizer_byte(false);
+  char *plain = in_folder("shards.json");
+  tokenizer_json(t, &j);
+  write_file(plain, j.data, j.len);
+  tokenizer_free(t);
+  for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+    const char *const *w = ways[way], *tokenizer = strcmp(w[0], "shards.json") ? w[0] : plain;
+#define AGAIN(to) BUILD(text, "--tokenizer", tokenizer, "--shard-tokens", w[1], "--val-fraction", w[2], "--documents", w[3], "--out", to)
+    CHECK_EQ(AGAIN(whole), 0);
+    int code = EXIT_MACHINE, stops = 0;
+    for (; code == EXIT_MACHINE && stops < 40; stops++) {
+      EXIT_OF(code, { shards_left = 1; AGAIN(out); });
+      if (code == EXIT_MACHINE) CHECK_EQ(names_in("shards", ".bin"), stops + 1);
+      if (stops == 1 && code == EXIT_MACHINE) {
+        for (size_t i = 0; i < b.len; i++) b.data[i] = (char)(b.data[i] == 't' ? 'T' : b.data[i]);
+        write_file(text, b.data, b.len);
+        EXPECT_FAIL(EXIT_REQUEST, "the text has changed since this build was interrupted", AGAIN(out));
+        CHECK_EQ(names_in("shards", ".bin"), 2);
+        for (size_t i = 0; i < b.len; i++) b.data[i] = (char)(b.data[i] == 'T' ? 't' : b.data[i]);   // random_text writes no T
+        write_file(text, b.data, b.len);
+      }
+    }
+    CHECK_EQ(code, 0);
+    CHECK_MSG(stops >= 4, "way %zu was stopped %d times only", way, stops - 1);
+    expect_same_folder(whole, out, w[0]);
+    remove_in_folder("shards");
+    remove_in_folder("whole");
+  }
+  unlink(plain);
+  unlink(text);
+  buffer_free(&b);
+  buffer_free(&j);
+  free(plain);
+  free(text);
+  free(whole);
+  free(out);
+}
+
 // ---- gpt data check ----
 
 // A small build of two shards with their tokenizer.json.
@@ -1087,6 +1163,7 @@ int main(int argc, char **argv) {
   RUN(progress_is_said_every_five_seconds);
   RUN(build_of_characters);
   RUN(build_leaves_nothing_half);
+  RUN(stopped_builds_go_on);
   RUN(check_names_the_byte);
   RUN(malformed_files);
   RUN(data_hash_tells_data_apart);
