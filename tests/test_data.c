@@ -560,7 +560,7 @@ static void pieces_of_plain_words_are_short(void) {
   size_t all = 0;
   documents_start(d, SPLIT_FILE, NULL, CUT_WORD, 64);
   for (; documents_next(d, &p) == DOCUMENTS_PIECE; all += p.n)
-    CHECK_MSG(p.n <= (p.starts ? DOCUMENT_HEAD : 0) + 2 * 64, "a piece of %zu bytes where about 64 were asked for", p.n);
+    CHECK_MSG(p.n <= (p.starts ? 2 * DOCUMENT_HEAD : 2 * 64), "a piece of %zu bytes where about 64 were asked for", p.n);
   CHECK_EQ(all, text.len);
   documents_close(d);
   buffer_free(&text);
