@@ -4,7 +4,8 @@
 #include <stdlib.h>   // free, qsort
 #include <string.h>   // strcmp
 
-typedef struct { const char *op; char where[80], shape[48]; double seconds, bytes, flops; uint64_t launches; } Record;   // launches: of kernels
+enum { NAME_ROOM = 80 };   // of what an output is called: "gradient of layer 12 post-attention norm" and the like
+typedef struct { const char *op; char where[NAME_ROOM], shape[48]; double seconds, bytes, flops; uint64_t launches; } Record;   // launches: of kernels
 
 typedef struct {
   Device *inner;
@@ -33,7 +34,7 @@ static Device *begin(Device *d) {
 
 // What an operation's output is called. A gradient may lie in the place of what it is the gradient of.
 static const char *output_name(const Watch *w, const char *op, const void *output) {
-  static char text[200];
+  static char text[NAME_ROOM];
   const char *name = gpt_name_at(w->m, output);
   if (!strcmp(op, "rope backward")) return "gradient of qkv";
   bool gradient = strstr(op, "backward") && strncmp(name, "gradient", 8);
