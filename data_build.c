@@ -140,7 +140,9 @@ static void writer_finish(Build *b, Writer *w) {
   w->last = w->at;
   w->last.shards = ++w->shards;
   w->last.done = w->tokens;
+  b->keep = true;      // a disk that is full here must not cost the shards
   write_build_json(b, false);
+  b->keep = false;
 }
 
 static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
@@ -509,9 +511,11 @@ static void open_folder(Build *b) {
   if (is_directory(b->dir)) check_folder(b);
   else { make_directory(b->dir); b->made_dir = true; }
   at_fail(clean_up, b);
+  b->keep = b->progress[TRAIN].shards || b->progress[VALIDATION].shards;
   write_build_json(b, false);
   tokenizer_json(b->tokenizer, &json);
   replace_file(path, json.data, json.len);
+  b->keep = false;
   buffer_free(&json);
   free(path);
 }
@@ -613,6 +617,7 @@ int data_build(const Options *o) {
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
   stream(&b);
+  b.keep = true;
   write_build_json(&b, true);
   at_fail_cancel(clean_up, &b);
   print_result(&b);

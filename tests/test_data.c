@@ -932,11 +932,12 @@ static void build_leaves_nothing_half(void) {
   free(json);
 }
 
-// Names given to shards before the disk is said to be full; -1: any number.
-static int shards_left = -1;
+// Names that end in `limited` and are given before the disk is said to be full; -1: any number.
+static const char *limited = ".bin";
+static int names_left = -1;
 int rename(const char *from, const char *to) {
-  size_t n = strlen(to);
-  if (shards_left >= 0 && n > 4 && !strcmp(to + n - 4, ".bin") && shards_left-- == 0) { errno = ENOSPC; return -1; }
+  size_t n = strlen(to), end = strlen(limited);
+  if (names_left >= 0 && n > end && !strcmp(to + n - end, limited) && names_left-- == 0) { errno = ENOSPC; return -1; }
   return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
 
@@ -981,7 +982,7 @@ static void stopped_builds_go_on(void) {
     CHECK_EQ(AGAIN(whole), 0);
     int code = EXIT_MACHINE, stops = 0;
     for (; code == EXIT_MACHINE && stops < 40; stops++) {
-      EXIT_OF(code, { shards_left = 1; AGAIN(out); });
+      EXIT_OF(code, { names_left = 1; AGAIN(out); });
       if (code == EXIT_MACHINE) CHECK_EQ(names_in("shards", ".bin"), stops + 1);
       if (stops == 1 && code == EXIT_MACHINE) {
         for (size_t i = 0; i < b.len; i++) b.data[i] = (char)(b.data[i] == 't' ? 'T' : b.data[i]);
@@ -995,6 +996,15 @@ static void stopped_builds_go_on(void) {
     CHECK_EQ(code, 0);
     CHECK_MSG(stops >= 4, "way %zu was stopped %d times only", way, stops - 1);
     expect_same_folder(whole, out, w[0]);
+    remove_in_folder("shards");
+    // the record of the second shard cannot be written, then not even the next build's first one: shards stay
+    EXIT_OF(code, { limited = "build.json"; names_left = 2; AGAIN(out); });
+    CHECK_EQ(code, EXIT_MACHINE);
+    EXIT_OF(code, { limited = "build.json"; names_left = 0; AGAIN(out); });
+    CHECK_EQ(code, EXIT_MACHINE);
+    CHECK_EQ(names_in("shards", ".bin"), 2);
+    CHECK_EQ(AGAIN(out), 0);
+    expect_same_folder(whole, out, "record not written");
     remove_in_folder("shards");
     remove_in_folder("whole");
   }
