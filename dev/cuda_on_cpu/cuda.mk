@@ -5,7 +5,7 @@
 #   $(BUILD)/emulated/NAME.checked.o  the same, every memory access watched   link with $(EMULATOR_CHECKED)
 #   $(BUILD)/emulated/NAME.sm_80.ptx  what nvcc makes of it, where there is nvcc; GPT_CUDA_PTX=that file makes a plain program interpret it
 #   $(BUILD)/emulated/gpt, gpt_checked, test_NAME, test_NAME_checked          programs of the project with the emulated device
-# Test: bash tests/test_cuda_on_cpu.sh
+# Test: make emulator-tests
 
 BUILD    ?= build/cuda_on_cpu
 EMULATED := $(BUILD)/emulated
@@ -17,7 +17,7 @@ PTX_ARCHS ?= sm_80 sm_90a
 # -fopenmp: blocks of a grid run on several threads of the machine. Contraction is off as everywhere in the project: the same bits on every machine;
 # this machine's fma instruction, where it has one, gives the bits of the C library's function.
 EMU_ISA     := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
-EMU_BASE    := -std=c++17 -g1 -fopenmp -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas -I$(EMU_HOME) -I. -I$(BUILD) -MMD -MP
+EMU_BASE    := -std=c++17 -g1 -gdwarf-4 -fopenmp -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas -I$(EMU_HOME) -I. -I$(BUILD) -MMD -MP
 EMU_PLAIN   := $(EMU_BASE) -O2 $(EMU_ISA)
 # The compiler announces every access to the functions in check.cpp, which stand where ThreadSanitizer's would; its own run time is not linked.
 EMU_WATCHED := $(EMU_BASE) -O1 -fsanitize=thread -fsanitize=bounds,alignment -fno-sanitize-recover=all $(if $(findstring clang,$(EMU_CXX)),,-Wno-tsan)
@@ -29,7 +29,7 @@ EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
 
 .PHONY: emulated-gpt emulator-tests cuda-report
-.SECONDARY:
+.PRECIOUS: $(EMULATED)/%.cpp $(EMULATED)/%.plain.o $(EMULATED)/%.checked.o
 emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
 
 # -lineinfo: messages name lines of the .cu. nvcc takes an option that it does not understand for another's value, so the target is looked up in what it wrote.
@@ -71,6 +71,24 @@ $(EMULATED)/gpt_checked: $(BUILD)/gpt.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.che
 $(EMULATED)/test_%_checked: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.checked.o $(EMULATOR_CHECKED)
 	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
 $(EMULATED)/test_%: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+
+# ---- the emulator's own tests ----
+
+EMULATOR_TESTS := $(EMULATED)/emulator_features $(EMULATED)/emulator_features_checked $(EMULATED)/emulator_features_portable $(EMULATED)/emulator_bugs $(EMULATED)/emulator_bugs_checked \
+                  $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/emulator_features.%.ptx) $(EMULATED)/emulator_bugs.sm_80.ptx)
+emulator-tests: $(EMULATOR_TESTS)
+	@bash tests/test_cuda_on_cpu.sh $(EMULATED)
+
+$(EMULATED)/emulator_%_checked: $(EMULATED)/emulator_%.checked.o $(EMULATOR_CHECKED)
+	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
+$(EMULATED)/emulator_%: $(EMULATED)/emulator_%.plain.o $(EMULATOR)
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+# as on a processor for which there is no switch of fibers in assembly
+$(EMULATED)/emulator.portable.o: $(EMU_HOME)/emulator.cpp $(EMU_HOME)/cuda.mk
+	@mkdir -p $(EMULATED)
+	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -DPORTABLE_SWITCH=1 -c -o $@ $<
+$(EMULATED)/emulator_features_portable: $(EMULATED)/emulator_features.plain.o $(filter-out %/emulator.o,$(EMULATOR)) $(EMULATED)/emulator.portable.o
 	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
 
 -include $(wildcard $(EMULATED)/*.d)

@@ -145,21 +145,22 @@ static void *new_stack() {                             // its top
 enum { HOST = -1, ENDED = -2 };                        // in place of a thread: the stack of the machine's own thread; a fiber that never runs again
 
 #ifdef PORTABLE_SWITCH
+static void begin_fiber(Thread &n) {
+  n.stack = new_stack();
+  if (!n.stack_pointer) n.stack_pointer = new ucontext_t;
+  ucontext_t *own = (ucontext_t *)n.stack_pointer;
+  getcontext(own);
+  own->uc_stack.ss_sp = (char *)n.stack - STACK + 8192, own->uc_stack.ss_size = STACK - 8192, own->uc_link = NULL;
+  makecontext(own, run_fiber, 0);
+}
 static void switch_to(int from, int t) {
   Core &c = *core;
   c.switches++;
-  ucontext_t *to = (ucontext_t *)(t < 0 ? c.main_stack_pointer : c.thread[t].stack_pointer);
   if (t >= 0) {
-    Thread &n = c.thread[t];
-    if (!n.stack) {
-      n.stack = new_stack();
-      if (!to) n.stack_pointer = to = new ucontext_t;
-      getcontext(to);
-      to->uc_stack.ss_sp = (char *)n.stack - STACK + 8192, to->uc_stack.ss_size = STACK - 8192, to->uc_link = NULL;
-      makecontext(to, run_fiber, 0);
-    }
+    if (!c.thread[t].stack) begin_fiber(c.thread[t]);
     become(t);
   }
+  const ucontext_t *to = (const ucontext_t *)(t < 0 ? c.main_stack_pointer : c.thread[t].stack_pointer);
   if (from == ENDED) setcontext(to);
   else swapcontext((ucontext_t *)(from == HOST ? c.main_stack_pointer : c.thread[from].stack_pointer), to);
 }

@@ -89,6 +89,7 @@ struct Block {
   char *shared, *local;
   const char *parameters;
   size_t shared_bytes;
+  uint32_t votes, voters;                 // of a bar.red: threads whose predicate is true, and all
 };
 enum { REMEMBERED_RANGES = 64 };
 struct Warp {
@@ -97,6 +98,7 @@ struct Warp {
   uint32_t alive, at_barrier, waiting;    // a bit a lane
   int pc[LANES];
   char *registers;
+  const Instruction *reduction;           // the bar.red at which it waits, or NULL
   std::vector<Copy> copies;
   int groups_closed[LANES];
   cuemu::Range known[REMEMBERED_RANGES];  // allocations that instructions found last: most find the same again
@@ -104,6 +106,7 @@ struct Warp {
 
 template <class Word> Word *lanes_at(const Warp &w, int place) { return reinterpret_cast<Word *>(w.registers + place); }
 inline uint32_t &predicate_at(const Warp &w, int place) { return *reinterpret_cast<uint32_t *>(w.registers + place); }
+enum BarrierResult : uint8_t { BARRIER_PLAIN, BARRIER_AND, BARRIER_OR, BARRIER_COUNT };   // Instruction::option of a BARRIER
 // Ends the process with the sentence, the instruction and the thread.
 [[noreturn]] void fail_in(const Warp &w, const Instruction &i, int lane, const char *format, ...) __attribute__((format(printf, 4, 5)));
 }  // namespace ptx

@@ -485,8 +485,7 @@ template <ShuffleKind KIND> void shuffle(Warp &w, const Instruction &i, uint32_t
     int from = KIND == SHUFFLE_UP ? l - by : KIND == SHUFFLE_DOWN ? l + by : KIND == SHUFFLE_XOR ? l ^ by : lowest | (by & ~segment);
     if (KIND == SHUFFLE_UP ? from >= highest : from <= highest) inside |= 1u << l;
     else from = l;
-    if (!(lanes >> from & 1)) fail_in(w, i, l, "lane %d is asked for its value and does not take part", from);
-    d[l] = value[from];
+    d[l] = lanes >> from & 1 ? value[from] : 0x7fc0deadu;   // of a lane that takes no part: undefined, here a NaN
   });
   if (e == 2) put_bits(w, i.operand[1], lanes, inside);
 }
@@ -828,6 +827,8 @@ bool choose_mma(const Request &r) {
 bool choose_bar(const Request &r) {
   if (r.op.has("warp")) return together(r, &nothing, {B32}, 0);
   r.i->flow = BARRIER;                                         // of all threads, whatever its number
+  r.i->option = r.op.has("and") ? BARRIER_AND : r.op.has("or") ? BARRIER_OR : r.op.has("popc") ? BARRIER_COUNT : BARRIER_PLAIN;
+  if (r.op.has("red")) return r.i->option && take(r, &nothing, {r.i->option == BARRIER_COUNT ? U32 : PRED, U32, PRED});
   return r.op.has("sync") && take(r, &nothing, {U32});
 }
 bool choose_bra(const Request &r) { r.i->flow = BRANCH; return take(r, &nothing, {}); }

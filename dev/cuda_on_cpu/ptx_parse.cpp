@@ -246,7 +246,7 @@ private:
       size_t end = at;
       while (end < s.size() && is_name(s[end])) end++;
       if (end < s.size() && s[end] == ':') { labels[s.substr(at, end - at)] = (int)k->instructions.size(); at = end + 1; continue; }
-      const bool line = s.substr(at, 4) == ".loc";                       // ends with its line, all else with a semicolon
+      const bool line = s.substr(at, 4) == ".loc" && at + 4 < s.size() && is_space(s[at + 4]);                       // ends with its line, all else with a semicolon
       end = std::min(s.find(line ? '\n' : ';', at), s.size());
       if (line) parse_location(s.substr(at, end - at));
       else if (c == '.') parse_directive(s.substr(at, end - at));

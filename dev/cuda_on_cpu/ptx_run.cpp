@@ -38,6 +38,7 @@ uint32_t special_value(const Warp &w, SpecialRegister which, int lane) {
 void begin_warp(Warp &w, Block &b, int number, int lanes, char *registers) {
   w.block = &b, w.number = number, w.registers = registers;
   w.alive = lanes_below(lanes), w.at_barrier = w.waiting = 0;
+  w.reduction = NULL;
   w.copies.clear();
   std::fill(w.pc, w.pc + LANES, 0), std::fill(w.groups_closed, w.groups_closed + LANES, 0);
   for (const Constant &c : b.kernel->constants)
@@ -60,6 +61,25 @@ Group lowest_group(const Warp &w) {
   return g;
 }
 void put_pc(Warp &w, uint32_t lanes, int pc) { for (; lanes; lanes &= lanes - 1) w.pc[__builtin_ctz(lanes)] = pc; }
+
+void arrive(Warp &w, const Instruction &i, uint32_t lanes) {
+  w.at_barrier |= lanes;
+  if (i.option == BARRIER_PLAIN) return;
+  w.reduction = &i;
+  w.block->votes += (uint32_t)__builtin_popcount(predicate_at(w, i.operand[2]) & lanes), w.block->voters += (uint32_t)__builtin_popcount(lanes);
+}
+// Lets the warp's lanes through; false: none waited.
+bool leave_barrier(Warp &w) {
+  const uint32_t lanes = w.at_barrier & w.alive;
+  w.at_barrier = 0;
+  if (const Instruction *i = w.reduction) {
+    const uint32_t votes = w.block->votes, result = i->option == BARRIER_COUNT ? votes : i->option == BARRIER_OR ? votes != 0 : votes == w.block->voters;
+    for (uint32_t m = lanes; m && i->option == BARRIER_COUNT; m &= m - 1) lanes_at<uint32_t>(w, i->operand[0])[__builtin_ctz(m)] = result;
+    if (i->option != BARRIER_COUNT) { uint32_t &p = predicate_at(w, i->operand[0]); p = result ? p | lanes : p & ~lanes; }
+    w.reduction = NULL;
+  }
+  return lanes != 0;
+}
 
 // Runs a group until it parts, ends, has to wait, or meets others. Returns how many instructions it took.
 int run_group(Warp &w, const Group &g, int most) {
@@ -88,7 +108,8 @@ int run_group(Warp &w, const Group &g, int most) {
       }
       pc++;
     } else {                                            // RETURN, BARRIER
-      if (i.flow == RETURN) w.alive &= ~lanes; else w.at_barrier |= lanes;
+      if (i.flow == RETURN) w.alive &= ~lanes;
+      else arrive(w, i, lanes);
       put_pc(w, g.lanes, pc + 1);
       return count + 1;
     }
@@ -129,7 +150,7 @@ int next_warp(const std::vector<Warp> &warps, int last, int n) {
 void run_block(const Kernel &k, const Launch &l, const char *parameters, uint3 index) {
   Workplace &place = workplace;
   const int threads = (int)(l.block.x * l.block.y * l.block.z), n = (threads + LANES - 1) / LANES;
-  Block b = {&k, &l, index, shared_memory, NULL, parameters, k.dynamic_shared_at + l.smem};
+  Block b = {&k, &l, index, shared_memory, NULL, parameters, k.dynamic_shared_at + l.smem, 0, 0};
   if (b.shared_bytes > cuemu::SHARED_MOST) cuemu::fail("PTX: %zu bytes of shared memory in %s; a GPU has at most %d", b.shared_bytes, k.name.c_str(), cuemu::SHARED_MOST);
   if (place.warps.size() < (size_t)n) place.warps.resize((size_t)n);
   if (place.registers.size() < (size_t)n * k.register_bytes + 64) place.registers.assign((size_t)n * k.register_bytes + 64, (char)0xff);   // NaN
@@ -141,9 +162,10 @@ void run_block(const Kernel &k, const Launch &l, const char *parameters, uint3 i
   for (int last = cuemu::settings().order == cuemu::FORWARD ? n - 1 : 0;;) {
     const int w = next_warp(place.warps, last, n);
     if (w >= 0) { run_warp(place.warps[(size_t)w], cuemu::settings().order == cuemu::RANDOM ? 1 + (int)place.random.below(300) : INT32_MAX); last = w; continue; }
-    uint32_t waiting = 0;                               // nobody can run: the barrier opens, or the block has ended
-    for (int v = 0; v < n; v++) waiting |= place.warps[(size_t)v].at_barrier & place.warps[(size_t)v].alive, place.warps[(size_t)v].at_barrier = 0;
-    if (!waiting) break;
+    bool any = false;                                   // nobody can run: the barrier opens, or the block has ended
+    for (int v = 0; v < n; v++) any |= leave_barrier(place.warps[(size_t)v]);
+    b.votes = b.voters = 0;
+    if (!any) break;
   }
 }
 
