@@ -107,7 +107,7 @@ test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)
 
 # N random mutants of the sources, each to be caught by a test
 mutants: $(BUILD)/mutate
-	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) $(FILES)
+	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(FILES)
 
 $(BUILD)/mutate: dev/mutate.c rng.h $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) -o $@ $<

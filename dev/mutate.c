@@ -9,10 +9,12 @@
 // Not counted, and another one is drawn instead: a change that does not compile, one that gives the same machine code (Papadakis
 // et al. 2015), and one argued in dev/mutants_equivalent.txt. Releases of memory and files are never deleted: a leak changes no result.
 //
-//   mutate [--count N] [--seed S] [--list on] [--suite off] [FILE...]      lies in the build folder; started in the root of the tree
+//   mutate [--count N] [--seed S] [--list on] [--suite off] [--least 95] [FILE...]      lies in the build folder; started in the root of the tree
 //   --list on: only show what would be drawn; --suite off: the file's own tests only, for a quick look
 //
-// Exit 0: at least 95 % were caught. 1: fewer were. 3: the tests fail without any change, or the tree cannot be copied.
+//   --least P: per cent that must be caught: of a few mutants one may survive by chance
+//
+// Exit 0: at least that many were caught. 1: fewer were. 3: the tests fail without any change, or the tree cannot be copied.
 // Test: `make mutants N=3` on a tree where one test is taken out of tests/ names survivors of that file.
 #include "../rng.h"       // rng_below
 #include <ctype.h>        // isalnum
@@ -744,6 +746,7 @@ static char *judge_sanitized(const Change *c, double *start) {
   return why;
 }
 
+static long least = 95;   // per cent
 typedef struct { int wanted, counted, caught, broken, same, argued; double *seconds; char *survivors; } Tally;
 
 static void print_equivalent(const Change *c, const char *old, const char *new, const char *argument) {
@@ -827,7 +830,7 @@ static int summarize(Tally *t) {
   printf("\nnot counted: %d did not compile, %d gave the same machine code, %d argued in dev/mutants_equivalent.txt; %zu changes can be drawn\n",
          t->broken, t->same, t->argued, change_count);
   printf("caught %d of %d, %d equivalent; median %.1f s\n", t->caught, t->counted, t->same + t->argued, t->counted ? t->seconds[t->counted / 2] : 0);
-  return !(t->counted > 0 && 100L * t->caught >= 95L * t->counted);
+  return !(t->counted > 0 && 100L * t->caught >= least * t->counted);
 }
 
 int main(int argc, char **argv) {
@@ -838,6 +841,7 @@ int main(int argc, char **argv) {
   for (; i < argc && !strncmp(argv[i], "--", 2); i += 2) {
     if (!strcmp(argv[i], "--count")) count = number_of(argv[i], argv[i + 1]);
     else if (!strcmp(argv[i], "--seed")) seed = (uint64_t)number_of(argv[i], argv[i + 1]);
+    else if (!strcmp(argv[i], "--least")) least = number_of(argv[i], argv[i + 1]);
     else if (!strcmp(argv[i], "--list")) list = argv[i + 1] && !strcmp(argv[i + 1], "on");
     else if (!strcmp(argv[i], "--suite")) whole_suite = !(argv[i + 1] && !strcmp(argv[i + 1], "off"));
     else { fprintf(stderr, "mutate: %s: no such flag; there are --count, --seed, --list and --suite\n", argv[i]); return 2; }
