@@ -1,4 +1,4 @@
-// emulator_bugs.cu: owns planted bugs, one typical CUDA mistake each, to test that the emulator notices them (tests/test_cuda_on_cpu.sh).
+// emulator_bugs.cu: owns planted bugs, one typical CUDA mistake each, to test that the emulator notices them (tests/cuda_on_cpu.sh).
 //
 //   emulator_bugs          lists the cases: number, builds that must notice it, name
 //   emulator_bugs NUMBER   runs one: exit 0 nothing noticed, 1 a wrong result (or a launch error), else a diagnosis of the emulator

@@ -316,7 +316,7 @@ static void every_gradient_is_reduced_once(void) {
       disturb(m);
       double *alone = gradients_of_step(m, &n), norm = gpt_grad_norm(m);
       Twins twins = {.d = devices[i]};
-      gpt_set_reducer(m, &(Reducer){twice, count_scalars, count_waits, &twins});
+      gpt_set_reducer(m, &(Reducer){.gradients = twice, .scalars = count_scalars, .wait = count_waits, .context = &twins});
       double *both = gradients_of_step(m, &n);
       size_t wrong = 0;
       for (size_t j = 0; j < n; j++) wrong += !(both[j] == 2 * alone[j]);   // a factor of two rounds nothing

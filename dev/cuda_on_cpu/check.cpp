@@ -8,7 +8,7 @@
 //   - accesses outside of allocations, of the launch's dynamic shared memory, of shared arrays; misaligned ones,
 //   - kernels that follow host pointers, host code that follows device pointers; barriers after threads have left.
 // Not seen: races between launches on different streams, or through atomics (an atomic orders nothing here: the "last block reduces" idiom is reported).
-// Runs on one thread of the machine. Tests: tests/test_cuda_on_cpu.sh
+// Runs on one thread of the machine. Tests: tests/cuda_on_cpu.sh
 #include "emulator.h"
 #include <link.h>
 #include <sys/mman.h>

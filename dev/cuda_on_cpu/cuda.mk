@@ -78,7 +78,7 @@ $(EMULATED)/test_%: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain
 EMULATOR_TESTS := $(EMULATED)/emulator_features $(EMULATED)/emulator_features_checked $(EMULATED)/emulator_features_portable $(EMULATED)/emulator_bugs $(EMULATED)/emulator_bugs_checked \
                   $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/emulator_features.%.ptx) $(EMULATED)/emulator_bugs.sm_80.ptx)
 emulator-tests: $(EMULATOR_TESTS)
-	@bash tests/test_cuda_on_cpu.sh $(EMULATED)
+	@bash tests/cuda_on_cpu.sh $(EMULATED)
 
 $(EMULATED)/emulator_%_checked: $(EMULATED)/emulator_%.checked.o $(EMULATOR_CHECKED)
 	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)

@@ -3,7 +3,7 @@
 // The .cu stays plain CUDA. One rule rewrites the launches on their way to the compiler (cuda.mk):
 //     kernel<<<grid, block, smem, stream>>>(a, b);   ->   kernel<<cuda_launch(grid, block, smem, stream)(a, b);
 // A CUDA thread is a fiber (emulator.cpp). __shared__ is thread_local: a thread of this machine runs one block at a time.
-// What is here is what the project's kernels use; add what yours need. Tests: tests/test_cuda_on_cpu.sh
+// What is here is what the project's kernels use; add what yours need. Tests: tests/cuda_on_cpu.sh
 #pragma once
 #define CUDA_ON_CPU 1
 #include <math.h>

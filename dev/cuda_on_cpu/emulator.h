@@ -7,7 +7,7 @@
 //   symbols.cpp    names, source lines and shared arrays, from the program's own symbol table
 //   check.cpp      the checked build (linked only there); profile.cpp   requests to memory, counted
 //   ptx_*.cpp      the interpreter of PTX
-// Tests: tests/test_cuda_on_cpu.sh
+// Tests: tests/cuda_on_cpu.sh
 #pragma once
 #include "cuda_runtime.h"
 #undef threadIdx

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test_cuda_on_cpu.sh FOLDER: the emulator's own tests, with the programs of `make emulator-tests` in FOLDER:
+# cuda_on_cpu.sh FOLDER: the emulator's own tests, with the programs of `make emulator-tests` in FOLDER:
 #   what it gives to kernels (tests/emulator_features.cu), in every order, build and as PTX; each planted bug (tests/emulator_bugs.cu) is noticed by the
 #   builds that are said to notice it, and no build complains where there is none; wrong settings and files, and PTX it does not know, get a sentence.
 # Last line: "N passed, N failed".
