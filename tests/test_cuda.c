@@ -188,31 +188,31 @@ static void linear_forward_fused_is_unfused(void) {
 
 // Sums so long that the device cuts them where it has more multiprocessors than tiles; beside plain sums in double.
 static void long_products_are_their_sums(void) {
-  enum { ROWS = 2568, IC = 72, OC = 136 };   // a tile of 128, and an edge
+  enum { LONG = 2568, IC = 72, OC = 136 };   // a tile of 128, and an edge
   Device *d = opened();
-  double *x = random_doubles("x", ROWS * IC, 1), *dy = random_doubles("dy", ROWS * OC, 1), *sums = random_doubles("sums", OC * IC, 1), *biases = random_doubles("biases", OC, 1);
-  real *a = real_of(d, x, ROWS * IC), *b = real_of(d, dy, ROWS * OC), *wide = random_real(d, "weight", (size_t)ROWS * 80, 1), *narrow = random_real(d, "dout", 72 * (size_t)ROWS, 1), *dx = real_of(d, NULL, 72 * 80);
+  double *x = random_doubles("x", LONG * IC, 1), *dy = random_doubles("dy", LONG * OC, 1), *sums = random_doubles("sums", OC * IC, 1), *biases = random_doubles("biases", OC, 1);
+  real *a = real_of(d, x, LONG * IC), *b = real_of(d, dy, LONG * OC), *wide = random_real(d, "weight", (size_t)LONG * 80, 1), *narrow = random_real(d, "dout", 72 * (size_t)LONG, 1), *dx = real_of(d, NULL, 72 * 80);
   acc *dweight = acc_of(d, sums, OC * IC), *dbias = acc_of(d, biases, OC);
-  d->download_real(d, x, a, ROWS * IC), d->download_real(d, dy, b, ROWS * OC);   // as they are stored
-  d->linear_backward_weight(d, dweight, dbias, b, a, ROWS, IC, OC);
-  double bound = (ROWS + 2) * 0x1p-24;   // a chain of n additions errs by at most n u times the sum of magnitudes; splitting it only shortens it
+  d->download_real(d, x, a, LONG * IC), d->download_real(d, dy, b, LONG * OC);   // as they are stored
+  d->linear_backward_weight(d, dweight, dbias, b, a, LONG, IC, OC);
+  double bound = (LONG + 2) * 0x1p-24;   // a chain of n additions errs by at most n u times the sum of magnitudes; splitting it only shortens it
   for (size_t o = 0; o < OC; o++) {
     double bias = biases[o], size = fabs(bias);
-    for (size_t r = 0; r < ROWS; r++) bias += dy[r * OC + o], size += fabs(dy[r * OC + o]);
+    for (size_t r = 0; r < LONG; r++) bias += dy[r * OC + o], size += fabs(dy[r * OC + o]);
     CHECK_NEAR(acc_value(d, dbias, o), bias, bound * size, "dbias %zu", o);
     for (size_t i = 0; i < IC; i++) {
       double sum = sums[o * IC + i], magnitude = fabs(sum);
-      for (size_t r = 0; r < ROWS; r++) sum += dy[r * OC + o] * x[r * IC + i], magnitude += fabs(dy[r * OC + o] * x[r * IC + i]);
+      for (size_t r = 0; r < LONG; r++) sum += dy[r * OC + o] * x[r * IC + i], magnitude += fabs(dy[r * OC + o] * x[r * IC + i]);
       CHECK_NEAR(acc_value(d, dweight, o * IC + i), sum, bound * magnitude, "dweight %zu %zu", o, i);
     }
   }
-  d->linear_backward_input(d, dx, narrow, wide, 72, 80, ROWS);
-  double *w = xmalloc((size_t)ROWS * 80, 8), *dout = xmalloc(72 * (size_t)ROWS, 8);
-  d->download_real(d, w, wide, (size_t)ROWS * 80), d->download_real(d, dout, narrow, 72 * (size_t)ROWS);
+  d->linear_backward_input(d, dx, narrow, wide, 72, 80, LONG);
+  double *w = xmalloc((size_t)LONG * 80, 8), *dout = xmalloc(72 * (size_t)LONG, 8);
+  d->download_real(d, w, wide, (size_t)LONG * 80), d->download_real(d, dout, narrow, 72 * (size_t)LONG);
   for (size_t r = 0; r < 72; r++)
     for (size_t i = 0; i < 80; i++) {
       double sum = 0, magnitude = 0;
-      for (size_t o = 0; o < ROWS; o++) sum += dout[r * ROWS + o] * w[o * 80 + i], magnitude += fabs(dout[r * ROWS + o] * w[o * 80 + i]);
+      for (size_t o = 0; o < LONG; o++) sum += dout[r * LONG + o] * w[o * 80 + i], magnitude += fabs(dout[r * LONG + o] * w[o * 80 + i]);
       CHECK_NEAR(real_value(d, dx, r * 80 + i), sum, bound * magnitude + unit() * fabs(sum), "dx %zu %zu", r, i);
     }
   free(x), free(dy), free(sums), free(biases), free(w), free(dout);
@@ -376,7 +376,7 @@ static void adamw_of_many_tensors(void) {   // more than one table; bf16 keeps m
   d->upload_real(d, param, w, COUNT * EACH);
   AdamWTensor *tensors = xcalloc(COUNT, sizeof *tensors);
   for (size_t i = 0; i < COUNT; i++)
-    tensors[i] = (AdamWTensor){d->real_at(param, i * EACH), master ? d->acc_at(masters, i * EACH) : NULL, d->acc_at(grad, i * EACH), d->acc_at(m, i * EACH), d->acc_at(v, i * EACH), EACH, i % 2 ? 0.1 : 0};
+    tensors[i] = (AdamWTensor){d->real_at(param, i * EACH), master ? d->acc_at(masters, i * EACH) : NULL, d->acc_at(grad, i * EACH), d->acc_at(m, i * EACH), d->acc_at(v, i * EACH), EACH, i % 2 ? 0.1 : 0, 0};
   scalar *stats = d->allocate(d, STAT_COUNT * 8);
   AdamWSettings s = some_settings();
   for (int step = 0; step < 2; step++) d->adamw(d, tensors, COUNT, &s, stats);   // the same gradient twice
@@ -428,7 +428,7 @@ static void adamw_refuses_bad_steps(void) {
   double start[4] = {1, 2, 3, 4}, stats[][STAT_COUNT] = {{NAN, 16}, {INFINITY, 16}, {1, NAN}, {1, INFINITY}, {1, 16}};
   real *w = real_of(d, start, 1);
   acc *m = acc_of(d, start + 1, 1), *v = acc_of(d, start + 2, 1), *g = acc_of(d, start + 3, 1);
-  AdamWTensor tensor = {w, NULL, g, m, v, 1, 0.1};
+  AdamWTensor tensor = {w, NULL, g, m, v, 1, 0.1, 0};
   AdamWSettings settings = some_settings();
   for (size_t i = 0; i <= ARRAY_LEN(stats); i++) {
     acc *values = acc_of(d, NULL, 1);

@@ -93,7 +93,7 @@ static void flags_are_read(void) {
   CHECK_STR(o.add_special[0], "<a>");
   CHECK_STR(o.add_special[1], "<b>");
   forget(&o);
-  o = PARSE(COMMAND_SAMPLE, "--tokens", "7", "--json=off", "--raw-looking-arg" + 2);   // the same name is another row here
+  o = PARSE(COMMAND_SAMPLE, "--tokens", "7", "--json=off", &"--raw-looking-arg"[2]);   // the same name is another row here
   CHECK(o.sample_tokens == 7 && o.tokens == AUTO_INT && o.json == 0 && o.arg_count == 1);
   forget(&o);
 }

@@ -400,7 +400,7 @@ static void adamw_shape(Case *c) {
   array_add(c, "stats", KIND_STAT, OUT, STAT_COUNT, 0);
 }
 static void adamw_run(Device *d, const size_t *n, void *const p[]) {
-  AdamWTensor tensors[2] = {{p[0], NULL, p[3], p[1], p[2], n[0], 0.1}, {p[4], NULL, p[7], p[5], p[6], n[1], 0}};
+  AdamWTensor tensors[2] = {{p[0], NULL, p[3], p[1], p[2], n[0], 0.1, 0}, {p[4], NULL, p[7], p[5], p[6], n[1], 0, 0}};
   AdamWSettings settings = some_settings(n[2]);
   d->sumsq(d, d->stat_at(p[8], STAT_GRAD_SUMSQ), p[3], n[0]);
   d->sumsq(d, d->stat_at(p[8], STAT_GRAD_SUMSQ), p[7], n[1]);
@@ -428,7 +428,7 @@ static void adamw(void) { check_operation(&adamw_op); }
 static void adamw_refuses_bad_steps(void) {
   Device *d = cpu_device(1);
   float w = 1, m = 2, v = 3, g = 4;
-  AdamWTensor tensor = {(real *)&w, NULL, (acc *)&g, (acc *)&m, (acc *)&v, 1, 0.1};
+  AdamWTensor tensor = {(real *)&w, NULL, (acc *)&g, (acc *)&m, (acc *)&v, 1, 0.1, 0};
   AdamWSettings settings = some_settings(0);
   double stats[][STAT_COUNT] = {{NAN, 16}, {INFINITY, 16}, {1, NAN}, {1, INFINITY}, {1, 16}};
   for (size_t i = 0; i < ARRAY_LEN(stats); i++) {

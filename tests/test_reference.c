@@ -207,7 +207,7 @@ enum { N = 5 };
 static Optimized optimized(bool with_master, double weight_decay) {
   Optimized o = {.param = real_buffer(d, "w", N, 1), .master = with_master ? acc_buffer(d, "w", N, 1) : NULL,
                  .grad = acc_buffer(d, "grad", N, 1), .m = acc_buffer(d, "zero", N, 0), .v = acc_buffer(d, "zero", N, 0)};
-  o.tensor = (AdamWTensor){o.param, o.master, o.grad, o.m, o.v, N, weight_decay};
+  o.tensor = (AdamWTensor){o.param, o.master, o.grad, o.m, o.v, N, weight_decay, 0};
   return o;
 }
 

@@ -147,6 +147,7 @@ def assigned(text, limit=(15, 0)):
 
 def check_encode(texts, strings, seed, models):
     for name, ours, hf, tik in models:
+        hf.encode_special_tokens = True   # as text, for a text may well speak of <|endoftext|>
         for label, text in texts:
             want = tik.encode_ordinary(text)
             got = ours.encode(text)
