@@ -1,11 +1,14 @@
-// bench.c: owns `gpt bench train|gemm|attention`: a step, the products and the attention of a model on made-up numbers, timed. See bench.h.
+// bench.c: owns `gpt bench train|gemm|attention|tokenizer`: a step, the products and the attention of a model on made-up numbers, and
+// a tokenizer on real text, timed. See bench.h.
 #include "bench.h"
 #include "detmath.h"   // det_pow
 #include "load.h"      // device_open, require_memory
 #include "machine.h"   // machine_resident
 #include "rng.h"       // made-up ids
+#include "tokenizer.h" // tokenizer_encode, tokenizer_decode
 #include <math.h>      // sqrt
 #include <stdlib.h>    // qsort, free
+#include <string.h>    // memcmp
 #include <sys/resource.h>  // getrusage
 
 static int by_value(const void *a, const void *b) {
@@ -215,9 +218,56 @@ static int bench_operations(const Options *o) {
   return 0;
 }
 
+// ---- a tokenizer ----
+
+// One thread. cold: nothing is known of the text, and its ids' memory is new; again: the same text once more. Medians of `samples`.
+static int bench_tokenizer(const Options *o) {
+  if (!o->use_tokenizer || o->arg_count == 0) fail(EXIT_REQUEST, "%s is missing: gpt bench tokenizer --tokenizer gpt2 TEXT", o->use_tokenizer ? "TEXT" : "--tokenizer");
+  Tokenizer *t = tokenizer_open(o->use_tokenizer);
+  Buffer text = {0};
+  for (size_t i = 0; i < o->arg_count; i++) {
+    size_t n;
+    char *one = read_file(o->args[i], "text", SIZE_MAX / 2, &n);
+    buffer_append(&text, one, n);
+    free(one);
+  }
+  if (text.len == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 1 is needed");
+  size_t samples = o->steps != AUTO_INT ? (size_t)MIN(MAX(o->steps, (int64_t)1), (int64_t)1000) : 5, ids = 0;
+  double *seconds[3];
+  for (int k = 0; k < 3; k++) seconds[k] = xmalloc(samples, sizeof *seconds[k]);
+  for (size_t i = 0; i < samples; i++) {
+    TokenBuffer tokens = {0};
+    Buffer back = {0};
+    for (int k = 0; k < 3; k++) {
+      double start = seconds_now();
+      if (k < 2) tokens.count = 0, tokenizer_encode_or_fail(t, o->args[0], text.data, text.len, &tokens, SPECIAL_NONE);
+      else tokenizer_decode(t, tokens.ids, tokens.count, &back);
+      seconds[k][i] = seconds_now() - start;
+    }
+    if (back.len != text.len || memcmp(back.data, text.data, text.len)) fail(EXIT_FAILURE, "%s: decode(encode(text)) is not the text", o->use_tokenizer);
+    ids = tokens.count;
+    token_buffer_free(&tokens);
+    buffer_free(&back);
+  }
+  double rate[3];
+  for (int k = 0; k < 3; k++) {
+    qsort(seconds[k], samples, sizeof *seconds[k], by_value);
+    rate[k] = 1e-6 * (double)text.len / seconds[k][samples / 2];
+    free(seconds[k]);
+  }
+  printf("%zu bytes, %zu ids, %.2f bytes an id: encode %.0f MB/s the first time, %.0f again, decode %.0f (one thread, medians of %zu)\n", text.len, ids, (double)text.len / (double)ids, rate[0], rate[1],
+         rate[2], samples);
+  if (o->json) printf("{\"encode_cold_mb_per_s\": %.1f, \"encode_mb_per_s\": %.1f, \"decode_mb_per_s\": %.1f}\n", rate[0], rate[1], rate[2]);
+  buffer_free(&text);
+  tokenizer_free(t);
+  return 0;
+}
+
 // ---- the whole step ----
 
 int bench_command(const Options *o) {
+  if (o->command == COMMAND_BENCH_TOKENIZER) return bench_tokenizer(o);
+  if (o->arg_count > 0) fail(EXIT_REQUEST, "%s: this bench takes flags only, see gpt help bench", o->args[0]);
   if (o->command != COMMAND_BENCH_TRAIN) return bench_operations(o);
   GptConfig c = bench_config(o);
   int64_t B = o->batch != AUTO_INT ? o->batch : 4, T = c.context, rows = B * T, steps = o->steps != AUTO_INT ? MAX(o->steps, 1) : 10;

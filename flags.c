@@ -121,7 +121,7 @@ static int find_flag(const char *name, size_t n, unsigned command) {
 }
 
 static const char *const command_names[] = {"train", "sample", "eval", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer info",
-  "data build", "data check", "data info", "report", "plan", "doctor", "bench train", "bench gemm"};
+  "data build", "data check", "data info", "report", "plan", "doctor", "bench train", "bench gemm", "bench attention", "bench tokenizer"};
 
 static const char *nearest_flag(const char *name, unsigned command) {
   const char *names[FLAG_COUNT];

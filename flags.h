@@ -13,7 +13,7 @@ enum {   // commands, as a bit set: which commands a row belongs to
   COMMAND_TOKENIZER_ENCODE = 1 << 4, COMMAND_TOKENIZER_DECODE = 1 << 5, COMMAND_TOKENIZER_INFO = 1 << 6,
   COMMAND_DATA_BUILD = 1 << 7, COMMAND_DATA_CHECK = 1 << 8, COMMAND_DATA_INFO = 1 << 9, COMMAND_REPORT = 1 << 10,
   COMMAND_PLAN = 1 << 11, COMMAND_DOCTOR = 1 << 12, COMMAND_BENCH_TRAIN = 1 << 13, COMMAND_BENCH_GEMM = 1 << 14,
-  COMMAND_BENCH_ATTENTION = 1 << 15,
+  COMMAND_BENCH_ATTENTION = 1 << 15, COMMAND_BENCH_TOKENIZER = 1 << 16,
   // sets that several rows use
   COMMAND_BENCH = COMMAND_BENCH_TRAIN | COMMAND_BENCH_GEMM | COMMAND_BENCH_ATTENTION,
   COMMAND_TRAINING = COMMAND_TRAIN | COMMAND_PLAN,
@@ -66,7 +66,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(REAL,   weight_decay,  "weight-decay",  "0.1",    0, 100, "", COMMAND_TRAINING, FIXED, "optimizer", "decoupled, on matrices only") \
   FLAG(REAL,   grad_clip,     "grad-clip",     "1",      0, 1e9, "", COMMAND_TRAINING, FIXED, "optimizer", "largest global gradient norm; 0: no clipping") \
   FLAG(REAL,   skip_outliers, "skip-outliers", "0",      0, 1e6, "", COMMAND_TRAINING, FIXED, "optimizer", "Z: drop a step whose gradient norm lies over Z deviations above the mean of the last 128; 0: never") \
-  FLAG(INT,    steps,         "steps",         "auto",   0, 1e12, "", COMMAND_TRAINING | COMMAND_BENCH, FIXED, "length", "optimizer steps") \
+  FLAG(INT,    steps,         "steps",         "auto",   0, 1e12, "", COMMAND_TRAINING | COMMAND_BENCH | COMMAND_BENCH_TOKENIZER, FIXED, "length", "optimizer steps; of bench: samples that are timed") \
   FLAG(INT,    tokens,        "tokens",        "auto",   1, 1e18, "", COMMAND_TRAINING, FIXED, "length", "length in tokens, instead of steps") \
   FLAG(REAL,   epochs,        "epochs",        "auto",   0, 1e9, "", COMMAND_TRAINING | COMMAND_DATA_CHECK, FIXED, "length", "length in passes over the text, instead of steps") \
   FLAG(REAL,   minutes,       "minutes",       "auto",   0, 1e7, "", COMMAND_TRAINING, NOT_STORED, "length", "length in time: speed is measured once and written as steps into config.txt") \
@@ -114,7 +114,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(LIST,   add_special,   "add-special",   NULL,     0, 0, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "TEXT of a special token; may be given again") \
   FLAG(BOOL,   allow_fewer,   "allow-fewer",   "off",    0, 0, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "on|off: write what there is when the text has too few merges") \
   FLAG(INT,    max_memory,    "max-memory",    "2G",     1048576, 9e18, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "bytes; more is refused with the number") \
-  FLAG(TEXT,   use_tokenizer, "tokenizer",     NULL,     0, 0, "", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_DATA_INFO, NOT_STORED, "tokenizer", "gpt2, byte, char, a tokenizer.json, vocab.bpe, encoder.json, .tiktoken file, or a model directory") \
+  FLAG(TEXT,   use_tokenizer, "tokenizer",     NULL,     0, 0, "", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_DATA_INFO | COMMAND_BENCH_TOKENIZER, NOT_STORED, "tokenizer", "gpt2, byte, char, a tokenizer.json, vocab.bpe, encoder.json, .tiktoken file, or a model directory") \
   FLAG(TEXT,   file_out,      "out",           NULL,     0, 0, "", COMMAND_TOKENIZER_TRAIN | COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_REPORT, NOT_STORED, "output", "file or folder to write (tokenizer info: its tokenizer.json)") \
   FLAG(WORD,   format,        "format",        "text",   0, 0, "text|u16|u32", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE, NOT_STORED, "output", "of ids: text, u16, u32 (little-endian)") \
   FLAG(SWITCH, show,          "show",          "off",    0, 0, "", COMMAND_TOKENIZER_ENCODE, NOT_STORED, "output", "the pieces, visibly") \
@@ -124,7 +124,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(INT,    shard_tokens,  "shard-tokens",  "100M",   1, 1e15, "", COMMAND_DATA_BUILD, NOT_STORED, "output", "tokens of a shard") \
   FLAG(WORD,   raw,           "raw",           "no",     0, 0, "no|u16|u32", COMMAND_TRAINING | COMMAND_DATA_CHECK | COMMAND_DATA_INFO, FIXED, "data", "shards are plain ids without a header: u16 or u32") \
   FLAG(BOOL,   order,         "order",         "off",    0, 0, "", COMMAND_DATA_CHECK, NOT_STORED, "check", "on|off: count that every token is a target once an epoch") \
-  FLAG(SWITCH, json,          "json",          "off",    0, 0, "", COMMAND_SAMPLE | COMMAND_EVAL | COMMAND_DATA_INFO | COMMAND_TOKENIZER_INFO | COMMAND_BENCH | COMMAND_PLAN, NOT_STORED, "output", "one JSON object on stdout as the last line")
+  FLAG(SWITCH, json,          "json",          "off",    0, 0, "", COMMAND_SAMPLE | COMMAND_EVAL | COMMAND_DATA_INFO | COMMAND_TOKENIZER_INFO | COMMAND_BENCH | COMMAND_BENCH_TOKENIZER | COMMAND_PLAN, NOT_STORED, "output", "one JSON object on stdout as the last line")
 
 #define FIELD_INT int64_t
 #define FIELD_REAL double

@@ -1,15 +1,15 @@
-// tokenizer.c: owns text to ids and back: cutting text into pieces, merging, the cache of words, decoding; and the
-// tokenizers that need no file (char, byte, GPT-2's own).
+// tokenizer.c: owns text to ids and back: merging, the cache of words, decoding; and the tokenizers that need no file (char, byte,
+// GPT-2's own). tokenizer_pieces.c cuts the text into words.
 //
 // Promises: any bytes go in; decode(encode(x)) == x; constant stack; a Tokenizer is read only once made.
 // Byte-level BPE: Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in Radford et al. 2019 (GPT-2).
 // Tests: tests/test_tokenizer.c; dev/peers/tokenizer_peers.py compares with other programs id for id.
 #include "tokenizer_internal.h"
 #include "gpt2_vocab.h"  // gpt2_merges
-#include "unicode.h"     // unicode_class
 #include "utf8.h"        // utf8_decode, utf8_encode
 #include <stdatomic.h>   // the counter of tokenizers
 #include <stdlib.h>      // free, qsort
+#include <sys/mman.h>    // madvise
 
 // ---- building ----
 
@@ -32,6 +32,7 @@ void tokenizer_free(Tokenizer *t) {
   free(t->merges);
   free(t->specials);
   free(t->merge_slots);
+  free(t->byte_pairs);
   free(t->token_slots);
   free(t->char_id);
   free(t);
@@ -120,12 +121,17 @@ static void index_merges(Tokenizer *t) {
   t->merge_mask = slots - 1;
   t->merge_slots = xmalloc(slots, sizeof t->merge_slots[0]);
   for (size_t i = 0; i < slots; i++) t->merge_slots[i].pair = NO_PAIR;
+  t->byte_pairs = xmalloc((size_t)256 * 256, sizeof t->byte_pairs[0]);
+  for (size_t i = 0; i < 256 * 256; i++) t->byte_pairs[i] = (BytePair){INT32_MAX, -1};
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
     uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right;
     size_t at = merge_place(t, pair);
     while (t->merge_slots[at].pair != NO_PAIR && t->merge_slots[at].pair != pair) at = (at + 1) & t->merge_mask;
     t->merge_slots[at] = (MergeSlot){pair, m->rank, m->result};
+    size_t left, right;
+    const char *a = tokenizer_token(t, m->left, &left), *b = tokenizer_token(t, m->right, &right);
+    if (left == 1 && right == 1) t->byte_pairs[(size_t)(uint8_t)*a << 8 | (uint8_t)*b] = (BytePair){m->rank, m->result};
   }
 }
 
@@ -153,8 +159,13 @@ static void index_characters(Tokenizer *t) {
   }
 }
 
+// Most tokens have a few bytes: a copy of a known length is faster than one of the right length (tokenizer_decode).
+enum { DECODE_COPY = 16 };
+
 void tokenizer_finish(Tokenizer *t) {
   int32_t earlier;
+  buffer_reserve(&t->bytes, DECODE_COPY);   // may be read behind the last token
+  memset(t->bytes.data + t->bytes.len, 0, DECODE_COPY);
   if (!t->token_slots) tokenizer_index_tokens(t, &earlier);
   index_merges(t);
   if (t->kind == TOKENIZER_CHAR) index_characters(t);
@@ -241,111 +252,22 @@ Tokenizer *tokenizer_gpt2(void) {
   return t;
 }
 
-// ---- cutting text into pieces ----
-// Written by hand from the two published patterns. A byte that is not part of valid UTF-8 is a character of its own of class OTHER.
-//   gpt2: '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-//   gpt4: '(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+$|\s*[\r\n]|\s+(?!\S)|\s
-// (OpenAI's tiktoken, gpt2 and cl100k_base; $ is the end of the whole text.)
-
-enum { OTHER = UNICODE_OTHER, LETTER = UNICODE_LETTER, NUMBER = UNICODE_NUMBER, SPACE = UNICODE_SPACE, LOOK = 4 };
-static const uint8_t byte_class[256] = {
-    ['A' ... 'Z'] = LETTER, ['a' ... 'z'] = LETTER, ['0' ... '9'] = NUMBER, ['\t' ... '\r'] = SPACE, [' '] = SPACE,
-    [0x80 ... 0xff] = LOOK,  // more than one byte, or none: see class_at
-};
-
-// Class of the character at `at` < n and its length in bytes.
-static inline int class_at(const char *text, size_t n, size_t at, size_t *length) {
-  int class = byte_class[(uint8_t)text[at]];
-  *length = 1;
-  if (class != LOOK) return class;
-  uint32_t code;
-  int bytes = utf8_decode(text + at, n - at, &code);
-  if (bytes == 0) return OTHER;
-  *length = (size_t)bytes;
-  return unicode_class(code);
-}
-
-// End of the run of characters of one class that goes on at `at`.
-static inline size_t run_end(const char *text, size_t n, size_t at, int class) {
-  size_t length;
-  while (at < n && class_at(text, n, at, &length) == class) at += length;
-  return at;
-}
-
-// Length of the contraction behind an apostrophe at `at`, the apostrophe included, or 0. any_case: also 'S, 'LL, and the
-// long s, which is a form of s to those who ignore case.
-static size_t contraction(const char *text, size_t n, size_t at, bool any_case) {
-  if (at + 1 >= n) return 0;
-  char fold = any_case ? 0x20 : 0, a = (char)(text[at + 1] | fold);
-  if (a == 's' || a == 'd' || a == 'm' || a == 't') return 2;
-  if (any_case && at + 2 < n && text[at + 1] == (char)0xc5 && text[at + 2] == (char)0xbf) return 3;
-  if (at + 2 >= n) return 0;
-  char b = (char)(text[at + 2] | fold);
-  return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 3 : 0;
-}
-
-// White space at `at`: where its piece ends. All of it at the end of the text; else all but its last character, which may
-// lead the next piece; that one character if there is no other.
-static size_t space_end(const char *text, size_t n, size_t at, bool newlines) {
-  size_t end = at, last = at, newline = 0, length;
-  while (end < n && class_at(text, n, end, &length) == SPACE) {
-    last = end;
-    end += length;
-    if (text[last] == '\n' || text[last] == '\r') newline = end;
-  }
-  if (end == n) return end;
-  if (newlines && newline > 0) return newline;  // gpt4: everything up to the last line end
-  return last > at ? last : end;
-}
-
-static size_t gpt2_piece_end(const char *text, size_t n, size_t at) {
-  size_t length, after, next_length;
-  if (text[at] == '\'' && (after = contraction(text, n, at, false)) > 0) return at + after;
-  int class = class_at(text, n, at, &length);
-  if (class != SPACE) return run_end(text, n, at + length, class);
-  if (text[at] == ' ' && at + 1 < n) {
-    int next = class_at(text, n, at + 1, &next_length);
-    if (next != SPACE) return run_end(text, n, at + 1 + next_length, next);
-  }
-  return space_end(text, n, at, false);
-}
-
-static size_t gpt4_piece_end(const char *text, size_t n, size_t at) {
-  size_t length, after;
-  if (text[at] == '\'' && (after = contraction(text, n, at, true)) > 0) return at + after;
-  int class = class_at(text, n, at, &length);
-  size_t end = at + length;
-  if (class == LETTER) return run_end(text, n, end, LETTER);
-  if (class == NUMBER) {
-    for (int digits = 1; digits < 3 && end < n && class_at(text, n, end, &length) == NUMBER; digits++) end += length;
-    return end;
-  }
-  int next = end < n ? class_at(text, n, end, &length) : -1;
-  if (next == LETTER && text[at] != '\r' && text[at] != '\n') return run_end(text, n, end, LETTER);
-  if (class == OTHER || (text[at] == ' ' && next == OTHER)) {
-    end = run_end(text, n, end, OTHER);
-    while (end < n && (text[end] == '\r' || text[end] == '\n')) end++;
-    return end;
-  }
-  return space_end(text, n, at, true);
-}
-
-size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n, size_t at) {
-  switch (pattern) {
-    case PATTERN_GPT2: return gpt2_piece_end(text, n, at);
-    case PATTERN_GPT4: return gpt4_piece_end(text, n, at);
-    case PATTERN_NONE: break;
-  }
-  return n;
-}
-
 // ---- a TokenBuffer and its cache ----
-// Text repeats its words, so the ids of short words are kept: one line of 64 bytes a word, its place given by the word's
-// hash, a newer word replaces an older one. The scratch of long words lies here too.
+// Text repeats its words, so the ids of words are kept, in two tables: the place is given by the word's hash, a newer word
+// replaces an older one. Nearly all words are short and have few ids: two of them a line of memory, 4 MiB, whose busy part
+// stays in the processor's own cache. What does not fit there, or was replaced there, is in the other: a line a word, 16 MiB.
 
-enum { KEY_BYTES = 23, KEY_IDS = 9, CACHE_BITS = 16 };
+enum { SHORT_KEY = 15, SHORT_IDS = 3, SHORT_BITS = 16 };
+typedef struct { uint64_t low, high; } ShortKey;   // the bytes, zeros behind them; the last byte is the length (0: empty)
 typedef struct {
-  uint64_t key[3];       // the bytes, zeros behind them; the last byte is the length (0: empty)
+  ShortKey key;
+  int32_t ids[SHORT_IDS], count;
+} ShortWord;
+typedef struct { ShortWord newer, older; } ShortWords;   // with one hash
+
+enum { KEY_BYTES = 23, KEY_IDS = 9, CACHE_BITS = 18 };
+typedef struct {
+  uint64_t key[3];       // as above
   int32_t count;
   int32_t ids[KEY_IDS];
 } CachedWord;
@@ -354,18 +276,23 @@ typedef struct { int32_t id; uint32_t previous, next; } Symbol;  // a part of a 
 
 typedef struct WordCache {
   uint64_t serial;       // of the tokenizer whose words these are
-  CachedWord *words;     // (1 << CACHE_BITS)
+  ShortWords *shorts;    // (1 << SHORT_BITS) aligned to pages
+  CachedWord *words;     // (1 << CACHE_BITS) too
+  void *memory;          // of both
   Symbol *symbols;
   uint64_t *heap;        // rank << 32 | position of the left part; the least on top
   size_t symbol_capacity, heap_count, heap_capacity;
 } WordCache;
 
-static void reserve(TokenBuffer *b, size_t more) {
-  if (b->capacity - b->count >= more) return;
+static __attribute__((noinline)) void grow(TokenBuffer *b, size_t more) {
   size_t need;
   if (!add_size(b->count, more, &need)) fail(EXIT_MACHINE, "memory: %zu + %zu ids", b->count, more);
   b->capacity = MAX(need, MAX((size_t)256, b->capacity + b->capacity / 2));
   b->ids = xrealloc(b->ids, b->capacity, sizeof b->ids[0]);
+}
+
+static inline void reserve(TokenBuffer *b, size_t more) {
+  if (b->capacity - b->count < more) grow(b, more);
 }
 
 void token_buffer_append(TokenBuffer *b, int32_t id) {
@@ -376,7 +303,7 @@ void token_buffer_append(TokenBuffer *b, int32_t id) {
 void token_buffer_free(TokenBuffer *b) {
   free(b->ids);
   if (b->cache) {
-    free(b->cache->words);
+    free(b->cache->memory);
     free(b->cache->symbols);
     free(b->cache->heap);
     free(b->cache);
@@ -387,8 +314,13 @@ void token_buffer_free(TokenBuffer *b) {
 static void prepare_cache(const Tokenizer *t, TokenBuffer *b) {
   if (!b->cache) b->cache = xcalloc(1, sizeof *b->cache);
   if (b->cache->serial == t->serial) return;
-  free(b->cache->words);
-  b->cache->words = xcalloc((size_t)1 << CACHE_BITS, sizeof(CachedWord));
+  enum { PAGE = 2 << 20 };   // the large ones: words lie anywhere, and the processor knows the places of few pages
+  size_t shorts = ((size_t)1 << SHORT_BITS) * sizeof(ShortWords), words = ((size_t)1 << CACHE_BITS) * sizeof(CachedWord);
+  free(b->cache->memory);
+  b->cache->memory = xcalloc(shorts + words + PAGE, 1);   // untouched pages take no memory
+  b->cache->shorts = (ShortWords *)round_up((uintptr_t)b->cache->memory, PAGE);
+  madvise(b->cache->shorts, shorts + words, MADV_HUGEPAGE);   // a wish: no harm where it is not granted
+  b->cache->words = (CachedWord *)((uintptr_t)b->cache->shorts + shorts);
   b->cache->serial = t->serial;
 }
 
@@ -401,12 +333,18 @@ static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right,
   return m->rank;
 }
 
+// The merge of the two bytes at p, by table: half of all look-ups are for these.
+static inline const BytePair *byte_pair(const Tokenizer *t, const char *p) { return &t->byte_pairs[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
+
 // A short word: looks through all pairs for the least rank again and again. Returns the number of ids.
 enum { SHORT_WORD = 48 };
 static size_t merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
   int32_t ranks[SHORT_WORD], results[SHORT_WORD];  // of the pair that begins at i
   for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
-  for (size_t i = 0; i + 1 < n; i++) ranks[i] = pair_rank(t, ids[i], ids[i + 1], &results[i]);
+  for (size_t i = 0; i + 1 < n; i++) {
+    const BytePair *p = byte_pair(t, word + i);
+    ranks[i] = p->rank, results[i] = p->result;
+  }
   while (n > 1) {
     size_t best = 0;
     for (size_t i = 1; i + 1 < n; i++)
@@ -470,7 +408,10 @@ static void merge_long(const Tokenizer *t, const char *word, size_t n, TokenBuff
   for (size_t i = 0; i < n; i++)
     symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
   c->heap_count = 0;
-  for (size_t i = 0; i + 1 < n; i++) push_pair(t, c, (uint32_t)i);
+  for (size_t i = 0; i + 1 < n; i++) {
+    int32_t rank = byte_pair(t, word + i)->rank;
+    if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
+  }
   while (c->heap_count > 0) {
     uint64_t top = c->heap[0];
     c->heap[0] = c->heap[--c->heap_count];
@@ -526,15 +467,18 @@ static inline void make_key(const char *word, size_t n, size_t room, uint64_t ke
   ((uint8_t *)key)[sizeof(uint64_t[3]) - 1] = (uint8_t)n;
 }
 
+static inline CachedWord *cached_word(const WordCache *c, const char *word, size_t n, size_t room, uint64_t key[3]) {
+  make_key(word, n, room, key);
+  return &c->words[hash_mix(hash_mix(key[0], key[1]), key[2]) >> (64 - CACHE_BITS)];
+}
+
 static inline void encode_word(const Tokenizer *t, const char *word, size_t n, size_t room, TokenBuffer *out) {
   if (n > KEY_BYTES) {
     merge_word(t, word, n, out);
     return;
   }
   uint64_t key[3];
-  make_key(word, n, room, key);
-  uint64_t hash = hash_mix(hash_mix(key[0], key[1]), key[2]);
-  CachedWord *line = &out->cache->words[hash >> (64 - CACHE_BITS)];
+  CachedWord *line = cached_word(out->cache, word, n, room, key);
   reserve(out, KEY_IDS);
   if (line->key[0] == key[0] && line->key[1] == key[1] && line->key[2] == key[2]) {
     memcpy(out->ids + out->count, line->ids, sizeof line->ids);
@@ -548,6 +492,68 @@ static inline void encode_word(const Tokenizer *t, const char *word, size_t n, s
   memcpy(line->key, key, sizeof key);
   memcpy(line->ids, out->ids + before, count * sizeof line->ids[0]);
   line->count = (int32_t)count;
+}
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+enum { LENGTH_SHIFT = 56 };   // where the length stands: in the last byte
+#else
+enum { LENGTH_SHIFT = 0 };
+#endif
+static const uint8_t kept_bytes[2 * sizeof(ShortKey)] = {[0 ... 15] = 0xff};   // from 16 - n on: n bytes are kept, the others not
+
+// The same for a word of at most SHORT_KEY bytes, where sizeof(ShortKey) bytes may be read: two loads and masks.
+static inline ShortKey short_key(const char *word, size_t n) {
+  ShortKey key, keep;
+  memcpy(&key, word, sizeof key);
+  memcpy(&keep, kept_bytes + sizeof keep - n, sizeof keep);
+  return (ShortKey){key.low & keep.low, (key.high & keep.high) | (uint64_t)n << LENGTH_SHIFT};
+}
+
+static inline bool is_word(const ShortWord *w, const ShortKey *key) { return !((w->key.low ^ key->low) | (w->key.high ^ key->high)); }
+
+// The words text[start, ends[0]), text[ends[0], ends[1]) and so on, at most BATCH. First the place of each, then whether it is
+// there, then its ids, so that the processor fetches many places at once: one after the other it would wait for each.
+enum { BATCH = 128 };
+static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t start, const size_t *ends, size_t count, TokenBuffer *out) {
+  const ShortWord *found[BATCH];
+  ShortWords *places[BATCH];
+  ShortKey keys[BATCH];
+  WordCache *c = out->cache;
+  uint64_t long_key[3];
+  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
+    places[i] = NULL;
+    if (n - at < sizeof(ShortKey)) continue;
+    if (ends[i] - at > SHORT_KEY) {
+      if (ends[i] - at <= KEY_BYTES) __builtin_prefetch(cached_word(c, text + at, ends[i] - at, n - at, long_key));
+      continue;
+    }
+    keys[i] = short_key(text + at, ends[i] - at);
+    places[i] = &c->shorts[hash_mix(keys[i].low, keys[i].high) >> (64 - SHORT_BITS)];
+    __builtin_prefetch(places[i]);
+  }
+  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
+    found[i] = NULL;
+    if (!places[i]) continue;
+    const ShortWord *word = is_word(&places[i]->newer, &keys[i]) ? &places[i]->newer : &places[i]->older;
+    if (is_word(word, &keys[i])) found[i] = word;
+    else __builtin_prefetch(cached_word(c, text + at, ends[i] - at, n - at, long_key));
+  }
+  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
+    reserve(out, SHORT_IDS + 1);
+    if (found[i] && is_word(found[i], &keys[i])) {   // a word of this batch may have taken the place since
+      memcpy(out->ids + out->count, found[i]->ids, sizeof found[i]->ids + sizeof found[i]->count);   // all of it: one copy of sixteen bytes
+      out->count += (size_t)found[i]->count;
+      continue;
+    }
+    size_t before = out->count;
+    encode_word(t, text + at, ends[i] - at, n - at, out);
+    size_t ids = out->count - before;
+    ShortWords *kept = places[i];
+    if (!kept || ids > SHORT_IDS) continue;
+    kept->older = kept->newer;
+    kept->newer = (ShortWord){.key = keys[i], .count = (int32_t)ids};
+    memcpy(kept->newer.ids, out->ids + before, ids * sizeof kept->newer.ids[0]);
+  }
 }
 
 // Text without special tokens. false, and out->unseen set, at a character without an id.
@@ -571,9 +577,14 @@ static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBu
     return true;
   }
   prepare_cache(t, out);
-  for (size_t at = 0; at < n;) {
-    size_t end = tokenizer_piece_end(t->pattern, text, n, at);
-    encode_word(t, text + at, end - at, n - at, out);
+  size_t ends[BATCH];
+  for (size_t at = 0; at < n; ) {
+    size_t count = 0, end = at;
+    while (end < n && count + TOKENIZER_CUT <= BATCH) {
+      count += tokenizer_cut(t->pattern, text, n, end, ends + count);
+      end = ends[count - 1];
+    }
+    encode_words(t, text, n, at, ends, count, out);
     at = end;
   }
   return true;
@@ -635,13 +646,21 @@ const char *tokenizer_decode_one(const Tokenizer *t, int64_t id, size_t *length)
 }
 
 int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, Buffer *out) {
-  for (size_t i = 0; i < count; i++) {
+  int64_t bad = -1;
+  for (size_t i = 0; i < count && bad < 0; i++) {
     size_t n;
     const char *bytes = tokenizer_decode_one(t, ids[i], &n);
-    if (!bytes) return (int64_t)i;
-    buffer_append(out, bytes, n);
+    if (!bytes) {
+      bad = (int64_t)i;
+    } else {
+      if (out->cap - out->len < n + DECODE_COPY + 1) buffer_reserve(out, n + DECODE_COPY + 1);
+      if (n <= DECODE_COPY) memcpy(out->data + out->len, bytes, DECODE_COPY);   // the bytes behind are written over or cut off
+      else memcpy(out->data + out->len, bytes, n);
+      out->len += n;
+    }
   }
-  return -1;
+  if (out->data) out->data[out->len] = 0;
+  return bad;
 }
 
 // ---- asking ----

@@ -1,5 +1,5 @@
-// tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_train.c and
-// tokenizer_files.c. Everyone else includes tokenizer.h.
+// tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_pieces.c, tokenizer_train.c
+// and tokenizer_files.c. Everyone else includes tokenizer.h.
 // Tests: tests/test_tokenizer.c
 #pragma once
 #include "tokenizer.h"
@@ -9,6 +9,7 @@
 typedef struct { int32_t left, right, result, rank; } Merge;
 typedef struct { uint64_t pair; int32_t rank, result; } MergeSlot;  // pair = left << 32 | right, or NO_PAIR
 #define NO_PAIR UINT64_MAX
+typedef struct { int32_t rank, result; } BytePair;   // rank INT32_MAX: they do not merge
 
 struct Tokenizer {
   TokenizerKind kind;
@@ -26,6 +27,7 @@ struct Tokenizer {
   // indexes, built by tokenizer_finish
   MergeSlot *merge_slots;   // (merge_mask + 1) open addressing
   size_t merge_mask;
+  BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
@@ -55,9 +57,12 @@ static inline const char *tokenizer_token(const Tokenizer *t, int32_t id, size_t
   return t->bytes.data + t->starts[id];
 }
 
-// ---- cutting text into pieces ----
+// ---- cutting text into pieces (tokenizer_pieces.c) ----
 // End of the piece that begins at `at` < n: what merges never cross. Pieces depend on the text from `at` on only.
 size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n, size_t at);
+// The same for as many pieces from `at` < n on as can be seen at once, at least one: their ends, in order. Returns how many.
+enum { TOKENIZER_CUT = 64 };
+size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_t at, size_t ends[TOKENIZER_CUT]);
 
 // ---- GPT-2's byte alphabet: a visible character for every byte, in which tokenizer.json writes tokens ----
 // Printable bytes stand for themselves, the other 68 for the code points from 256 on, in order.

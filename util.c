@@ -108,13 +108,16 @@ char *format(const char *fmt, ...) {
   return s;
 }
 
-void buffer_append(Buffer *b, const void *p, size_t n) {
+void buffer_reserve(Buffer *b, size_t more) {
   size_t need;
-  if (!add_size(b->len, n, &need) || !add_size(need, 1, &need)) fail(EXIT_MACHINE, "memory: a buffer of %zu + %zu bytes overflows", b->len, n);
-  if (need > b->cap) {
-    b->cap = MAX(need, MAX((size_t)64, b->cap + b->cap / 2));
-    b->data = xrealloc(b->data, b->cap, 1);
-  }
+  if (!add_size(b->len, more, &need) || !add_size(need, 1, &need)) fail(EXIT_MACHINE, "memory: a buffer of %zu + %zu bytes overflows", b->len, more);
+  if (need <= b->cap) return;
+  b->cap = MAX(need, MAX((size_t)64, b->cap + b->cap / 2));
+  b->data = xrealloc(b->data, b->cap, 1);
+}
+
+void buffer_append(Buffer *b, const void *p, size_t n) {
+  buffer_reserve(b, n);
   if (n) memcpy(b->data + b->len, p, n);
   b->len += n;
   b->data[b->len] = 0;

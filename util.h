@@ -48,6 +48,7 @@ static inline size_t round_up(size_t n, size_t multiple) { return (n + multiple 
 
 // A growing byte string. Zero-initialise; data is NUL-terminated after every call (the NUL is not counted in len).
 typedef struct { char *data; size_t len, cap; } Buffer;
+void buffer_reserve(Buffer *b, size_t more);   // makes room for `more` bytes and a zero behind data[len]
 void buffer_append(Buffer *b, const void *p, size_t n);
 void buffer_printf(Buffer *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buffer_free(Buffer *b);

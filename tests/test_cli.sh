@@ -147,6 +147,11 @@ for word in gemm attention; do
   check "bench $word" quiet bench $word --model tiny --batch 1 --context 8 --steps 1 --vocab 64 --threads 1 --json
   check "bench $word ends with one object" grep -qE '^\{"gflops": [0-9.]+, "peak_gflops": [0-9.]+, "fraction_of_peak": [0-9.]+\}$' <(tail -1 out)
 done
+printf 'a word, a word\n' > words.txt
+check "bench tokenizer" quiet bench tokenizer --tokenizer gpt2 words.txt --steps 1 --json
+check "bench tokenizer ends with one object" grep -qE '^\{"encode_cold_mb_per_s": [0-9.]+, "encode_mb_per_s": [0-9.]+, "decode_mb_per_s": [0-9.]+\}$' <(tail -1 out)
+refuse 2 "TEXT is missing" bench tokenizer --tokenizer gpt2
+refuse 2 "words.txt: this bench takes flags only" bench gemm words.txt
 refuse 2 "no such preset" plan --model gpt2-125M
 refuse 2 "--heads 5 does not divide" plan --heads 5 --channels 16 --layers 1
 check "doctor" quiet doctor

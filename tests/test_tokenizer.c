@@ -140,6 +140,37 @@ static void pieces_are_the_patterns(void) {
   }
 }
 
+// Both ways of cutting, one against the other, from every start: strings in which each kind of byte meets each other, with ASCII
+// mostly, so that the windows of 64 bytes are used, and ends of text at all distances.
+static void cutting_at_once_is_cutting_one_by_one(void) {
+  static const char *const parts[] = {"a", "Zy", "word", "7", "123", "4567", " ", "  ", "\n", "\r\n", "\t", "\v", "\f", ".", "!?", "(", "'", "'s", "'ll", "'LL", "'ve", "'x", "\"",
+                                      " the", " of", " and", ", ", "\303\251", "\342\200\231", "\343\200\200", "\377", "\302\240", "[", "`", "{", "@", "/", ":", "\177", "\001", ""};
+  size_t most = 0;
+  for (int round = 0; round < 4000; round++) {
+    char text[400];
+    size_t n = 0, kinds = round % 2 ? 27 : ARRAY_LEN(parts), length = draw(300);
+    while (n < length) {
+      const char *part = parts[draw((uint32_t)kinds)];
+      memcpy(text + n, part, strlen(part));
+      n += strlen(part);
+      if (draw(200) == 0) memset(text + n, "a 1.\n'"[draw(6)], 70), n += 70;
+      if (n > 320) break;
+    }
+    for (int pattern = PATTERN_GPT2; pattern <= PATTERN_NONE; pattern++)
+      for (size_t at = 0; at < n;) {
+        size_t ends[TOKENIZER_CUT], count = tokenizer_cut((TokenizerPattern)pattern, text, n, at, ends);
+        CHECK(count >= 1 && count <= TOKENIZER_CUT);
+        for (size_t i = 0; i < count; at = ends[i++]) {
+          size_t end = tokenizer_piece_end((TokenizerPattern)pattern, text, n, at);
+          CHECK_MSG(ends[i] == end, "round %d, pattern %d, piece from %zu: end %zu, one by one %zu", round, pattern, at, ends[i], end);
+          if (ends[i] != end) return;
+        }
+        most = MAX(most, count);
+      }
+  }
+  CHECK_MSG(most > 25, "at most %zu pieces at once", most);   // else only the slow way was seen
+}
+
 // ---- GPT-2 ----
 
 static void gpt2_golden_ids(void) {
@@ -1071,6 +1102,7 @@ int main(int argc, char **argv) {
   open_folder();
   RUN(unicode_classes_are_right);
   RUN(pieces_are_the_patterns);
+  RUN(cutting_at_once_is_cutting_one_by_one);
   RUN(gpt2_golden_ids);
   RUN(special_text_is_plain_unless_asked);
   RUN(longest_special_wins);

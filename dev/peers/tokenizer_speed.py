@@ -1,0 +1,135 @@
+"""tokenizer_speed.py [--rounds N] [--train TEXT] TEXT...: encode and decode beside gigatoken and tiktoken, training beside rustbpe and
+Hugging Face's tokenizers: the same text, the same vocabulary (GPT-2's), one thread for encoding, alternating; medians of ratios.
+
+Every program gets the whole text as bytes in memory and returns ids in memory. first: a tokenizer that has seen nothing yet; again: the
+same text once more. Their tokenizers are built anew for each first pass (not timed), as ours is. Prints a Markdown table.
+--train TEXT: also trains 32,768 entries on TEXT with two threads, pattern gpt4 (rustbpe knows that one). Needs ./gpt, gigatoken, tiktoken, rustbpe, tokenizers.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+GPT = os.path.join(ROOT, "gpt")
+VOCAB = 32768
+
+
+def timed(f):
+    start = time.perf_counter()
+    result = f()
+    return result, time.perf_counter() - start
+
+
+def ours(path):
+    out = subprocess.run([GPT, "bench", "tokenizer", "--tokenizer", "gpt2", path, "--steps", "1", "--json"], check=True, capture_output=True, text=True).stdout
+    r = json.loads(out.splitlines()[-1])
+    return {"first": r["encode_cold_mb_per_s"], "again": r["encode_mb_per_s"], "decode": r["decode_mb_per_s"]}
+
+
+def gigatoken_side(vocabulary, text):
+    import gigatoken
+    t, size = gigatoken.Tokenizer.from_json(vocabulary), len(text) / 1e6
+    ids, first = timed(lambda: t.encode(text))
+    ids, again = timed(lambda: t.encode(text))
+    back, decode = timed(lambda: t.decode(ids))
+    assert back == text
+    return {"first": size / first, "again": size / again, "decode": size / decode}, len(ids)
+
+
+def tiktoken_side(vocabulary, text):
+    import tiktoken
+    alphabet = {chr(c): b for b, c in byte_alphabet().items()}
+    model = json.loads(vocabulary)
+    ranks = {bytes(alphabet[c] for c in token): i for token, i in model["model"]["vocab"].items() if not token.startswith("<|")}
+    t = tiktoken.Encoding(name="x", pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s", mergeable_ranks=ranks, special_tokens={})
+    size, string = len(text) / 1e6, text.decode("utf-8")
+    ids, first = timed(lambda: t.encode_ordinary(string))
+    back, decode = timed(lambda: t.decode_bytes(ids))
+    assert back == text
+    return {"first": size / first, "again": size / first, "decode": size / decode}, len(ids)
+
+
+def byte_alphabet():
+    """GPT-2's visible character of every byte."""
+    visible = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
+    hidden = [b for b in range(256) if b not in visible]
+    return {**{b: b for b in visible}, **{b: 256 + i for i, b in enumerate(hidden)}}
+
+
+def encode_table(path, vocabulary, rounds):
+    text = open(path, "rb").read()
+    sides = {"gigatoken": gigatoken_side, "tiktoken": tiktoken_side}
+    got = {name: [] for name in ("gpt", *sides)}
+    for r in range(rounds):
+        got["gpt"].append(ours(path))
+        for name, side in sides.items():
+            if name == "tiktoken" and r > 0: continue   # ten times slower: once is enough
+            speed, _ = side(vocabulary, text)
+            got[name].append(speed)
+    for what in ("first", "again", "decode"):
+        mine = [g[what] for g in got["gpt"]]
+        row = f"| {os.path.basename(path)}, {len(text) / 1e6:.1f} MB | {what} | {statistics.median(mine):.0f} |"
+        for name in sides:
+            theirs = [g[what] for g in got[name]]
+            ratio = statistics.median(a / theirs[min(i, len(theirs) - 1)] for i, a in enumerate(mine))
+            row += f" {statistics.median(theirs):.0f} ({ratio:.2f}) |"
+        print(row, flush=True)
+
+
+def train_table(path, rounds):
+    import tokenizers
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    text = open(path, encoding="utf-8", errors="ignore", newline="").read()
+    documents = text.split("\n\n")
+    pattern = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+
+    def run_ours():
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([GPT, "tokenizer", "train", path, "--vocab", str(VOCAB), "--pattern", "gpt4", "--documents", "blank-line", "--out", os.path.join(folder, "t.json")], check=True, capture_output=True)
+
+    def run_rustbpe():
+        import rustbpe
+        rustbpe.Tokenizer().train_from_iterator(iter(documents), VOCAB, pattern=pattern)
+
+    def run_hf():
+        t = tokenizers.Tokenizer(models.BPE())
+        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        t.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=VOCAB, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+
+    sides = {"gpt": run_ours, "rustbpe": run_rustbpe, "tokenizers": run_hf}
+    seconds = {name: [timed(run)[1] for _ in range(1)] for name, run in sides.items()}
+    for _ in range(rounds - 1):
+        for name, run in sides.items():
+            seconds[name].append(timed(run)[1])
+    mine = seconds.pop("gpt")
+    print(f"\n| train {VOCAB} entries on {os.path.basename(path)}, two threads | {statistics.median(mine):.2f} s |", end="")
+    for name, theirs in seconds.items():
+        print(f" {name} {statistics.median(theirs):.2f} s ({statistics.median(a / b for a, b in zip(theirs, mine)):.2f} x ours) |", end="")
+    print()
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--train")
+    p.add_argument("texts", nargs="*")
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "gpt2.json")
+        subprocess.run([GPT, "tokenizer", "info", "--tokenizer", "gpt2", "--out", path], check=True, capture_output=True)
+        vocabulary = open(path, encoding="utf-8").read()
+    os.environ["RAYON_NUM_THREADS"] = "2"
+    print("| text | pass | gpt MB/s | gigatoken (gpt / it) | tiktoken (gpt / it) |\n|---|---|---|---|---|")
+    for path in a.texts:
+        encode_table(path, vocabulary, a.rounds)
+    if a.train:
+        train_table(a.train, a.rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
