@@ -32,6 +32,7 @@ void tokenizer_free(Tokenizer *t) {
   free(t->merges);
   free(t->specials);
   free(t->merge_slots);
+  free(t->merge_filter);
   free(t->byte_pairs);
   free(t->token_slots);
   free(t->char_id);
@@ -111,22 +112,30 @@ int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier) {
   return repeated;
 }
 
-static inline size_t merge_place(const Tokenizer *t, uint64_t pair) {
-  uint64_t h = pair * 0x9e3779b97f4a7c15u;
-  return (h ^ h >> 32) & t->merge_mask;
-}
+static inline uint64_t pair_hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
+static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (hash ^ hash >> 32) & t->merge_mask; }
+// Most pairs that are looked up do not merge. One bit a hash says so, in an eighth of a byte a bit: a table that stays in the
+// processor's cache, where the merges themselves do not. (Bloom 1970, with one hash.)
+static inline uint64_t *filter_word(const Tokenizer *t, uint64_t hash) { return &t->merge_filter[hash >> t->filter_shift >> 6]; }
+static inline uint64_t filter_bit(const Tokenizer *t, uint64_t hash) { return (uint64_t)1 << (hash >> t->filter_shift & 63); }
 
 static void index_merges(Tokenizer *t) {
   size_t slots = table_size(t->merge_count);
   t->merge_mask = slots - 1;
   t->merge_slots = xmalloc(slots, sizeof t->merge_slots[0]);
   for (size_t i = 0; i < slots; i++) t->merge_slots[i].pair = NO_PAIR;
+  int filter_bits = 6;
+  while ((size_t)1 << filter_bits < 16 * t->merge_count) filter_bits++;   // one in sixteen pairs that do not merge is looked up for nothing
+  t->filter_shift = 64 - filter_bits;
+  t->merge_filter = xcalloc((size_t)1 << (filter_bits - 6), sizeof t->merge_filter[0]);
   t->byte_pairs = xmalloc((size_t)256 * 256, sizeof t->byte_pairs[0]);
   for (size_t i = 0; i < 256 * 256; i++) t->byte_pairs[i] = (BytePair){INT32_MAX, -1};
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
     uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right;
-    size_t at = merge_place(t, pair);
+    uint64_t hash = pair_hash(pair);
+    size_t at = merge_place(t, hash);
+    *filter_word(t, hash) |= filter_bit(t, hash);
     while (t->merge_slots[at].pair != NO_PAIR && t->merge_slots[at].pair != pair) at = (at + 1) & t->merge_mask;
     t->merge_slots[at] = (MergeSlot){pair, m->rank, m->result};
     size_t left, right;
@@ -137,7 +146,9 @@ static void index_merges(Tokenizer *t) {
 
 const MergeSlot *tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t right) {
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-  for (size_t at = merge_place(t, pair); t->merge_slots[at].pair != NO_PAIR; at = (at + 1) & t->merge_mask)
+  uint64_t hash = pair_hash(pair);
+  if (!(*filter_word(t, hash) & filter_bit(t, hash))) return NULL;
+  for (size_t at = merge_place(t, hash); t->merge_slots[at].pair != NO_PAIR; at = (at + 1) & t->merge_mask)
     if (t->merge_slots[at].pair == pair) return &t->merge_slots[at];
   return NULL;
 }
@@ -255,9 +266,9 @@ Tokenizer *tokenizer_gpt2(void) {
 // ---- a TokenBuffer and its cache ----
 // Text repeats its words, so the ids of words are kept, in two tables: the place is given by the word's hash, a newer word
 // replaces an older one. Nearly all words are short and have few ids: two of them a line of memory, 4 MiB, whose busy part
-// stays in the processor's own cache. What does not fit there, or was replaced there, is in the other: a line a word, 16 MiB.
+// stays in the processor's own cache. What does not fit there, or was replaced there, is in the other: two lines a word, 16 MiB.
 
-enum { SHORT_KEY = 15, SHORT_IDS = 3, SHORT_BITS = 16 };
+enum { SHORT_KEY = 15, SHORT_IDS = 3, SHORT_BITS = 17 };
 typedef struct { uint64_t low, high; } ShortKey;   // the bytes, zeros behind them; the last byte is the length (0: empty)
 typedef struct {
   ShortKey key;
@@ -265,9 +276,9 @@ typedef struct {
 } ShortWord;
 typedef struct { ShortWord newer, older; } ShortWords;   // with one hash
 
-enum { KEY_BYTES = 23, KEY_IDS = 9, CACHE_BITS = 18 };
+enum { KEY_WORDS = 4, KEY_BYTES = 8 * KEY_WORDS - 1, KEY_IDS = 23, CACHE_BITS = 17 };   // 23 ids: indented code in GPT-2's vocabulary
 typedef struct {
-  uint64_t key[3];       // as above
+  uint64_t key[KEY_WORDS];   // as above
   int32_t count;
   int32_t ids[KEY_IDS];
 } CachedWord;
@@ -450,26 +461,26 @@ static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuff
 // ---- encoding ----
 
 // The key of a word of at most KEY_BYTES; `room` bytes may be read from it.
-static inline void make_key(const char *word, size_t n, size_t room, uint64_t key[3]) {
-  if (room >= sizeof(uint64_t[3])) {  // three loads and masks are faster than a copy of unknown length
-    memcpy(key, word, sizeof(uint64_t[3]));
+static inline void make_key(const char *word, size_t n, size_t room, uint64_t key[KEY_WORDS]) {
+  if (room >= sizeof(uint64_t[KEY_WORDS])) {  // four loads and masks are faster than a copy of unknown length
+    memcpy(key, word, sizeof(uint64_t[KEY_WORDS]));
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < KEY_WORDS; i++) {
       size_t keep = n <= 8 * i ? 0 : MIN(n - 8 * i, (size_t)8);
       key[i] &= keep == 8 ? UINT64_MAX : ((uint64_t)1 << 8 * keep) - 1;
     }
-    key[2] |= (uint64_t)n << 56;
+    key[KEY_WORDS - 1] |= (uint64_t)n << 56;
     return;
 #endif
   }
-  key[0] = key[1] = key[2] = 0;
+  memset(key, 0, sizeof(uint64_t[KEY_WORDS]));
   memcpy(key, word, n);
-  ((uint8_t *)key)[sizeof(uint64_t[3]) - 1] = (uint8_t)n;
+  ((uint8_t *)key)[sizeof(uint64_t[KEY_WORDS]) - 1] = (uint8_t)n;
 }
 
-static inline CachedWord *cached_word(const WordCache *c, const char *word, size_t n, size_t room, uint64_t key[3]) {
+static inline CachedWord *cached_word(const WordCache *c, const char *word, size_t n, size_t room, uint64_t key[KEY_WORDS]) {
   make_key(word, n, room, key);
-  return &c->words[hash_mix(hash_mix(key[0], key[1]), key[2]) >> (64 - CACHE_BITS)];
+  return &c->words[hash_mix(hash_mix(key[0], key[1]), hash_mix(key[2], key[3])) >> (64 - CACHE_BITS)];
 }
 
 static inline void encode_word(const Tokenizer *t, const char *word, size_t n, size_t room, TokenBuffer *out) {
@@ -477,10 +488,10 @@ static inline void encode_word(const Tokenizer *t, const char *word, size_t n, s
     merge_word(t, word, n, out);
     return;
   }
-  uint64_t key[3];
+  uint64_t key[KEY_WORDS];
   CachedWord *line = cached_word(out->cache, word, n, room, key);
   reserve(out, KEY_IDS);
-  if (line->key[0] == key[0] && line->key[1] == key[1] && line->key[2] == key[2]) {
+  if (line->key[0] == key[0] && line->key[1] == key[1] && line->key[2] == key[2] && line->key[3] == key[3]) {
     memcpy(out->ids + out->count, line->ids, sizeof line->ids);
     out->count += (size_t)line->count;
     return;
@@ -488,7 +499,7 @@ static inline void encode_word(const Tokenizer *t, const char *word, size_t n, s
   size_t before = out->count;
   merge_word(t, word, n, out);
   size_t count = out->count - before;
-  if (count > KEY_IDS) return;
+  if (count > KEY_IDS || (n <= SHORT_KEY && count <= SHORT_IDS && room >= sizeof(ShortKey))) return;   // the other table takes it
   memcpy(line->key, key, sizeof key);
   memcpy(line->ids, out->ids + before, count * sizeof line->ids[0]);
   line->count = (int32_t)count;
@@ -519,7 +530,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
   ShortWords *places[BATCH];
   ShortKey keys[BATCH];
   WordCache *c = out->cache;
-  uint64_t long_key[3];
+  uint64_t long_key[KEY_WORDS];
   for (size_t i = 0, at = start; i < count; at = ends[i++]) {
     places[i] = NULL;
     if (n - at < sizeof(ShortKey)) continue;

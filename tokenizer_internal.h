@@ -27,6 +27,8 @@ struct Tokenizer {
   // indexes, built by tokenizer_finish
   MergeSlot *merge_slots;   // (merge_mask + 1) open addressing
   size_t merge_mask;
+  uint64_t *merge_filter;   // a bit for every hash >> filter_shift: 0: no merge has it
+  int filter_shift;
   BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;

@@ -1,8 +1,8 @@
 // tokenizer_pieces.c: owns the cutting of text into pieces, which merges never cross: the two published patterns, by hand.
 //
 // Promises: a piece depends on the text from its start on only; constant stack; time linear in the text. Two ways to the same ends:
-// character by character (tokenizer_piece_end, any text: the plain one), and 64 bytes of ASCII at once (tokenizer_cut). The
-// second is what makes encoding fast: a word has five bytes, and a branch taken wrongly costs as much as looking a word up.
+// character by character (tokenizer_piece_end: the plain one), and 64 bytes at once (tokenizer_cut). The second is
+// what makes encoding fast: a word has five bytes, and a branch taken wrongly costs as much as looking a word up.
 // Tests: tests/test_tokenizer.c (both ways against each other); dev/peers/tokenizer_peers.py
 #include "tokenizer_internal.h"
 #include "unicode.h"     // unicode_class
@@ -112,7 +112,7 @@ size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n,
 // ---- 64 bytes at once ----
 
 enum { WINDOW = 64 };
-// Bit i: what byte i of the window is. wide: not ASCII, and of no other class.
+// Bit i: what byte i of the window is, all bytes of a character alike. wide: not yet known.
 typedef struct { uint64_t letter, number, space, blank, quote, newline, wide; } Classes;
 
 #if defined(__SSE2__)
@@ -156,11 +156,27 @@ static inline Classes classes_of(const char *text) {
 }
 #endif
 
+// Characters of several bytes, one by one, up to the first whose piece the bits cannot tell: white space of several bytes; in
+// gpt4, which looks at single characters in front of letters and at three digits, all but letters; one that the window cuts.
+static inline void look_at_wide(Classes *c, TokenizerPattern pattern, const char *text) {
+  while (c->wide) {
+    int at = __builtin_ctzll(c->wide);
+    uint32_t code;
+    int length = utf8_decode(text + at, (size_t)(WINDOW - at), &code), class = length ? unicode_class(code) : OTHER;
+    if (length == 0 && at > WINDOW - 4) return;   // cut, or broken
+    if (class == SPACE || (pattern == PATTERN_GPT4 && class != LETTER && length > 1)) return;
+    uint64_t bytes = (((uint64_t)1 << MAX(length, 1)) - 1) << at;
+    if (class == LETTER) c->letter |= bytes;
+    if (class == NUMBER) c->number |= bytes;
+    c->wide &= ~bytes;
+  }
+}
+
 static inline int lowest(uint64_t x) { return __builtin_ctzll(x); }   // x != 0
 
 // gpt2, without a branch a word: bit i of the result: a piece begins at byte i. Whether one does is settled by the bytes
 // before, at and behind i, but for contractions, which are rare and looked at one by one. Byte 0 begins a piece.
-// Right where byte i + 1 is in the window and all bytes up to it are ASCII.
+// Right where byte i + 1 is in the window and all bytes up to it are known.
 static inline uint64_t gpt2_starts(const char *text, const Classes *c) {
   uint64_t other = ~(c->letter | c->number | c->space | c->wide);
   uint64_t runs = (c->letter & ~(c->letter << 1)) | (c->number & ~(c->number << 1)) | (other & ~(other << 1));
@@ -183,7 +199,7 @@ static inline size_t window_run(uint64_t class, size_t at) {
 }
 
 // gpt4: end of the piece that begins at byte `at`, for the pieces that text mostly has; 0: look character by character.
-// limit: the bytes before it are ASCII and in the window. An end at the limit may not be the end: 0.
+// limit: the bytes before it are known and in the window. An end at the limit may not be the end: 0.
 static inline size_t gpt4_window_end(const Classes *c, size_t at, size_t limit) {
   uint64_t bit = (uint64_t)1 << at;
   size_t end = 0;
@@ -205,6 +221,7 @@ size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_
     return 1;
   }
   Classes c = classes_of(text + at);
+  look_at_wide(&c, pattern, text + at);
   size_t limit = c.wide ? (size_t)lowest(c.wide) : WINDOW, count = 0;
   if (pattern == PATTERN_GPT2 && limit > 2) {
     uint64_t starts = gpt2_starts(text + at, &c) & (((uint64_t)1 << (limit - 1)) - 2);   // the first is known, the last not settled
