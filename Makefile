@@ -47,7 +47,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -112,6 +112,14 @@ mutants: $(BUILD)/mutate
 $(BUILD)/mutate: dev/mutate.c rng.h $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) -o $@ $<
 
+# encode, decode and train beside gigatoken, tiktoken, rustbpe and tokenizers (from the Python registry, into build/);
+# TEXTS="a.txt b.txt" TRAIN=a.txt: other texts than those this machine has
+bench-tokenizer: gpt build/venv-tokenizers/done
+	build/venv-tokenizers/bin/python dev/peers/tokenizer_speed.py $(if $(TRAIN),--train $(TRAIN)) $(TEXTS)
+
+build/venv-tokenizers/done:
+	python3 -m venv build/venv-tokenizers && build/venv-tokenizers/bin/pip install -q gigatoken==0.10.0 rustbpe==0.1.0 tiktoken tokenizers && touch $@
+
 # dev/print_logits.c: logits as text, for comparing with other programs
 print-logits: $(OBJECTS) $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/print_logits dev/print_logits.c $(OBJECTS) $(CUDA_LIBS) -lm
@@ -129,6 +137,7 @@ help:
 	@echo "make test-slow  the long ones"
 	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
+	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make clean      remove build/ and gpt"
 
 FORCE:

@@ -274,7 +274,7 @@ typedef struct {
   ShortKey key;
   int32_t ids[SHORT_IDS], count;
 } ShortWord;
-typedef struct { ShortWord newer, older; } ShortWords;   // with one hash
+typedef struct { ShortWord words[2]; } ShortWords;   // with one hash, the newer first
 
 enum { KEY_WORDS = 4, KEY_BYTES = 8 * KEY_WORDS - 1, KEY_IDS = 23, CACHE_BITS = 17 };   // 23 ids: indented code in GPT-2's vocabulary
 typedef struct {
@@ -548,7 +548,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
   for (size_t i = 0, at = start; i < count; at = ends[i++]) {
     found[i] = NULL;
     if (!places[i]) continue;
-    const ShortWord *word = is_word(&places[i]->newer, &keys[i]) ? &places[i]->newer : &places[i]->older;
+    const ShortWord *word = &places[i]->words[!is_word(&places[i]->words[0], &keys[i])];   // no branch: it would be a guess
     if (is_word(word, &keys[i])) found[i] = word;
     else __builtin_prefetch(cached_word(c, text + at, ends[i] - at, n - at, long_key));
   }
@@ -564,9 +564,9 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
     size_t ids = out->count - before;
     ShortWords *kept = places[i];
     if (!kept || ids > SHORT_IDS) continue;
-    kept->older = kept->newer;
-    kept->newer = (ShortWord){.key = keys[i], .count = (int32_t)ids};
-    memcpy(kept->newer.ids, out->ids + before, ids * sizeof kept->newer.ids[0]);
+    kept->words[1] = kept->words[0];
+    kept->words[0] = (ShortWord){.key = keys[i], .count = (int32_t)ids};
+    memcpy(kept->words[0].ids, out->ids + before, ids * sizeof kept->words[0].ids[0]);
   }
 }
 

@@ -28,7 +28,7 @@ EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
 EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
 
-.PHONY: emulated-gpt emulator-tests cuda-report
+.PHONY: emulated-gpt emulator-tests
 .PRECIOUS: $(EMULATED)/%.cpp $(EMULATED)/%.plain.o $(EMULATED)/%.checked.o
 emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
 

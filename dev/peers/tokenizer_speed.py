@@ -3,9 +3,11 @@ Hugging Face's tokenizers: the same text, the same vocabulary (GPT-2's), one thr
 
 Every program gets the whole text as bytes in memory and returns ids in memory. first: a tokenizer that has seen nothing yet; again: the
 same text once more. Their tokenizers are built anew for each first pass (not timed), as ours is. Prints a Markdown table.
+Without TEXT: three texts made of what this machine has: programs, manuals in English, manuals in other languages, and 50 MB of all.
 --train TEXT: also trains 32,768 entries on TEXT with two threads, pattern gpt4 (rustbpe knows that one). Needs ./gpt, gigatoken, tiktoken, rustbpe, tokenizers.
 """
 import argparse
+import gzip
 import json
 import os
 import statistics
@@ -113,6 +115,40 @@ def train_table(path, rounds):
     print()
 
 
+def gather(path, most, roots, endings):
+    """The UTF-8 files below the roots, in the order of their names, up to `most` bytes; None if there is less than 1 MB."""
+    size = 0
+    with open(path, "wb") as out:
+        for root in roots:
+            for at, folders, names in os.walk(root):
+                folders.sort()
+                for name in sorted(names):
+                    file = os.path.join(at, name)
+                    if os.path.islink(file) or not name.endswith(endings): continue
+                    try:
+                        data = (gzip.open if name.endswith(".gz") else open)(file, "rb").read()
+                        data.decode("utf-8")
+                    except (OSError, EOFError, UnicodeDecodeError): continue
+                    data = data[:most - size].decode("utf-8", errors="ignore").encode()
+                    out.write(data)
+                    size += len(data)
+    if size >= 1_000_000: return path
+    print(f"{os.path.basename(path)}: {size} bytes found, 1 MB is needed: left out", file=sys.stderr)
+
+
+def texts_of_this_machine(folder):
+    man, at = "/usr/share/man", lambda name: os.path.join(folder, name)
+    languages = sorted(d for d in os.listdir(man) if not d.startswith("man")) if os.path.isdir(man) else []
+    made = [gather(at("english.txt"), 20_000_000, [os.path.join(man, "man%d" % i) for i in range(1, 9)] + ["/usr/share/vim/vim90/doc"], (".gz", ".txt")),
+            gather(at("languages.txt"), 20_000_000, [os.path.join(man, d) for d in languages], (".gz",)),
+            gather(at("programs.txt"), 40_000_000, [os.path.dirname(os.__file__), sys.prefix, "/usr/include"], (".py", ".h", ".md", ".txt", ".rst"))]
+    made = [m for m in made if m]
+    mixed = b"".join(open(m, "rb").read() for m in reversed(made))[:50_000_000]
+    with open(at("mixed.txt"), "wb") as out:
+        out.write(mixed.decode("utf-8", errors="ignore").encode())   # not cut within a character
+    return made + [at("mixed.txt")]
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--rounds", type=int, default=5)
@@ -125,10 +161,12 @@ def main():
         vocabulary = open(path, encoding="utf-8").read()
     os.environ["RAYON_NUM_THREADS"] = "2"
     print("| text | pass | gpt MB/s | gigatoken (gpt / it) | tiktoken (gpt / it) |\n|---|---|---|---|---|")
-    for path in a.texts:
-        encode_table(path, vocabulary, a.rounds)
-    if a.train:
-        train_table(a.train, a.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        texts = a.texts or texts_of_this_machine(folder)
+        for path in texts:
+            encode_table(path, vocabulary, a.rounds)
+        if a.train or not a.texts:
+            train_table(a.train or texts[-1], a.rounds)
 
 
 if __name__ == "__main__":
