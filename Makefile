@@ -120,6 +120,9 @@ bench-tokenizer: gpt build/venv-tokenizers/done
 build/venv-tokenizers/done:
 	python3 -m venv build/venv-tokenizers && build/venv-tokenizers/bin/pip install -q gigatoken==0.10.0 rustbpe==0.1.0 tiktoken tokenizers && touch $@
 
+# any bytes as tokenizer.json, rank file, shard, text: no crash, no leak, no long time, not much memory (clang)
+include dev/fuzz/fuzz.mk
+
 # dev/print_logits.c: logits as text, for comparing with other programs
 print-logits: $(OBJECTS) $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/print_logits dev/print_logits.c $(OBJECTS) $(CUDA_LIBS) -lm
@@ -138,6 +141,7 @@ help:
 	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
+	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"
 
 FORCE:
