@@ -403,7 +403,7 @@ static void steps_from_minutes(Trainer *t) {
   double best = INFINITY;
   for (int i = 0; i < 3; i++) {
     double start = seconds_now();
-    gpt_begin_step(t->model);
+    gpt_begin_step(t->model);   // a step has it too: its time is part of what is measured
     accumulate_gradients(t, 0, 0);
     gpt_finish_gradients(t->model);
     gpt_loss_sum(t->model);

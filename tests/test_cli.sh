@@ -108,6 +108,10 @@ check "data check --order on" quiet data check 'shards/*.bin' --order on --conte
 check "data info" quiet data info shards
 check "data info decodes the beginning" grep -q 'the old bear found' out
 check "data info --json: the last line is an object" sh -c "'$gpt' data info shards --json | tail -1 | grep -q '^{.*\"tokens\": *[0-9].*}$'"
+printf a > single.txt
+check "data build of one token" quiet data build single.txt --tokenizer byte --documents none --val-fraction 0 --out single
+check "data info of one token" quiet data info single --json
+check "one token of one byte" grep -q '"bytes": 1, "bytes_per_token": 1,' out
 shard=$(ls shards/*.bin | head -1)
 cp "$shard" damaged.bin && printf '\001' | dd of=damaged.bin bs=1 seek=1030 conv=notrunc 2> err
 head -c 1100 "$shard" > cut.bin

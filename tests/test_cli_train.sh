@@ -41,6 +41,10 @@ resume_in_pieces "gpt2 with dropout" --dropout 0.1 --tokens-per-step 128
 resume_in_pieces "llama" --family llama --kv-heads 1 --dropout 0.1
 resume_in_pieces "outlier window" --skip-outliers 1
 
+check "no validation: trains to the end" train text.txt ${tiny/--val-every 0/--val-every 1} --steps 3 --val-fraction 0 --out whole
+check "no validation: none in the log" sh -c "! grep -q '\"kind\": \"eval\"' whole/log.jsonl"
+rm -rf whole
+
 # A signal in the middle of a cosine: finish the step, save, leave; then go on
 steps_logged() { grep -c '"kind": "step"' cut/log.jsonl 2> /dev/null; }
 train text.txt $tiny --save-every 0 --steps 3000 --out whole

@@ -65,6 +65,21 @@ static void memory_is_what_was_counted(void) {
       }
 }
 
+// Logits are held for as many rows at once as asked for, down to one, and for no more than there are.
+static void logits_of_chosen_rows(void) {
+  Device *d = devices[0];
+  GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
+  MemoryTable table;
+  size_t totals[4], row = round_up(round_up((size_t)o.config.vocab, d->row_multiple) * d->real_size, 64);
+  for (int i = 0; i < 4; i++) {
+    o.classifier_rows = (int[]){1, 2, 7, 9}[i];
+    gpt_memory(&table, d, &o);
+    totals[i] = table.total;
+  }
+  CHECK_MSG(totals[1] - totals[0] >= row / 2 && totals[1] - totals[0] <= row, "one row: %zu bytes, of logits %zu", totals[1] - totals[0], row);
+  CHECK(totals[2] > totals[1] && totals[3] == totals[2]);
+}
+
 static void memory_that_is_not_there(void) {
   Device none = *devices[0];
   GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
@@ -641,6 +656,7 @@ int main(int argc, char **argv) {
   devices[0] = reference_device();
   devices[1] = cpu_device(2);
   RUN(memory_is_what_was_counted);
+  RUN(logits_of_chosen_rows);
   RUN(memory_that_is_not_there);
   RUN(names_in_the_arena);
   RUN(decoding_equals_the_full_pass);
