@@ -1,5 +1,5 @@
-// tokenizer.c: owns text to ids and back: merging, the cache of words, decoding; and the tokenizers that need no file (char, byte,
-// GPT-2's own). tokenizer_pieces.c cuts the text into words.
+// tokenizer.c: owns text to ids and back: the cache of words, decoding; and the tokenizers that need no file (char, byte, GPT-2's own).
+// tokenizer_pieces.c cuts the text into words, tokenizer_merge.c merges the bytes of one.
 //
 // Promises: any bytes go in; decode(encode(x)) == x; constant stack; a Tokenizer is read only once made.
 // Byte-level BPE: Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in Radford et al. 2019 (GPT-2).
@@ -153,6 +153,21 @@ const MergeSlot *tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t 
   return NULL;
 }
 
+// Whether every merge comes after all that make its parts, so that merging by rising ranks meets no pair too late.
+static void index_order(Tokenizer *t) {
+  int32_t *made = xmalloc((size_t)t->size, sizeof made[0]);   // the last rank that makes the token, or -1
+  for (int32_t id = 0; id < t->size; id++) made[id] = -1;
+  t->ordered = t->merge_count > 0;
+  for (size_t i = 0; i < t->merge_count; i++) {
+    made[t->merges[i].result] = MAX(made[t->merges[i].result], t->merges[i].rank);
+    t->rank_end = MAX(t->rank_end, t->merges[i].rank + 1);
+  }
+  for (size_t i = 0; i < t->merge_count; i++)
+    t->ordered &= t->merges[i].rank >= 0 && t->merges[i].rank > made[t->merges[i].left] && t->merges[i].rank > made[t->merges[i].right];
+  for (int byte = 0; byte < 256; byte++) t->ordered &= t->byte_id[byte] >= 0;
+  free(made);
+}
+
 static void index_characters(Tokenizer *t) {
   for (int pass = 0; pass < 2; pass++) {  // the highest code point, then the table
     if (pass == 1) {
@@ -179,6 +194,7 @@ void tokenizer_finish(Tokenizer *t) {
   memset(t->bytes.data + t->bytes.len, 0, DECODE_COPY);
   if (!t->token_slots) tokenizer_index_tokens(t, &earlier);
   index_merges(t);
+  index_order(t);
   if (t->kind == TOKENIZER_CHAR) index_characters(t);
 }
 
@@ -283,16 +299,12 @@ typedef struct {
   int32_t ids[KEY_IDS];
 } CachedWord;
 
-typedef struct { int32_t id; uint32_t previous, next; } Symbol;  // a part of a long word; id -1: merged into the one before
-
 typedef struct WordCache {
   uint64_t serial;       // of the tokenizer whose words these are
   ShortWords *shorts;    // (1 << SHORT_BITS) aligned to pages
   CachedWord *words;     // (1 << CACHE_BITS) too
   void *memory;          // of both
-  Symbol *symbols;
-  uint64_t *heap;        // rank << 32 | position of the left part; the least on top
-  size_t symbol_capacity, heap_count, heap_capacity;
+  MergeScratch scratch;  // of long words
 } WordCache;
 
 static __attribute__((noinline)) void grow(TokenBuffer *b, size_t more) {
@@ -315,8 +327,7 @@ void token_buffer_free(TokenBuffer *b) {
   free(b->ids);
   if (b->cache) {
     free(b->cache->memory);
-    free(b->cache->symbols);
-    free(b->cache->heap);
+    merge_scratch_free(&b->cache->scratch);
     free(b->cache);
   }
   *b = (TokenBuffer){0};
@@ -338,111 +349,7 @@ static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes)
   b->cache->serial = t->serial;
 }
 
-// ---- merging ----
-
-static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right, int32_t *result) {
-  const MergeSlot *m = tokenizer_find_merge(t, left, right);
-  if (!m) return INT32_MAX;
-  *result = m->result;
-  return m->rank;
-}
-
-// The merge of the two bytes at p, by table: half of all look-ups are for these.
-static inline const BytePair *byte_pair(const Tokenizer *t, const char *p) { return &t->byte_pairs[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
-
-// A short word: looks through all pairs for the least rank again and again. Returns the number of ids.
-enum { SHORT_WORD = 48 };
-static size_t merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
-  int32_t ranks[SHORT_WORD], results[SHORT_WORD];  // of the pair that begins at i
-  for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
-  for (size_t i = 0; i + 1 < n; i++) {
-    const BytePair *p = byte_pair(t, word + i);
-    ranks[i] = p->rank, results[i] = p->result;
-  }
-  while (n > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < n; i++)
-      if (ranks[i] < ranks[best]) best = i;
-    if (ranks[best] == INT32_MAX) break;
-    ids[best] = results[best];
-    n--;
-    for (size_t i = best + 1; i < n; i++) {
-      ids[i] = ids[i + 1];
-      ranks[i - 1] = ranks[i];
-      results[i - 1] = results[i];
-    }
-    if (best > 0) ranks[best - 1] = pair_rank(t, ids[best - 1], ids[best], &results[best - 1]);
-    if (best + 1 < n) ranks[best] = pair_rank(t, ids[best], ids[best + 1], &results[best]);
-  }
-  return n;
-}
-
-static void heap_sink(uint64_t *heap, size_t count, size_t at) {
-  uint64_t value = heap[at];
-  for (size_t child; (child = 2 * at + 1) < count; at = child) {
-    if (child + 1 < count && heap[child + 1] < heap[child]) child++;
-    if (value <= heap[child]) break;
-    heap[at] = heap[child];
-  }
-  heap[at] = value;
-}
-
-static void heap_push(WordCache *c, uint64_t value) {
-  if (c->heap_count == c->heap_capacity) {
-    c->heap_capacity = MAX((size_t)1024, 2 * c->heap_capacity);
-    c->heap = xrealloc(c->heap, c->heap_capacity, sizeof c->heap[0]);
-  }
-  size_t at = c->heap_count++;
-  for (; at > 0 && value < c->heap[(at - 1) / 2]; at = (at - 1) / 2) c->heap[at] = c->heap[(at - 1) / 2];
-  c->heap[at] = value;
-}
-
-enum { NOWHERE = UINT32_MAX };
-
-// Puts the pair that begins at symbol `at` on the heap, if there is one that merges.
-static void push_pair(const Tokenizer *t, WordCache *c, uint32_t at) {
-  uint32_t next = c->symbols[at].next;
-  int32_t result;
-  int32_t rank = next == NOWHERE ? INT32_MAX : pair_rank(t, c->symbols[at].id, c->symbols[next].id, &result);
-  if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
-}
-
-// A word of any length: a linked list of parts and a heap of the pairs that may merge; n log n. A pair on the heap
-// whose parts have changed since is seen by its rank and dropped. Appends to out.
-static void merge_long(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
-  WordCache *c = out->cache;
-  if (n >= NOWHERE)
-    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %u can be encoded: split it into documents", n,
-         NOWHERE - 1);
-  if (n > c->symbol_capacity) {
-    c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
-    c->symbol_capacity = n;
-  }
-  Symbol *symbols = c->symbols;
-  for (size_t i = 0; i < n; i++)
-    symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
-  c->heap_count = 0;
-  for (size_t i = 0; i + 1 < n; i++) {
-    int32_t rank = byte_pair(t, word + i)->rank;
-    if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
-  }
-  while (c->heap_count > 0) {
-    uint64_t top = c->heap[0];
-    c->heap[0] = c->heap[--c->heap_count];
-    if (c->heap_count > 0) heap_sink(c->heap, c->heap_count, 0);
-    uint32_t at = (uint32_t)top, next = symbols[at].next;
-    int32_t result = -1;
-    if (symbols[at].id < 0 || next == NOWHERE) continue;
-    if (pair_rank(t, symbols[at].id, symbols[next].id, &result) != (int32_t)(top >> 32)) continue;
-    symbols[at].id = result;
-    symbols[at].next = symbols[next].next;
-    symbols[next].id = -1;
-    if (symbols[at].next != NOWHERE) symbols[symbols[at].next].previous = at;
-    if (symbols[at].previous != NOWHERE) push_pair(t, c, symbols[at].previous);
-    push_pair(t, c, at);
-  }
-  for (uint32_t at = 0; at != NOWHERE; at = symbols[at].next) token_buffer_append(out, symbols[at].id);
-}
+// ---- one word ----
 
 // Appends the ids of one piece, not looking into the cache.
 static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
@@ -454,11 +361,11 @@ static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuff
     }
   }
   if (n > SHORT_WORD) {
-    merge_long(t, word, n, out);
+    tokenizer_merge_long(t, word, n, &out->cache->scratch, out);
     return;
   }
   reserve(out, SHORT_WORD);
-  out->count += merge_short(t, word, n, out->ids + out->count);
+  out->count += tokenizer_merge_short(t, word, n, out->ids + out->count);
 }
 
 // ---- encoding ----

@@ -29,6 +29,8 @@ struct Tokenizer {
   size_t merge_mask;
   uint64_t *merge_filter;   // a bit for every hash >> filter_shift: 0: no merge has it
   int filter_shift;
+  bool ordered;             // every merge comes after those that make its parts, and every byte has an id
+  int32_t rank_end;         // ranks are below
   BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
@@ -65,6 +67,22 @@ size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n,
 // The same for as many pieces from `at` < n on as can be seen at once, at least one: their ends, in order. Returns how many.
 enum { TOKENIZER_CUT = 64 };
 size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_t at, size_t ends[TOKENIZER_CUT]);
+
+// ---- merging the bytes of one word (tokenizer_merge.c) ----
+enum { SHORT_WORD = 48 };
+// A word of at most SHORT_WORD bytes. ids set; returns how many.
+size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]);
+// A word of any length; its ids are appended. scratch: zero-initialised, kept and grown; of one thread.
+typedef struct {
+  struct Symbol *symbols;
+  uint64_t *heap;           // rank << 32 | position of the left part; the least on top
+  size_t symbol_capacity, heap_count, heap_capacity;
+} MergeScratch;
+void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out);
+void merge_scratch_free(MergeScratch *s);
+// The two ways of it: the sweep needs t->ordered.
+void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out);
+void tokenizer_merge_sweep(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out);
 
 // ---- GPT-2's byte alphabet: a visible character for every byte, in which tokenizer.json writes tokens ----
 // Printable bytes stand for themselves, the other 68 for the code points from 256 on, in order.

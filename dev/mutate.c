@@ -66,6 +66,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"tensors.c", true, "test_model test_checkpoint"},
   {"tokenizer.c", false, "test_tokenizer"},
   {"tokenizer_files.c", false, "test_tokenizer"},
+  {"tokenizer_merge.c", false, "test_tokenizer"},
   {"tokenizer_pieces.c", false, "test_tokenizer"},
   {"tokenizer_train.c", false, "test_tokenizer"},
   {"train.c", true, "test_train test_cli_train test_ranks"},

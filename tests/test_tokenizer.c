@@ -171,6 +171,42 @@ static void cutting_at_once_is_cutting_one_by_one(void) {
   CHECK_MSG(most > 25, "at most %zu pieces at once", most);   // else only the slow way was seen
 }
 
+// The three ways of merging a word, one against the other: few letters make many overlaps and ties.
+static void ways_of_merging_agree(void) {
+  Tokenizer *made[3] = {tokenizer_gpt2(), NULL, NULL};
+  for (int k = 1; k < 3; k++) {
+    TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+    for (int d = 0; d < 40; d++) {
+      char text[200];
+      for (size_t i = 0; i < sizeof text; i++) text[i] = (char)('a' + draw(k == 1 ? 2 : 5));
+      tokenizer_trainer_add(trainer, text, sizeof text);
+    }
+    made[k] = tokenizer_trainer_finish(trainer, 400, NULL, 0);
+  }
+  MergeScratch scratch = {0};
+  for (int round = 0; round < 600; round++) {
+    char word[6000];
+    size_t n = 1 + draw(round % 30 ? 100 : sizeof word - 1), letters = (size_t)(const int[]){1, 2, 5, 26}[round % 4];
+    for (size_t i = 0; i < n; i++) word[i] = (char)((round % 7 ? 'a' : 0x80) + draw((uint32_t)letters));
+    for (int k = 0; k < 3; k++) {
+      CHECK(made[k]->ordered);
+      TokenBuffer heap = {0}, sweep = {0};
+      int32_t plain[SHORT_WORD];
+      tokenizer_merge_heap(made[k], word, n, &scratch, &heap);
+      tokenizer_merge_sweep(made[k], word, n, &sweep);
+      CHECK_MSG(heap.count == sweep.count && !memcmp(heap.ids, sweep.ids, heap.count * sizeof heap.ids[0]), "round %d, tokenizer %d, %zu bytes: by heap %zu ids, by ranks %zu", round, k, n, heap.count, sweep.count);
+      if (n <= SHORT_WORD) {
+        size_t count = tokenizer_merge_short(made[k], word, n, plain);
+        CHECK_MSG(heap.count == count && !memcmp(heap.ids, plain, count * sizeof plain[0]), "round %d, tokenizer %d, %zu bytes: by heap %zu ids, the plain way %zu", round, k, n, heap.count, count);
+      }
+      token_buffer_free(&heap);
+      token_buffer_free(&sweep);
+    }
+  }
+  merge_scratch_free(&scratch);
+  for (int k = 0; k < 3; k++) tokenizer_free(made[k]);
+}
+
 // ---- GPT-2 ----
 
 static void gpt2_golden_ids(void) {
@@ -1102,6 +1138,7 @@ int main(int argc, char **argv) {
   open_folder();
   RUN(unicode_classes_are_right);
   RUN(pieces_are_the_patterns);
+  RUN(ways_of_merging_agree);
   RUN(cutting_at_once_is_cutting_one_by_one);
   RUN(gpt2_golden_ids);
   RUN(special_text_is_plain_unless_asked);

@@ -1,0 +1,231 @@
+// tokenizer_merge.c: owns the merging of one word's bytes to tokens: always the pair with the least rank, of equal ranks the leftmost.
+//
+// Three ways to the same ids. A short word: look through all pairs again and again (the plain one, and the fastest up to some fifty
+// bytes). A long one: a heap of pairs. A very long one, kilobytes and more without a blank: by rising ranks, which walks through
+// memory in order where a heap jumps about; in 64 MiB of letters that is ten times as fast, and needs a third of the memory.
+// Tests: tests/test_tokenizer.c (each against the other)
+#include "tokenizer_internal.h"
+#include <stdlib.h>      // free, qsort
+
+// ---- a short word ----
+
+static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right, int32_t *result) {
+  const MergeSlot *m = tokenizer_find_merge(t, left, right);
+  if (!m) return INT32_MAX;
+  *result = m->result;
+  return m->rank;
+}
+
+// The merge of the two bytes at p, by table: half of all look-ups are for these.
+static inline const BytePair *byte_pair(const Tokenizer *t, const char *p) { return &t->byte_pairs[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
+
+// A short word: looks through all pairs for the least rank again and again. Returns the number of ids.
+size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
+  int32_t ranks[SHORT_WORD], results[SHORT_WORD];  // of the pair that begins at i
+  for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
+  for (size_t i = 0; i + 1 < n; i++) {
+    const BytePair *p = byte_pair(t, word + i);
+    ranks[i] = p->rank, results[i] = p->result;
+  }
+  while (n > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < n; i++)
+      if (ranks[i] < ranks[best]) best = i;
+    if (ranks[best] == INT32_MAX) break;
+    ids[best] = results[best];
+    n--;
+    for (size_t i = best + 1; i < n; i++) {
+      ids[i] = ids[i + 1];
+      ranks[i - 1] = ranks[i];
+      results[i - 1] = results[i];
+    }
+    if (best > 0) ranks[best - 1] = pair_rank(t, ids[best - 1], ids[best], &results[best - 1]);
+    if (best + 1 < n) ranks[best] = pair_rank(t, ids[best], ids[best + 1], &results[best]);
+  }
+  return n;
+}
+
+// ---- a long word, by a heap ----
+
+typedef struct Symbol { int32_t id; uint32_t previous, next; } Symbol;  // a part of the word; id -1: merged into the one before
+
+void merge_scratch_free(MergeScratch *s) {
+  free(s->symbols);
+  free(s->heap);
+  *s = (MergeScratch){0};
+}
+
+static void heap_sink(uint64_t *heap, size_t count, size_t at) {
+  uint64_t value = heap[at];
+  for (size_t child; (child = 2 * at + 1) < count; at = child) {
+    if (child + 1 < count && heap[child + 1] < heap[child]) child++;
+    if (value <= heap[child]) break;
+    heap[at] = heap[child];
+  }
+  heap[at] = value;
+}
+
+static void heap_push(MergeScratch *c, uint64_t value) {
+  if (c->heap_count == c->heap_capacity) {
+    c->heap_capacity = MAX((size_t)1024, 2 * c->heap_capacity);
+    c->heap = xrealloc(c->heap, c->heap_capacity, sizeof c->heap[0]);
+  }
+  size_t at = c->heap_count++;
+  for (; at > 0 && value < c->heap[(at - 1) / 2]; at = (at - 1) / 2) c->heap[at] = c->heap[(at - 1) / 2];
+  c->heap[at] = value;
+}
+
+enum { NOWHERE = UINT32_MAX };
+
+// Puts the pair that begins at symbol `at` on the heap, if there is one that merges.
+static void push_pair(const Tokenizer *t, MergeScratch *c, uint32_t at) {
+  uint32_t next = c->symbols[at].next;
+  int32_t result;
+  int32_t rank = next == NOWHERE ? INT32_MAX : pair_rank(t, c->symbols[at].id, c->symbols[next].id, &result);
+  if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
+}
+
+// A word of any length: a linked list of parts and a heap of the pairs that may merge; n log n. A pair on the heap
+// whose parts have changed since is seen by its rank and dropped. Appends to out.
+void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeScratch *c, TokenBuffer *out) {
+  if (n > c->symbol_capacity) {
+    c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
+    c->symbol_capacity = n;
+  }
+  Symbol *symbols = c->symbols;
+  for (size_t i = 0; i < n; i++)
+    symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
+  c->heap_count = 0;
+  for (size_t i = 0; i + 1 < n; i++) {
+    int32_t rank = byte_pair(t, word + i)->rank;
+    if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
+  }
+  while (c->heap_count > 0) {
+    uint64_t top = c->heap[0];
+    c->heap[0] = c->heap[--c->heap_count];
+    if (c->heap_count > 0) heap_sink(c->heap, c->heap_count, 0);
+    uint32_t at = (uint32_t)top, next = symbols[at].next;
+    int32_t result = -1;
+    if (symbols[at].id < 0 || next == NOWHERE) continue;
+    if (pair_rank(t, symbols[at].id, symbols[next].id, &result) != (int32_t)(top >> 32)) continue;
+    symbols[at].id = result;
+    symbols[at].next = symbols[next].next;
+    symbols[next].id = -1;
+    if (symbols[at].next != NOWHERE) symbols[symbols[at].next].previous = at;
+    if (symbols[at].previous != NOWHERE) push_pair(t, c, symbols[at].previous);
+    push_pair(t, c, at);
+  }
+  for (uint32_t at = 0; at != NOWHERE; at = symbols[at].next) token_buffer_append(out, symbols[at].id);
+}
+
+// ---- a very long word, by rising ranks ----
+// The pairs wait in one list a rank. A pair that a merge makes has a higher rank (t->ordered), so that one walk over the ranks
+// meets all; within a rank from left to right. The parts lie where their bytes lie: the id at the first byte of a part, minus its
+// length at the last (if that is another byte), something negative between: 4 bytes a byte, and the neighbours are found without links.
+
+enum { CHUNK = 30 };
+typedef struct { uint32_t next, count, at[CHUNK]; } Chunk;   // part of a rank's list; next: index of the one before it, or NOWHERE
+typedef struct {
+  const Tokenizer *t;
+  int32_t *parts;
+  size_t n;
+  uint32_t *heads;          // (rank_end) the last chunk of each rank's list
+  Chunk *chunks;
+  uint32_t chunk_count, chunk_capacity, free_chunk;
+} Sweep;
+
+static size_t token_length(const Tokenizer *t, int32_t id) { return t->starts[id + 1] - t->starts[id]; }
+
+static void wait_for_rank(Sweep *s, int32_t rank, size_t at) {
+  uint32_t head = s->heads[rank];
+  if (head == NOWHERE || s->chunks[head].count == CHUNK) {
+    uint32_t new = s->free_chunk;
+    if (new != NOWHERE) s->free_chunk = s->chunks[new].next;
+    else {
+      if (s->chunk_count == s->chunk_capacity) {
+        s->chunk_capacity = MAX(1024u, s->chunk_capacity + s->chunk_capacity / 4);
+        s->chunks = xrealloc(s->chunks, s->chunk_capacity, sizeof s->chunks[0]);
+      }
+      new = s->chunk_count++;
+    }
+    s->chunks[new].next = head;
+    s->chunks[new].count = 0;
+    s->heads[rank] = head = new;
+  }
+  Chunk *c = &s->chunks[head];
+  c->at[c->count++] = (uint32_t)at;
+}
+
+// The pair of the parts that begin at `left` and `right`.
+static void wait_as_pair(Sweep *s, size_t left, size_t right) {
+  int32_t result, rank = pair_rank(s->t, s->parts[left], s->parts[right], &result);
+  if (rank != INT32_MAX) wait_for_rank(s, rank, left);
+}
+
+static int by_place(const void *a, const void *b) {
+  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+  return (x > y) - (x < y);
+}
+
+// Takes a rank's list: its places, ascending, freed by the caller.
+static uint32_t *take_places(Sweep *s, int32_t rank, size_t *count) {
+  *count = 0;
+  for (uint32_t c = s->heads[rank]; c != NOWHERE; c = s->chunks[c].next) *count += s->chunks[c].count;
+  uint32_t *places = xmalloc(*count, sizeof places[0]);
+  size_t end = *count;
+  for (uint32_t c = s->heads[rank], next; c != NOWHERE; c = next) {   // the last chunk first
+    next = s->chunks[c].next;
+    end -= s->chunks[c].count;
+    memcpy(places + end, s->chunks[c].at, s->chunks[c].count * sizeof places[0]);
+    s->chunks[c].next = s->free_chunk;
+    s->free_chunk = c;
+  }
+  s->heads[rank] = NOWHERE;
+  bool ascending = true;
+  for (size_t i = 1; i < *count; i++) ascending &= places[i - 1] <= places[i];
+  if (!ascending) qsort(places, *count, sizeof places[0], by_place);
+  return places;
+}
+
+// Merges the part at `at` with the next one, if that pair has this rank still.
+static void merge_at(Sweep *s, size_t at, int32_t rank) {
+  if (s->parts[at] < 0) return;
+  size_t right = at + token_length(s->t, s->parts[at]);
+  int32_t result;
+  if (right >= s->n || pair_rank(s->t, s->parts[at], s->parts[right], &result) != rank) return;
+  size_t length = token_length(s->t, result), end = at + length;
+  s->parts[at] = result;
+  s->parts[right] = -1;
+  s->parts[end - 1] = -(int32_t)length;
+  if (end < s->n) wait_as_pair(s, at, end);
+  if (at > 0) wait_as_pair(s, s->parts[at - 1] >= 0 ? at - 1 : at - (size_t)-s->parts[at - 1], at);
+}
+
+void tokenizer_merge_sweep(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
+  Sweep s = {.t = t, .n = n, .free_chunk = NOWHERE, .parts = xmalloc(n, sizeof s.parts[0]), .heads = xmalloc((size_t)t->rank_end, sizeof s.heads[0])};
+  for (int32_t rank = 0; rank < t->rank_end; rank++) s.heads[rank] = NOWHERE;
+  for (size_t i = 0; i < n; i++) s.parts[i] = t->byte_id[(uint8_t)word[i]];
+  for (size_t i = 0; i + 1 < n; i++) {
+    int32_t rank = byte_pair(t, word + i)->rank;
+    if (rank != INT32_MAX) wait_for_rank(&s, rank, i);
+  }
+  for (int32_t rank = 0; rank < t->rank_end; rank++) {
+    if (s.heads[rank] == NOWHERE) continue;
+    size_t count;
+    uint32_t *places = take_places(&s, rank, &count);
+    for (size_t i = 0; i < count; i++) merge_at(&s, places[i], rank);
+    free(places);
+  }
+  for (size_t at = 0; at < n; at += token_length(t, s.parts[at])) token_buffer_append(out, s.parts[at]);
+  free(s.parts);
+  free(s.heads);
+  free(s.chunks);
+}
+
+enum { VERY_LONG = 4096 };   // below, a heap fits the processor's cache, and the lists of all ranks would cost more than they save
+void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out) {
+  if (n >= NOWHERE)
+    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %u can be encoded: split it into documents", n, NOWHERE - 1);
+  if (t->ordered && n >= VERY_LONG) tokenizer_merge_sweep(t, word, n, out);
+  else tokenizer_merge_heap(t, word, n, scratch, out);
+}
