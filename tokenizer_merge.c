@@ -183,7 +183,7 @@ static uint32_t *take_places(Sweep *s, int32_t rank, size_t *count) {
   s->heads[rank] = NOWHERE;
   bool ascending = true;
   for (size_t i = 1; i < *count; i++) ascending &= places[i - 1] <= places[i];
-  if (!ascending) qsort(places, *count, sizeof places[0], by_place);
+  if (!ascending) qsort(places, *count, sizeof places[0], by_place);   // matters where two pairs of a rank share a part
   return places;
 }
 
