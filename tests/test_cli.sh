@@ -110,6 +110,8 @@ check "data info decodes the beginning" grep -q 'the old bear found' out
 check "data info --json: the last line is an object" sh -c "'$gpt' data info shards --json | tail -1 | grep -q '^{.*\"tokens\": *[0-9].*}$'"
 printf a > single.txt
 check "data build of one token" quiet data build single.txt --tokenizer byte --documents none --val-fraction 0 --out single
+mkdir vacant
+check "data build into an empty folder that is there" quiet data build single.txt --tokenizer byte --documents none --val-fraction 0 --out vacant
 check "data info of one token" quiet data info single --json
 check "one token of one byte" grep -q '"bytes": 1, "bytes_per_token": 1,' out
 shard=$(ls shards/*.bin | head -1)

@@ -94,7 +94,7 @@ static void damage(Buffer *b, int how) {
   }
 }
 
-// Exit code of reading the file in a process with 256 MiB more than nothing and two seconds; its stderr in err.
+// Exit code of reading the file in a process with 256 MiB of addresses and twenty seconds; its stderr in err.
 static int outcome(void (*read_it)(const char *), const char *path, char *err, size_t room) {
   int ends[2], status;
   if (pipe(ends)) abort();
@@ -102,7 +102,7 @@ static int outcome(void (*read_it)(const char *), const char *path, char *err, s
   pid_t pid = fork();
   if (pid == 0) {
     dup2(ends[1], 2), close(ends[0]), close(ends[1]);
-    alarm(2);
+    alarm(20);   // a second is plenty, but the machine may be loaded
 #if !defined(__SANITIZE_ADDRESS__)   // which takes terabytes of addresses
     setrlimit(RLIMIT_AS, &(struct rlimit){256 << 20, 256 << 20});
 #endif
