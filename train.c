@@ -218,7 +218,6 @@ static void validate_and_log(Trainer *t, int64_t most_tokens) {
   Run *r = t->run;
   if (!r->val) return;
   Score score = evaluate_loader(t->model, r->val, r->token_bytes, most_tokens);
-  t->last_val = score;
   double loss = score_loss(&score), bits = score_bits_per_byte(&score);
   printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
   fflush(stdout);

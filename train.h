@@ -19,7 +19,6 @@ typedef struct {
   TrainerState state;
   int32_t *ids, *targets;      // (B,T) of a micro-batch
   double smooth_ms, last_report;
-  Score last_val;              // of the last validation
   struct StoryJudge *judge;    // of a run on the embedded stories, else NULL
 } Trainer;
 
