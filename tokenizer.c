@@ -114,8 +114,8 @@ int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier) {
 
 static inline uint64_t pair_hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
 static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (hash ^ hash >> 32) & t->merge_mask; }
-// Most pairs that are looked up do not merge. One bit a hash says so, in an eighth of a byte a bit: a table that stays in the
-// processor's cache, where the merges themselves do not. (Bloom 1970, with one hash.)
+// Most pairs that are looked up do not merge. A bit for the pair's hash says so: 128 KiB for GPT-2's 50,000 merges, which stay in the
+// processor's cache where the 2 MiB of the merges themselves do not. (Bloom 1970, with one hash.)
 static inline uint64_t *filter_word(const Tokenizer *t, uint64_t hash) { return &t->merge_filter[hash >> t->filter_shift >> 6]; }
 static inline uint64_t filter_bit(const Tokenizer *t, uint64_t hash) { return (uint64_t)1 << (hash >> t->filter_shift & 63); }
 
@@ -281,7 +281,7 @@ Tokenizer *tokenizer_gpt2(void) {
 
 // ---- a TokenBuffer and its cache ----
 // Text repeats its words, so the ids of words are kept, in two tables: the place is given by the word's hash, a newer word
-// replaces an older one. Nearly all words are short and have few ids: two of them a line of memory, 4 MiB, whose busy part
+// replaces an older one. Nearly all words are short and have few ids: two of them a line of memory, 8 MiB, whose busy part
 // stays in the processor's own cache. What does not fit there, or was replaced there, is in the other: two lines a word, 16 MiB.
 
 enum { SHORT_KEY = 15, SHORT_IDS = 3, SHORT_BITS = 17 };
