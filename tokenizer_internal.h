@@ -1,6 +1,6 @@
-// tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_pieces.c, tokenizer_train.c
-// and tokenizer_files.c. Everyone else includes tokenizer.h.
-// Tests: tests/test_tokenizer.c
+// tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_pieces.c, tokenizer_merge.c,
+// tokenizer_train.c and tokenizer_files.c. Everyone else includes tokenizer.h.
+// Tests: tests/test_tokenizer.c, tests/test_pieces.c
 #pragma once
 #include "tokenizer.h"
 #include <string.h>  // memcpy

@@ -3,7 +3,7 @@
 // Promises: a piece depends on the text from its start on only; constant stack; time linear in the text. Two ways to the same ends:
 // character by character (tokenizer_piece_end: the plain one), and 64 bytes at once (tokenizer_cut). The second is
 // what makes encoding fast: a word has five bytes, and a branch taken wrongly costs as much as looking a word up.
-// Tests: tests/test_tokenizer.c (both ways against each other); dev/peers/tokenizer_peers.py
+// Tests: tests/test_pieces.c (both ways against each other); dev/peers/tokenizer_peers.py
 #include "tokenizer_internal.h"
 #include "unicode.h"     // unicode_class
 #include "utf8.h"        // utf8_decode
