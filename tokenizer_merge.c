@@ -191,7 +191,7 @@ static uint32_t *take_places(Sweep *s, int32_t rank, size_t *count) {
 static void merge_at(Sweep *s, size_t at, int32_t rank) {
   if (s->parts[at] < 0) return;
   size_t right = at + token_length(s->t, s->parts[at]);
-  int32_t result;
+  int32_t result = -1;
   if (right >= s->n || pair_rank(s->t, s->parts[at], s->parts[right], &result) != rank) return;
   size_t length = token_length(s->t, result), end = at + length;
   s->parts[at] = result;
