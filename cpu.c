@@ -96,8 +96,9 @@ static void *cpu_allocate(Device *d, size_t bytes) {
   if (p == MAP_FAILED) return NULL;
   if (!spare) return p;
   char *begin = (char *)round_up((size_t)p, HUGE_PAGE);   // cut off what is before and behind whole huge pages
-  if (begin > p) munmap(p, (size_t)(begin - p));
-  if (begin + size < p + size + spare) munmap(begin + size, (size_t)(p + spare - begin));
+  const size_t before = (size_t)(begin - p), behind = spare - before;
+  if (before) munmap(p, before);
+  if (behind) munmap(begin + size, behind);
   madvise(begin, size, MADV_HUGEPAGE);                    // advice: nothing depends on it
   return begin;
 }
@@ -173,7 +174,6 @@ Device *cpu_device(int threads) {
   Device *d = xcalloc(1, sizeof *d);
   state->threads = choose_threads(threads);
   state->set = set;
-  state->l2_bytes = (size_t)1 << 20;
   snprintf(state->description, sizeof state->description, "fp32, %s, %d thread%s", set->name, state->threads, state->threads == 1 ? "" : "s");
   cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start
   *d = (Device){

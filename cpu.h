@@ -30,7 +30,6 @@ enum { CPU_SCRATCH_GEMM, CPU_SCRATCH_ATTENTION, CPU_SCRATCH_OPS, CPU_SCRATCH_COU
 typedef struct {
   const struct InstructionSet *set;        // the one chosen (cpu.c)
   int threads;                             // every parallel region says num_threads(state->threads)
-  size_t l2_bytes;                         // of one core, for block sizes (they never change the bits)
   struct { void *data; size_t bytes; } scratch[CPU_SCRATCH_COUNT];
   char description[64];
 } CpuState;

@@ -129,7 +129,7 @@ enum { TILE_COLS = TILE_VECTORS * LANES, LINE = 16 };   // LINE: floats of a cac
 // ---- block sizes; none of them changes a bit of the result ----
 enum {
   K_BLOCK = 768,                  // most k of one visit of a tile: 8 rows of A are then half of a level-1 cache
-  STREAMED_FLOATS = 128 * 1024,   // most of a task's packed piece: half a megabyte of level-2 cache
+  STREAMED_FLOATS = 128 * 1024,   // most of a task's packed piece: half of the smallest level-2 cache of today, a megabyte
   SHARED_FLOATS = 1024 * 1024,    // the shared factor's packed piece
   CHUNK = 1024,                   // outer elements of the shared factor in one piece, at least, if there are so many
   SMALLEST_BLOCK = 64,            // outer elements of the streamed factor of a task
@@ -318,8 +318,7 @@ static Plan make_plan(const Product *g, const CpuState *state) {
 
   // Four tasks for each thread where the shape allows it, so that a thread which the system holds up does not hold up all.
   const size_t tasks = 4 * (size_t)state->threads;
-  const size_t cache = MIN((size_t)STREAMED_FLOATS, state->l2_bytes / 2 / sizeof(float));
-  const size_t largest = MAX(cache / plan.k_block, width), smallest = round_up(SMALLEST_BLOCK, width);
+  const size_t largest = MAX(STREAMED_FLOATS / plan.k_block, width), smallest = round_up(SMALLEST_BLOCK, width);
   plan.block = even_part(plan.streamed.outer, MIN(MAX(divide_up(plan.streamed.outer, tasks), smallest), largest / width * width), width);
   const size_t blocks = divide_up(plan.streamed.outer, plan.block), panels = divide_up(plan.chunk, shared_width);
   plan.groups = MIN(divide_up(tasks, blocks), MAX(panels / SMALLEST_GROUP, (size_t)1));

@@ -238,7 +238,7 @@ static size_t last_cut(const char *text, size_t n, size_t low, size_t high, Docu
   if (cut == CUT_CHARACTER) {      // past three continuation bytes there is no character to be cut
     size_t i = high;
     while (i > low && high - i < 3 && is_continuation(text[i])) i--;
-    return is_continuation(text[i]) ? high : i;
+    return !is_continuation(text[i]) ? i : high - i < 3 ? 0 : high;
   }
   for (size_t i = high; i >= low; i--)
     if (is_cut(text, n, i)) return i;

@@ -9,9 +9,11 @@
 // Not counted, and another one is drawn instead: a change that does not compile, one that gives the same machine code (Papadakis
 // et al. 2015), and one argued in dev/mutants_equivalent.txt. Releases of memory and files are never deleted: a leak changes no result.
 //
-//   mutate [--count N] [--seed S] [--list on] [--suite off] [--least 95] [FILE...]      lies in the build folder; started in the root of the tree
-//   --list on: only show what would be drawn; --suite off: the file's own tests only, for a quick look
+// Kernels (*.cu, *.cuh) are judged by the emulated device (dev/cuda_on_cpu): plain in three orders, then the checked build, then training.
 //
+//   mutate [--count N] [--seed S] [--list on] [--suite off] [--least 95] [--waits on] [FILE...]     lies in the build folder; started in the root of the tree
+//   --list on: only show what would be drawn; --suite off: the file's own tests only, for a quick look
+//   --waits on: instead of drawing, each barrier and wait of the files is deleted in turn
 //   --least P: per cent that must be caught: of a few mutants one may survive by chance
 //
 // Exit 0: at least that many were caught. 1: fewer were. 3: the tests fail without any change, or the tree cannot be copied.
@@ -72,8 +74,38 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"train.c", true, "test_train test_cli_train test_ranks"},
   {"trigram.c", false, "test_stories"},
   {"util.c", false, "test_util"},
+  // kernels: in the order of `emulated`
+  {"attention.cuh", false, "attention_bf16 attention_fp32 cuda"},
+  {"cuda.cuh", false, "operations_bf16 operations_fp32 attention_bf16 attention_fp32 cuda"},
+  {"gemm.cuh", false, "operations_bf16 operations_fp32 cuda"},
+  {"ptx.cuh", false, "operations_bf16 attention_bf16 cuda"},
+  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
+
+// The tests of kernels: programs of `make test-cuda`, in a fixed order of blocks, warps and lanes where none is named. Quick ones first.
+#define RANDOM_ORDER "GPT_CUDA_SCHED=random:7 GPT_CUDA_STREAMS=lazy:3"
+static const struct { const char *name, *program, *environment; } emulated[] = {
+  {"operations_bf16", "test_ops", "TEST_DEVICE=cuda-bf16"},
+  {"operations_fp32", "test_ops", "TEST_DEVICE=cuda"},
+  {"attention_bf16", "test_attention", "TEST_DEVICE=cuda-bf16"},
+  {"attention_fp32", "test_attention", "TEST_DEVICE=cuda"},
+  {"cuda", "test_cuda", ""},
+  {"operations_bf16_reverse", "test_ops", "TEST_DEVICE=cuda-bf16 GPT_CUDA_SCHED=reverse"},
+  {"operations_fp32_reverse", "test_ops", "TEST_DEVICE=cuda GPT_CUDA_SCHED=reverse"},
+  {"attention_bf16_reverse", "test_attention", "TEST_DEVICE=cuda-bf16 GPT_CUDA_SCHED=reverse"},
+  {"operations_bf16_random", "test_ops", "TEST_DEVICE=cuda-bf16 " RANDOM_ORDER},
+  {"operations_fp32_random", "test_ops", "TEST_DEVICE=cuda " RANDOM_ORDER},
+  {"attention_bf16_random", "test_attention", "TEST_DEVICE=cuda-bf16 " RANDOM_ORDER},
+  {"cuda_random", "test_cuda", RANDOM_ORDER},
+  {"operations_bf16_checked", "test_ops_checked", "TEST_DEVICE=cuda-bf16"},
+  {"attention_bf16_checked", "test_attention_checked", "TEST_DEVICE=cuda-bf16"},
+  {"cuda_checked", "test_cuda_checked", ""},
+  {"operations_fp32_checked", "test_ops_checked", "TEST_DEVICE=cuda"},
+  {"attention_fp32_checked", "test_attention_checked", "TEST_DEVICE=cuda"},
+  {"training", NULL, "CUDA_TESTS=train"},            // tests/cuda.sh
+};
+static bool is_kernel_file(const char *name) { return strstr(name, ".cu") != NULL; }
 
 static double seconds_now(void) {
   struct timespec t;
@@ -117,13 +149,13 @@ static char *read_text(const char *path, size_t *n) {
   return text;
 }
 
-static bool sanitizing;   // the command that runs is built with sanitizers
+static bool reserves;   // the command that runs reserves terabytes of addresses: sanitizers, the checked emulator
 
 // A mutant may ask for memory or write files without end.
 static void set_limits(void) {
   struct rlimit memory = {(rlim_t)16 << 30, (rlim_t)16 << 30}, file = {(rlim_t)32 << 30, (rlim_t)32 << 30}, core = {0, 0};
   const char *flags = getenv("MAKEFLAGS");
-  if (!sanitizing && (!flags || !strstr(flags, "sanitize"))) setrlimit(RLIMIT_DATA, &memory);   // sanitizers reserve terabytes
+  if (!reserves && (!flags || !strstr(flags, "sanitize"))) setrlimit(RLIMIT_DATA, &memory);
   setrlimit(RLIMIT_FSIZE, &file);
   setrlimit(RLIMIT_CORE, &core);
 }
@@ -268,7 +300,9 @@ static void copy_tree(const char *self) {
 
 // ---- the tests ----
 
-typedef struct { char *name; bool script; double seconds; } Test;   // seconds without any change; 0: not known yet
+// target: what make has to build; command: what runs it (a word of test names may follow); kernels: belongs to them;
+// seconds without any change; 0: not known yet
+typedef struct { char *name, *target, *command; bool script, kernels; double seconds; } Test;
 static Test tests[MAX_TESTS];
 static size_t test_count;
 
@@ -276,11 +310,19 @@ static void find_tests(void) {
   if (run(60, "ls tests/test_*.c tests/test_*.sh 2>/dev/null; true")) give_up("cannot list tests/");
   char *log = read_log();
   for (char *path = strtok(log, "\n"); path && test_count < MAX_TESTS; path = strtok(NULL, "\n")) {
-    char *dot = strrchr(path, '.');
-    tests[test_count++] = (Test){format("%.*s", (int)(dot - path) - 6, path + 6), !strcmp(dot, ".sh"), 0};
+    char *dot = strrchr(path, '.'), *name = format("%.*s", (int)(dot - path) - 6, path + 6);
+    bool script = !strcmp(dot, ".sh");
+    tests[test_count++] = (Test){name, script ? format("gpt") : format("gpt $B/%s", name),   // some programs run ./gpt
+                                 script ? format("GPT=$PWD/gpt bash tests/%s.sh", name) : format("$B/%s", name), script, false, 0};
   }
   free(log);
   if (!test_count) give_up("there are no tests");
+  for (size_t i = 0; i < sizeof emulated / sizeof *emulated; i++) {
+    const char *program = emulated[i].program;
+    tests[test_count++] = (Test){format("%s", emulated[i].name), program ? format("$B/emulated/%s", program) : format("$B/emulated/gpt"),
+      program ? format("OMP_NUM_THREADS=1 %s $B/emulated/%s", emulated[i].environment, program) : format("%s bash tests/cuda.sh $B/emulated", emulated[i].environment),
+      !program, true, 0};
+  }
 }
 
 static Test *test_named(const char *name, size_t n) {
@@ -288,8 +330,8 @@ static Test *test_named(const char *name, size_t n) {
   return NULL;
 }
 
-// Tests of a file in the order of the table, then all others; *own = how many are its own.
-static void order_tests(const char *file, Test *order[MAX_TESTS], size_t *own) {
+// Tests of a file in the order of the table, then all others of its kind; *own = how many are its own. Returns how many there are.
+static size_t order_tests(const char *file, Test *order[MAX_TESTS], size_t *own) {
   size_t count = 0;
   for (size_t h = 0; h < HOMES; h++) {
     if (strcmp(homes[h].file, file)) continue;
@@ -302,24 +344,29 @@ static void order_tests(const char *file, Test *order[MAX_TESTS], size_t *own) {
   for (size_t i = 0; i < test_count; i++) {
     bool taken = false;
     for (size_t k = 0; k < *own; k++) taken |= order[k] == &tests[i];
-    if (!taken) order[count++] = &tests[i];
+    if (!taken && tests[i].kernels == is_kernel_file(file)) order[count++] = &tests[i];
   }
+  return count;
 }
 
+// make and the tests find the build folder as $B: it is another one for the build with sanitizers.
 static bool build_test(const Test *t) {
-  char *target = t->script ? format("gpt") : format("gpt %s/%s", build, t->name);   // some programs run ./gpt
-  bool ok = make(target);
-  free(target);
-  return ok;
+  setenv("B", build, 1);
+  return make(t->target);
 }
 
 // NULL: passed. Else why not, to be freed. word: only the tests that have it in their names; "": all.
 static char *run_test(const Test *t, const char *word, double limit) {
-  int code = t->script ? run_format(limit, "GPT=$PWD/gpt bash tests/%s.sh", t->name) : run_format(limit, "%s/%s %s", build, t->name, word);
+  setenv("B", build, 1);
+  reserves |= t->kernels;
+  int code = run_format(limit, "%s %s", t->command, t->script ? "" : word);
+  if (t->kernels) reserves = false;
   char *log = read_log(), *why = NULL, *line = strstr(log, "FAILED ");
   if (line) line += !strncmp(line, "FAILED tests/", 13) ? 13 : 7;
+  char *found = t->kernels && code == 70 ? strstr(log, "cuda_on_cpu: ") : NULL;   // the emulator's own finding
   if (code == TOO_LATE) why = format("%s: not done after %.0f s", t->name, limit);
   else if (code == FAILED_LINE && line) why = format("%s: %.*s", t->name, (int)strcspn(line, "\n"), line);
+  else if (found) why = format("%s: %.*s", t->name, (int)strcspn(found, "\n"), found);
   else if (code > 128) why = format("%s: signal %d", t->name, code - 128);
   else if (code && line) why = format("%s: %.*s", t->name, (int)strcspn(line, "\n"), line);
   else if (code) why = format("%s: exit code %d", t->name, code);
@@ -467,6 +514,11 @@ static bool is_array_size(const Source *s, size_t i) {
   return is_declaration(s, first) || is(s, first, "const") || is(s, first, "static");
 }
 
+// The 0 of {0} in a struct's initializer stands for all its fields; 1 would be of the first only, which is as a rule set before it is read.
+static bool is_zero_struct(const Source *s, size_t i) {
+  return i > 1 && is(s, i, "0") && is(s, i - 1, "{") && is(s, i + 1, "}") && (is(s, i - 2, ")") || (is(s, i - 2, "=") && !is(s, i - 3, "]")));
+}
+
 // A number in the size of an allocation, one more of which asks for more memory and changes no result.
 static bool is_room(const Source *s, size_t i) {
   static const char *const words[] = {"xmalloc", "xcalloc", "xrealloc", "malloc", "calloc", "realloc"};
@@ -491,7 +543,7 @@ static void add_token_changes(int source, const Source *s, size_t i) {
     if (!is(s, i, swaps[k].from) || (swaps[k].binary && !is_binary(s, i))) continue;
     add_change(source, t->line, t->at, t->n, format("%s", swaps[k].to), "operator");
   }
-  if (t->kind != NUMBER || is_array_size(s, i)) return;
+  if (t->kind != NUMBER || is_array_size(s, i) || is_zero_struct(s, i)) return;
   bool room = is_room(s, i);
   if (is(s, i, "0")) { if (!room) add_change(source, t->line, t->at, t->n, format("1"), "constant"); return; }
   char *end;
@@ -521,7 +573,19 @@ static bool is_release(const Source *s, size_t i) {
   if (t->kind != IDENTIFIER || !is(s, i + 1, "(")) return false;
   for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, i, words[w])) return true;
   const char *end = s->text + t->at + t->n;
-  return (t->n > 5 && !strncmp(end - 5, "_free", 5)) || (t->n > 6 && !strncmp(end - 6, "_close", 6));
+  static const char *const endings[] = {"_free", "_close", "_destroy", "munmap"};
+  for (size_t e = 0; e < sizeof endings / sizeof *endings; e++) {
+    const size_t n = strlen(endings[e]);
+    if (t->n >= n && !strncmp(end - n, endings[e], n)) return true;
+  }
+  return false;
+}
+
+// Waits for other threads, for copies on their way or for a stream.
+static bool is_wait(const Source *s, size_t i) {
+  static const char *const words[] = {"__syncthreads", "__syncwarp", "cp_async_wait", "cp_async_commit", "__threadfence"};
+  for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, i, words[w])) return true;
+  return false;
 }
 
 // A statement that begins at token i and ends on the same line.
@@ -633,13 +697,21 @@ static const char *argument_for(const Change *c, const char *old, const char *ne
   return NULL;
 }
 
+// The folder of a source's objects, below the build folder, and their names in it, as the shell takes them. Freed by the caller.
+static const char *object_folder(const Source *s) { return is_kernel_file(s->name) ? "/emulated" : ""; }
+static char *object_names(const Source *s) {
+  const int stem = (int)strlen(s->name) - 2;
+  return is_kernel_file(s->name) ? format("train_gpt.cpp train_gpt.plain.o train_gpt.checked.o") : format("%.*s.o %.*s.*.o", stem, s->name, stem, s->name);
+}
+
 // Puts the change into the copy; the unchanged file and its objects go to scratch/keep. The objects are moved and not copied, so
 // that make compiles them again even where two files get the same time.
 static void apply(const Change *c) {
   const Source *s = &sources[c->source];
-  char *path = format("%s/tree/%s", scratch, s->name);
-  if (run_format(60, "rm -rf ../keep/* && cp -p %s ../keep/ && mv %s/%.*s.o %s/%.*s.*.o ../keep/ 2>/dev/null; true", s->name, build,
-                 (int)strlen(s->name) - 2, s->name, build, (int)strlen(s->name) - 2, s->name)) give_up("cannot keep the unchanged file");
+  char *path = format("%s/tree/%s", scratch, s->name), *names = object_names(s);
+  if (run_format(60, "rm -rf ../keep/* && cp -p %s ../keep/ && cd %s%s && mv %s $OLDPWD/../keep/ 2>/dev/null; true", s->name, build, object_folder(s), names))
+    give_up("cannot keep the unchanged file");
+  free(names);
   FILE *f = fopen(path, "wb");
   if (!f || fwrite(s->text, 1, c->at, f) != c->at || fputs(c->with, f) < 0 ||
       fwrite(s->text + c->at + c->n, 1, s->n - c->at - c->n, f) != s->n - c->at - c->n || fclose(f)) give_up("cannot write the changed file");
@@ -648,16 +720,21 @@ static void apply(const Change *c) {
 
 // The objects get the time of now (no -p): what was linked with the changed ones is older and will be linked again.
 static void restore(const Change *c) {
-  if (run_format(60, "cp -p ../keep/%s . && cd ../keep && for o in *.o; do cp $o ../tree/%s/ || exit 1; done", sources[c->source].name,
-                 build)) give_up("cannot put the unchanged file back");
+  const Source *s = &sources[c->source];
+  char *names = object_names(s);   // one that was not there before holds the change
+  if (run_format(60, "cp -p ../keep/%s . && (cd %s%s && rm -f %s) && cd ../keep && for o in *.o; do cp $o ../tree/%s%s/ || exit 1; done; "
+                 "! [ -e train_gpt.cpp ] || cp -p train_gpt.cpp ../tree/%s%s/", s->name, build, object_folder(s), names, build, object_folder(s), build, object_folder(s))) give_up("cannot put the unchanged file back");
+  free(names);
 }
 
 typedef enum { BUILT, BROKEN, SAME } Built;
 
-// Compiles the changed file, once per instruction set. SAME: the machine code of all is what it was.
-static Built compile(void) {
-  if (run_format(BUILD_LIMIT, "make -s $(cd ../keep && for o in *.o; do echo %s/$o; done)", build)) return BROKEN;
-  bool same = run_format(60, "for o in ../keep/*.o; do strip -g -o ../a $o && strip -g -o ../b %s/${o##*/} && cmp -s ../a ../b || exit 1; done", build) == 0;
+// Compiles the changed file, once per instruction set; kernels for the plain emulator. SAME: the machine code of all is what it was.
+static Built compile(const Change *c) {
+  const char *below = object_folder(&sources[c->source]);
+  setenv("OBJECTS_KEPT", is_kernel_file(sources[c->source].name) ? "train_gpt.plain.o" : "*.o", 1);
+  if (run_format(BUILD_LIMIT, "make -s $(cd ../keep && for o in $OBJECTS_KEPT; do echo %s%s/$o; done)", build, below)) return BROKEN;
+  bool same = run_format(60, "cd ../keep && for o in $OBJECTS_KEPT; do strip -g -o ../a $o && strip -g -o ../b ../tree/%s%s/$o && cmp -s ../a ../b || exit 1; done", build, below) == 0;
   return same ? SAME : BUILT;
 }
 
@@ -688,14 +765,14 @@ static char *judge(const Change *c, double *start) {
   size_t own;
   char word[64];
   word_of(c, word);
-  order_tests(sources[c->source].name, order, &own);
-  for (size_t i = 0; i < (whole_suite || !own ? test_count : own); i++) {
+  const size_t count = order_tests(sources[c->source].name, order, &own);
+  for (size_t i = 0; i < (whole_suite || !own ? count : own); i++) {
     if (order[i]->seconds <= 0) {          // a survivor of its own tests: how long do the others take?
       double pause = seconds_now();
       restore(c);
-      time_tests(order, test_count);
+      time_tests(order, count);
       apply(c);
-      if (compile() != BUILT) give_up("a change that compiled does not any more");
+      if (compile(c) != BUILT) give_up("a change that compiled does not any more");
       *start += seconds_now() - pause;
     }
     if (!build_test(order[i])) return format("%s", "");
@@ -730,9 +807,9 @@ static char *judge_sanitized(const Change *c, double *start) {
                               folder, stem, name, folder, folder, t->script ? "gpt" : t->name, folder) == 0;
       *start += pass == 0 ? seconds_now() - pause : 0;             // the first build is that of the whole tree
       snprintf(build, sizeof build, "%s", folder);
-      sanitizing = true;
+      reserves = true;
       char *said = built ? run_test(t, "", 10 * time_limit(t)) : NULL;
-      sanitizing = false;
+      reserves = false;
       snprintf(build, sizeof build, "%s", plain);
       if (pass == 0) why = said ? format("%s, with sanitizers", said) : NULL;
       else {
@@ -769,9 +846,9 @@ static bool try_one(Tally *t) {
   time_tests(order, own);
   double start = seconds_now();
   apply(c);
-  Built built = compile();
+  Built built = compile(c);
   char *why = built == BUILT ? judge(c, &start) : NULL;
-  if (built == BUILT && !why && whole_suite) why = judge_sanitized(c, &start);
+  if (built == BUILT && !why && whole_suite && !is_kernel_file(sources[c->source].name)) why = judge_sanitized(c, &start);
   double took = seconds_now() - start;
   restore(c);
   if (built == BROKEN || (why && !*why)) t->broken++;
@@ -793,6 +870,8 @@ static bool try_one(Tally *t) {
 
 static int by_value(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b; }
 
+static bool only_waits;
+
 static void read_sources(char *const *names, int count) {
   for (size_t h = 0; h < HOMES; h++) {
     bool asked = count == 0 && homes[h].drawn;
@@ -804,6 +883,7 @@ static void read_sources(char *const *names, int count) {
     if (!s->text) continue;
     tokenize(s);
     for (size_t i = 0; i < s->count; i++) {
+      if (only_waits) { if (is_wait(s, i)) add_deletion((int)source_count, s, i); continue; }
       add_token_changes((int)source_count, s, i);
       add_negation((int)source_count, s, i);
       add_deletion((int)source_count, s, i);
@@ -845,11 +925,13 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--seed")) seed = (uint64_t)number_of(argv[i], argv[i + 1]);
     else if (!strcmp(argv[i], "--least")) least = number_of(argv[i], argv[i + 1]);
     else if (!strcmp(argv[i], "--list")) list = argv[i + 1] && !strcmp(argv[i + 1], "on");
+    else if (!strcmp(argv[i], "--waits")) only_waits = argv[i + 1] && !strcmp(argv[i + 1], "on");
     else if (!strcmp(argv[i], "--suite")) whole_suite = !(argv[i + 1] && !strcmp(argv[i + 1], "off"));
-    else { fprintf(stderr, "mutate: %s: no such flag; there are --count, --seed, --list and --suite\n", argv[i]); return 2; }
+    else { fprintf(stderr, "mutate: %s: no such flag; there are --count, --seed, --list, --suite, --waits and --least\n", argv[i]); return 2; }
   }
   read_argued();
   read_sources(argv + i, argc - i);
+  if (only_waits) count = (long)change_count;
   if (!change_count) { fprintf(stderr, "mutate: there is nothing to change in the files named\n"); return 2; }
   if (list) {
     for (long k = 0; k < count; k++) {

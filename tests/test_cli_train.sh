@@ -99,6 +99,7 @@ check "--dry-run prints the memory" grep -q '^memory ' out
 train text.txt $tiny --steps 4 --trace --out trace
 check "--trace prints operations" test "$(grep -c '^trace ' out)" -gt 20
 check "--trace prints sums" grep -q '^sum .*operations' out
+check "... which are most of the step, and no more than it" awk '/^sum .* operations .* of the step/ { share = $6 + 0; if (share > 30 && share <= 100) ok = 1 } END { exit !ok }' out
 train text.txt $tiny --steps 4 --log-tensors 2 --out tensors
 check "--log-tensors logs each tensor twice" test "$(grep -c '"kind": "tensor".*transformer.h.0.mlp.c_fc.weight' tensors/log.jsonl)" = 2
 check "--keep 2 of many checkpoints" sh -c "'$gpt' train text.txt $tiny --steps 9 --save-every 2 --out kept > out && [ \$(ls -d kept/step_* | wc -l) = 2 ]"

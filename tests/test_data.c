@@ -9,6 +9,7 @@
 #include "utf8.h"
 #include <errno.h>         // errno
 #include <fcntl.h>         // open
+#include <limits.h>        // LONG_MAX
 #include <signal.h>        // SIGXFSZ
 #include <sys/resource.h>  // setrlimit
 #include <sys/stat.h>      // mkfifo
@@ -225,6 +226,28 @@ static void every_token_once(void) {
   }
 }
 
+// Documents over more tokens than are read at once: each token once, and the longest document is found across the seams.
+static void documents_in_a_long_stream(void) {
+  enum { N = (1 << 17) + 77, T = 1000, EOT = 9 };
+  static const int64_t ends[] = {0, 1, 60000, 65535, 65536, 65540, 131071, 131072, N - 1};
+  int32_t *tokens = xmalloc(N, sizeof *tokens);
+  for (int64_t i = 0; i < N; i++) tokens[i] = (int32_t)(i % 9);
+  for (size_t i = 0; i < ARRAY_LEN(ends); i++) tokens[ends[i]] = EOT;
+  Dataloader *l = dataloader_open_tokens(tokens, N, 10, EOT);
+  dataloader_arrange(l, T, ORDER_DOCUMENTS, 3);
+  cover(l, tokens, N, T, 1);
+  CHECK_EQ(dataloader_longest_document(l), 131071 - 65540);
+  dataloader_close(l);
+  for (int64_t i = 0; i < N - 1; i++) tokens[i] = 1;      // one document, which has not begun
+  l = dataloader_open_tokens(tokens, N, 10, EOT);
+  CHECK_EQ(dataloader_longest_document(l), 0);
+  dataloader_close(l);
+  l = dataloader_open_tokens(tokens, N, 10, -1);
+  CHECK_EQ(dataloader_longest_document(l), 0);
+  dataloader_close(l);
+  free(tokens);
+}
+
 // Grid and order change from epoch to epoch and with the seed; documents start their rows.
 static void epochs_differ(void) {
   enum { N = 1000, T = 16, EPOCHS = 12 };
@@ -366,12 +389,16 @@ static void wrong_shards_are_refused(void) {
   free(path);
 }
 
-// The program's own pread() stands before libc's: a disk that fails when a test asks for it.
+// The program's own pread() stands before libc's: a disk that, after so many readings, fails or gives what is one bit off.
+static long sound_reads = LONG_MAX;
 static bool disk_fails;
 ssize_t pread(int fd, void *to, size_t n, off_t at) {
-  if (!disk_fails) return (ssize_t)syscall(SYS_pread64, fd, to, n, at);
+  const bool sound = sound_reads-- > 0;
   errno = EIO;
-  return -1;
+  if (!sound && disk_fails) return -1;
+  ssize_t got = (ssize_t)syscall(SYS_pread64, fd, to, n, at);
+  if (!sound && got > 0) *(uint8_t *)to ^= 1;
+  return got;
 }
 
 static void a_failing_disk_is_the_machines(void) {
@@ -379,7 +406,13 @@ static void a_failing_disk_is_the_machines(void) {
   char *path = in_folder("failing.bin");
   write_shard(path, ids, 10, 2, true, 1000, 999, 'c');
   disk_fails = true;
-  EXPECT_FAIL(EXIT_MACHINE, "failing.bin: reading the header failed: Input/output error", shard_open(path, SHARD_HEADER));
+  EXPECT_FAIL(EXIT_MACHINE, "failing.bin: reading the header failed: Input/output error", { sound_reads = 0; shard_open(path, SHARD_HEADER); });
+  write_shard(path, ids, 10, 2, true, 1000, 999, '0');
+  int code = EXIT_MACHINE;
+  long reads = 0;
+  for (; code && reads < 100; reads++) EXIT_OF(code, { sound_reads = reads; CHECK_DATA(path); });
+  CHECK_EQ(code, 0);                     // the last of them is of the payload
+  EXPECT_FAIL(EXIT_MACHINE, "failing.bin: byte 1024: reading 20 bytes failed", { sound_reads = reads - 2; CHECK_DATA(path); });
   disk_fails = false;
   unlink(path);
   free(path);
@@ -549,6 +582,27 @@ static void pieces_encode_as_the_whole(void) {
   }
 }
 
+// No piece ends inside a character, wherever the first one, which may not be short, has to end.
+static void pieces_are_of_whole_characters(void) {
+  char *path = in_folder("whole.txt");
+  for (size_t before = 0; before < 4; before++) {
+    Buffer text = {0};
+    buffer_append(&text, "xyz", before);
+    while (text.len < 3 * DOCUMENT_HEAD) buffer_append(&text, "😀", 4);
+    write_file(path, text.data, text.len);
+    Documents *d = documents_open((const char *const[]){path}, 1, folder);
+    Piece p;
+    int pieces = 0;
+    documents_start(d, SPLIT_FILE, NULL, CUT_CHARACTER, 64);
+    for (; documents_next(d, &p) == DOCUMENTS_PIECE; pieces++) CHECK_EQ((p.at + (int64_t)p.n - (int64_t)before) % 4, 0);
+    CHECK(pieces > 1000);
+    documents_close(d);
+    buffer_free(&text);
+  }
+  unlink(path);
+  free(path);
+}
+
 // Plain words: a piece ends at the first space from its length on, so memory does not grow with the text.
 static void pieces_of_plain_words_are_short(void) {
   char *path = in_folder("plain.txt");
@@ -701,6 +755,28 @@ static void build_keeps_every_token(void) {
 }
 
 // Without a pattern a token may reach over blanks, so a long text must not be cut into pieces: the ids are those of the whole.
+// Where validation would begin inside the first character of a document, all of the document is validation's, its end-of-text token too.
+static void validation_begins_with_a_character(void) {
+  char *a = in_folder("a.txt"), *b = in_folder("b.txt"), *out = in_folder("shards"), *train = in_folder("shards/train_000000.bin"), *val = in_folder("shards/val_000000.bin");
+  write_file(a, "0123456789", 10);
+  write_file(b, "\xc3\xbc" "1234567", 9);
+  CHECK_EQ(BUILD(a, b, "--tokenizer", "byte", "--documents", "file", "--val-fraction", "0.42", "--out", out), 0);   // from byte 11 of 19
+  Dataloader *l = dataloader_open_shards(train, SHARD_HEADER, 0);
+  CHECK_EQ(dataloader_tokens(l), 1 + 10 + 1);
+  dataloader_close(l);
+  l = dataloader_open_shards(val, SHARD_HEADER, 0);
+  CHECK_EQ(dataloader_tokens(l), 1 + 9 + 1);
+  dataloader_close(l);
+  remove_in_folder("shards");
+  unlink(a);
+  unlink(b);
+  free(a);
+  free(b);
+  free(out);
+  free(train);
+  free(val);
+}
+
 static void build_cuts_nothing_without_a_pattern(void) {
   char *text_path = in_folder("long.txt"), *out = in_folder("shards"), *vocabulary = in_folder("none.json");
   Buffer text = {0}, json = {0};
@@ -895,6 +971,13 @@ static void build_leaves_nothing_half(void) {
   EXPECT_FAIL(EXIT_REQUEST, "needs a TEXT", BUILD("--tokenizer", "byte", "--out", out));
   EXPECT_FAIL(EXIT_REQUEST, "is missing; make it first", BUILD(text, "--tokenizer", "byte", "--out", deep));
   EXPECT_FAIL(EXIT_REQUEST, "other files, an empty or new folder is needed", BUILD(text, "--tokenizer", "byte", "--out", folder));
+  char *one = in_folder("one"), *inside = in_folder("one/file");
+  make_directory(one);
+  write_file(inside, "x", 1);
+  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(text, "--tokenizer", "byte", "--out", one));
+  remove_in_folder("one");
+  free(one);
+  free(inside);
   EXPECT_FAIL(EXIT_REQUEST, "is a file, --out needs a folder", BUILD(text, "--tokenizer", "byte", "--out", text));
   b.len = 0;
   random_text(&b, 300000, true);
@@ -964,13 +1047,14 @@ static void expect_same_folder(const char *a, const char *b, const char *how) {
 static void stopped_builds_go_on(void) {
   char *text = in_folder("t.txt"), *whole = in_folder("whole"), *out = in_folder("shards");
   const char *const ways[][4] = {{"byte", "1500", "0", "blank-line"}, {"gpt2", "500", "0.3", "blank-line"}, {"byte", "1k", "0.3", "file"},
-                                 {"shards.json", "1500", "0.3", "blank-line"}};     // the last one: no end-of-text token
+                                 {"shards.json", "1500", "0.3", "blank-line"},      // no end-of-text token
+                                 {"byte", "500", "0.4", "blank-line"}};             // too few documents for a hash: validation is the last of them
+  enum { FEW_DOCUMENTS = 4 };                                                       // that way
   Buffer b = {0}, j = {0};
   for (int i = 0; i < 130; i++) {
     random_text(&b, b.len + (size_t)draw(1, 150), true);
     buffer_printf(&b, "\n\n");
   }
-  write_file(text, b.data, b.len);
   Tokenizer *t = tokenizer_byte(false);
   char *plain = in_folder("shards.json");
   tokenizer_json(t, &j);
@@ -978,6 +1062,8 @@ static void stopped_builds_go_on(void) {
   tokenizer_free(t);
   for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
     const char *const *w = ways[way], *tokenizer = strcmp(w[0], "shards.json") ? w[0] : plain;
+    if (way == FEW_DOCUMENTS) b.len /= 2;
+    write_file(text, b.data, b.len);
 #define AGAIN(to) BUILD(text, "--tokenizer", tokenizer, "--shard-tokens", w[1], "--val-fraction", w[2], "--documents", w[3], "--out", to)
     CHECK_EQ(AGAIN(whole), 0);
     int code = EXIT_MACHINE, stops = 0;
@@ -1032,6 +1118,80 @@ static char *small_build(void) {
   unlink(text);
   free(text);
   return out;
+}
+
+// Order: windows, and documents where the stream begins with an end-of-text token; a stream that is not what it was is seen.
+static void check_counts_the_order(void) {
+  char *out = small_build(), *shards = in_folder("small/*.bin"), *raw = in_folder("order.bin");
+  CHECK_EQ(CHECK_DATA(out, "--order", "on", "--context", "5", "--batch", "4", "--epochs", "3", "--seed", "7"), 0);
+  CHECK(strstr(said.data, "order of windows: context 5, batch 4, seed 7: 141 samples, 35.2 batches an epoch; in each of 3 epochs every one of 699 targets once\n"
+                          "order of documents: context 5, batch 4, seed 7: 141 samples, 35.2 batches an epoch; in each of 3 epochs every one of 699 targets once\n"));
+  write_shard(raw, (const int32_t[]){3, 1, 2}, 3, 2, true, 10, 9, 'a');
+  CHECK_EQ(CHECK_DATA(raw, "--order", "on"), 0);
+  CHECK(strstr(said.data, "order of windows: context 1024, batch 8, seed 1337: 1 samples, 0.1 batches an epoch; in each of 2 epochs every one of 2 targets once\n"));
+  CHECK(!strstr(said.data, "order of documents"));
+  write_shard(raw, (const int32_t[]){3, 1, 2}, 3, 2, false, 10, 9, 'a');
+  // what is read changes: at the latest, the last sample
+  int code = EXIT_NO;
+  long reads = 0;
+  for (; code && reads < 100; reads++)
+    EXIT_OF(code, { sound_reads = reads; CHECK_DATA(raw, "--order", "on", "--epochs", "1", "--context", "2"); });
+  CHECK_EQ(code, 0);
+  EXPECT_FAIL(EXIT_NO, "order: a row of epoch 0 does not hold what the stream has there",
+              { sound_reads = reads - 2; CHECK_DATA(raw, "--order", "on", "--epochs", "1", "--context", "2"); });
+  unlink(raw);
+  remove_in_folder("small");
+  free(out);
+  free(shards);
+  free(raw);
+}
+
+// What a person sees of the data.
+static void info_shows_the_data(void) {
+  char *text = in_folder("info.txt"), *out = in_folder("info");
+  write_file(text, "one\n\ntwo two\n\nthree three three\n", 32);
+  CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--out", out, "--val-fraction", "0"), 0);
+  CHECK_EQ(INFO(out), 0);
+  static const char expected[] =
+    "shards     1\n"
+    "tokens     31\n"
+    "documents  3\n"
+    "vocabulary 257, end-of-text id 256\n"
+    "tokenizer  79f7f2cc332e5789bef44fb9300e017a38b13f25979691b6dc99c6be73fdc648\n"
+    "text       27 bytes, 1.000 bytes a token\n"
+    "used       9 of 257 ids\n"
+    "most frequent: id, count, share, text\n"
+    "      101             7  22.581 %  \"e\"\n"
+    "      116             5  16.129 %  \"t\"\n"
+    "      256             4  12.903 %  \"<|endoftext|>\"\n"
+    "       32             3   9.677 %  \" \"\n"
+    "      104             3   9.677 %  \"h\"\n"
+    "      111             3   9.677 %  \"o\"\n"
+    "      114             3   9.677 %  \"r\"\n"
+    "      119             2   6.452 %  \"w\"\n"
+    "      110             1   3.226 %  \"n\"\n"
+    "longest\n"
+    "      256             4  12.903 %  \"<|endoftext|>\"\n"
+    "      101             7  22.581 %  \"e\"\n"
+    "      116             5  16.129 %  \"t\"\n"
+    "       32             3   9.677 %  \" \"\n"
+    "      104             3   9.677 %  \"h\"\n"
+    "      111             3   9.677 %  \"o\"\n"
+    "      114             3   9.677 %  \"r\"\n"
+    "      119             2   6.452 %  \"w\"\n"
+    "tokens of a document: mean 9.0, longest 17\n"
+    "           2 .. 3                    1  ##################################################\n"
+    "           4 .. 7                    1  ##################################################\n"
+    "           8 .. 15                   0  \n"
+    "          16 .. 31                   1  ##################################################\n"
+    "it begins:\n"
+    "  | <|endoftext|>one<|endoftext|>two two<|endoftext|>three three three<|endoftext|>\n";
+  buffer_append(&said, "", 1);
+  CHECK_STR(said.data, expected);
+  remove_in_folder("info");
+  unlink(text);
+  free(text);
+  free(out);
 }
 
 static void check_names_the_byte(void) {
@@ -1154,6 +1314,7 @@ int main(int argc, char **argv) {
   RUN(permutation_is_a_bijection);
   RUN(order_is_pinned);
   RUN(every_token_once);
+  RUN(documents_in_a_long_stream);
   RUN(epochs_differ);
   RUN(the_smallest_stream);
   RUN(header_is_as_documented);
@@ -1165,16 +1326,20 @@ int main(int argc, char **argv) {
   RUN(many_shards);
   RUN(counts_past_32_bits);
   RUN(pieces_encode_as_the_whole);
+  RUN(pieces_are_of_whole_characters);
   RUN(pieces_of_plain_words_are_short);
   RUN(documents_are_found);
   RUN(texts_are_refused);
   RUN(validation_is_drawn_by_content);
+  RUN(validation_begins_with_a_character);
   RUN(build_from_a_stream);
   RUN(progress_is_said_every_five_seconds);
   RUN(build_of_characters);
   RUN(build_leaves_nothing_half);
   RUN(stopped_builds_go_on);
   RUN(check_names_the_byte);
+  RUN(check_counts_the_order);
+  RUN(info_shows_the_data);
   RUN(malformed_files);
   RUN(data_hash_tells_data_apart);
   RUN(build_cuts_nothing_without_a_pattern);

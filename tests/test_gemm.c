@@ -318,7 +318,7 @@ static void nothing_to_do(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   find_sets();
-  state = (CpuState){ .threads = 1, .l2_bytes = 1 << 20 };
+  state = (CpuState){ .threads = 1 };
   RUN(denormals_are_zero);
   cpu_flush_denormals();   // the chains of this file, as the products do in their threads
   RUN(forward);

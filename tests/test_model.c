@@ -65,6 +65,33 @@ static void memory_is_what_was_counted(void) {
       }
 }
 
+// What the banner says each kind takes: every kind of memory is under its own name. Weights that are their own masters have no copy.
+static size_t bytes_of_kind(const MemoryTable *table, const char *kind) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < table->count; i++) bytes += strcmp(table->line[i].kind, kind) ? 0 : table->line[i].bytes;
+  return bytes;
+}
+
+static void memory_is_under_its_kind(void) {
+  for (int i = 0; i < 2; i++) {
+    Device *d = devices[i];
+    GptOptions o = {.config = tiny(FAMILY_LLAMA), .purpose = PURPOSE_TRAIN, .B = 3, .T = 7};
+    MemoryTable table;
+    gpt_memory(&table, d, &o);
+    CHECK_EQ(bytes_of_kind(&table, "logits"), round_up(3 * 7 * round_up((size_t)o.config.vocab, d->row_multiple) * d->real_size, 64));
+    CHECK_EQ(bytes_of_kind(&table, "key-value cache"), 0);
+    Gpt *m = gpt_create(d, &o);
+    CHECK_EQ(bytes_of_kind(&table, "weights"), round_up(gpt_table(m)->total * d->real_size, 64));
+    CHECK_EQ(bytes_of_kind(&table, "gradients"), round_up(gpt_table(m)->total * d->acc_size, 64) + round_up(STAT_COUNT * sizeof(double), 64));
+    CHECK_EQ(bytes_of_kind(&table, "optimizer"), 2 * round_up(gpt_table(m)->total * d->acc_size, 64));
+    gpt_destroy(m);
+    o.purpose = PURPOSE_SAMPLE, o.B = 1;
+    gpt_memory(&table, d, &o);
+    const size_t one = round_up((size_t)o.config.context * 2 * 6 * d->real_size, 64);   // 2 key-value heads of 6 channels
+    CHECK_EQ(bytes_of_kind(&table, "key-value cache"), 2 * 2 * one);
+  }
+}
+
 // Logits are held for as many rows at once as asked for, down to one, and for no more than there are.
 static void logits_of_chosen_rows(void) {
   Device *d = devices[0];
@@ -88,6 +115,8 @@ static void memory_that_is_not_there(void) {
   o.B = INT64_MAX / 8;
   o.T = 1 << 20;
   EXPECT_FAIL(2, "--batch", refuse_create(devices[0], &o));
+  for (int i = 0; i < 2; i++)      // whole pages of which are more than there are addresses
+    for (size_t less = 1; less < (size_t)1 << 24; less = 3 * less + 1) CHECK(devices[i]->allocate(devices[i], SIZE_MAX - less) == NULL);
 }
 
 // Every kind of name occurs in the arena, and where weights and gradients lie the tensor is named.
@@ -656,6 +685,7 @@ int main(int argc, char **argv) {
   devices[0] = reference_device();
   devices[1] = cpu_device(2);
   RUN(memory_is_what_was_counted);
+  RUN(memory_is_under_its_kind);
   RUN(logits_of_chosen_rows);
   RUN(memory_that_is_not_there);
   RUN(names_in_the_arena);

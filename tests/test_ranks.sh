@@ -18,7 +18,7 @@ awk -v s=7 'BEGIN { n = split("the old bear found a red key and sang slept ran h
 tiny="text.txt --tokenizer byte --layers 2 --channels 32 --heads 2 --context 16 --val-every 0 --sample-every 0 --tokens-per-step 384 --dropout 0.1 --warmup 2 --schedule constant"
 train() { timeout -k 5 120 "$gpt" train "$@" > out 2> err; }     # 124: it hung
 newest() { ls -d "$1"/step_* 2> /dev/null | tail -1; }
-losses() { grep '"kind": "step"' "$1/log.jsonl" | sed 's/.*"loss": \([-0-9.e]*\),.*/\1/'; }
+losses() { grep '"kind": "step"' "$1/log.jsonl" | grep -v '"loss": null' | sed 's/.*"loss": \([-0-9.e]*\),.*/\1/'; }
 
 same_losses() {   # same_losses A B LIMIT STEPS: relative difference of every step at most LIMIT
   paste <(losses "$1") <(losses "$2") | awk -v limit="$3" -v steps="$4" '{ d = ($1 - $2) / $1; if (d < 0) d = -d; if (!(d <= limit)) { print "  step " NR ": " $1 " and " $2; bad = 1 } }
@@ -82,6 +82,28 @@ train $tiny --ranks 4 --batch 3 --steps 60 --lr 100 --weight-decay 100 --out bad
 check "a loss that is not finite: exit code" expect_code $? 1
 check "... one line" sh -c '[ $(wc -l < err) = 1 ] && grep -q "not finite" err'
 
+# ---- a step that is not finite is dropped, it alone, by all ranks: in step 48 the one Z of a text is met, whose row of wte has an inf ----
+
+sed 's/sang/Zang/' text.txt | awk '/Z/ && seen++ { gsub("Z", "s") } NR > 1 { print }' > z.txt
+train ${tiny/text.txt/z.txt} --tie off --batch 12 --steps 1 --out base
+mkdir poked && cp "$(newest base)"/{config.json,tokenizer.json,model.safetensors} poked
+header=$(od -An -t u8 -N 8 poked/model.safetensors | tr -d ' ')
+wte=$(head -c $((header + 8)) poked/model.safetensors | grep -ao '"transformer.wte.weight":{[^}]*' | sed 's/.*offsets":\[\([0-9]*\),.*/\1/')
+printf '\000\000\200\177' | dd of=poked/model.safetensors bs=1 seek=$((8 + header + wte + 90 * 32 * 4)) conv=notrunc 2> err
+poked="z.txt --init poked --batch 12 --val-every 0 --sample-every 0 --save-every 0 --tokens-per-step 384 --schedule constant --lr 0.001 --on-nonfinite skip"
+train $poked --steps 60 --out skipped
+check "a step that is not finite is dropped" expect_code $? 0
+bad=$(sed -n 's/^gpt: warning: step \([0-9]*\): embedding_forward: layer 0 residual: 1 of [0-9]* numbers are not finite: the step was dropped$/\1/p' err)
+check "... one step, and only one, with its place" test -n "$bad" -a "$(wc -l < err)" = 1
+check "... on record" test "$(grep -c '"what": "nonfinite"' skipped/log.jsonl)" = 1 -a "$(grep -c '"loss": null' skipped/log.jsonl)" = 1
+for steps in $((bad - 1)) $bad; do train $poked --steps $steps --out until_$steps; done
+check "... it changes no weight" cmp "$(newest until_$((bad - 1)))/model.safetensors" "$(newest until_$bad)/model.safetensors"
+train $poked --steps 60 --ranks 2 --out skipped2
+check "... by two ranks as by one" same_losses skipped skipped2 1e-6 59
+train ${poked/skip/stop} --steps 60 --out halted
+check "... and --on-nonfinite stop stops there" expect_code $? 1
+check "... with its place" grep -q "step $bad: embedding_forward: layer 0 residual" err
+
 # ---- faults ----
 
 kids() { cat /proc/$1/task/*/children 2> /dev/null; }
@@ -122,7 +144,7 @@ for signal in INT TERM; do
   wait_for_a_step stop$signal
   ranks=$(kids $pid)
   # a terminal sends SIGINT to all processes of the run, a batch system SIGTERM
-  kill -$signal $ranks $pid; finish
+  kill -$signal $ranks $pid 2> /dev/null; finish
   check "SIG$signal: exit code" expect_code $? $([ $signal = INT ] && echo 130 || echo 143)
   check "SIG$signal: one checkpoint, nothing on stderr" sh -c "[ \$(ls -d stop$signal/step_* | wc -l) = 1 ] && ! grep -v '^gpt: warning: ' err"
   check "SIG$signal: no process is left" gone "$ranks"
@@ -134,6 +156,23 @@ wait_for_a_step orphans
 ranks=$(kids $pid); kill -9 $pid; wait $pid 2> /dev/null
 check "the supervisor killed: no process is left" gone "$ranks"
 check "... and the ranks saved" test -n "$(newest orphans)"
+
+# A rank that runs a quarter of the time is named within 20 steps, with its phase: once on the terminal, in the log as long as it is slow.
+for victim in 0 1; do
+  out=slow$victim
+  start text.txt --tokenizer byte --layers 2 --channels 64 --heads 2 --context 64 --val-every 0 --sample-every 0 --tokens-per-step 4096 --ranks 2 --batch 8 --steps 100000 --save-every 0 --out $out
+  wait_for_a_step $out
+  set -- $(kids $pid); shift $victim
+  begin=$(losses $out | wc -l)
+  for _ in $(seq 400); do
+    kill -STOP $1; sleep 0.02; kill -CONT $1; sleep 0.01   # several times a step: the usual step is slow
+    [ "$(grep -c "\"slow rank\", \"text\": \"rank $victim " $out/log.jsonl)" -ge 3 ] && break
+  done
+  kill -TERM $pid; finish
+  check "slow rank $victim: named on the terminal" grep -q "rank $victim computes [0-9.]* times as long as the others, most of it in " err
+  check "... once, as long as no other one is" test -z "$(grep -o 'rank [0-9]* computes' err | uniq -d)"    # a loaded machine may slow the other one too
+  check "... within 20 steps, and as long as it is slow" awk -v begin=$begin '/"what": "slow rank", "text": "rank '$victim' / { match($0, /"step": [0-9]+/); if (!n++) first = substr($0, RSTART + 8, RLENGTH - 8) } END { print n " times, first at step " first ", slow from step " begin; exit !(n >= 3 && first <= begin + 20) }' $out/log.jsonl
+done
 
 if [ -n "$GPT_TEST_SLOW" ]; then
   tiny="$tiny --lr 0.002"      # at the default rate of so narrow a model (0.007) differences of rounding grow to 1.4e-5 in 50 steps

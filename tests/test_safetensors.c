@@ -30,13 +30,14 @@ static uint32_t bits_of(float f) {
 
 // The bytes below were put together by hand from the format's description.
 static void writes_the_format(void) {
-  const SafeEntry entries[] = {{"a.b", SAFE_F32, 2, {1, 2}}, {"s", SAFE_F64, 0, {0}}};
+  const SafeEntry entries[] = {{"a.b", SAFE_F32, 2, {1, 2}}, {"s", SAFE_F64, 0, {0}}, {"z", SAFE_F32, 2, {0, 3}}};   // the last one has no elements
   const SafeMetadata metadata[] = {{"format", "pt"}, {"q", "\"\n"}};
   Buffer b = {0};
-  safetensors_header(&b, entries, 2, metadata, 2);
+  safetensors_header(&b, entries, 3, metadata, 2);
   const char *text = "{\"__metadata__\":{\"format\":\"pt\",\"q\":\"\\\"\\n\"},\n"
                      "\"a.b\":{\"dtype\":\"F32\",\"shape\":[1, 2],\"data_offsets\":[0,8]},\n"
-                     "\"s\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[8,16]}}";
+                     "\"s\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[8,16]},\n"
+                     "\"z\":{\"dtype\":\"F32\",\"shape\":[0, 3],\"data_offsets\":[16,16]}}";
   size_t padded = round_up(strlen(text), 8);
   CHECK_EQ(b.len, 8 + padded);
   CHECK_EQ(load_u64le((uint8_t *)b.data), padded);
@@ -53,7 +54,8 @@ static void writes_the_format(void) {
   Safetensors *s = safetensors_open(path, &why);
   CHECK_MSG(s != NULL, "%s", why.data);
   if (!s) return;
-  CHECK_EQ(s->count, 2);
+  CHECK_EQ(s->count, 3);
+  CHECK_EQ(s->tensors[2].elements, 0);
   CHECK_STR(s->tensors[0].name, "a.b");
   CHECK(s->tensors[0].type == SAFE_F32 && s->tensors[0].dims == 2 && s->tensors[0].shape[1] == 2 && s->tensors[0].elements == 2);
   CHECK(safetensors_find(s, "s") == &s->tensors[1] && safetensors_find(s, "t") == NULL && s->tensors[1].elements == 1);
@@ -303,7 +305,7 @@ static void mutate(Buffer *b) {
 static void survives_mutations(void) {
   enum { FILES = 3000 };
   const SafeEntry entries[] = {
-    {"wte", SAFE_F32, 2, {2, 3}}, {"h.0.b", SAFE_BF16, 1, {4}}, {"h.1.b", SAFE_F16, 1, {1}}, {"s", SAFE_F64, 0, {0}}};
+    {"wte", SAFE_F32, 2, {2, 3}}, {"h.0.b", SAFE_BF16, 1, {4}}, {"h.1.b", SAFE_F16, 1, {1}}, {"s", SAFE_F64, 0, {0}}, {"z", SAFE_F32, 2, {0, 3}}};   // the last one has no elements
   int accepted = 0;
   for (random_state = 1; random_state <= FILES;) {
     uint32_t seed = random_state;
