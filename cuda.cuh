@@ -35,7 +35,7 @@ __device__ __forceinline__ float high_bf16(uint32_t word) { return __uint_as_flo
 
 static const uint32_t ONES_BF16 = 0x3f803f80u;   // two of them
 
-// x[0..W) = p[0..W); W = 1, or p is a multiple of 16
+// x[0..W) = p[0..W), and back to global memory; W = 1, or p is a multiple of 16 (of 8 for four bf16)
 template <int W> __device__ __forceinline__ void load(float (&x)[W], const float *p) {
   if constexpr (W == 1) x[0] = p[0];
   else {
@@ -59,15 +59,21 @@ template <int W> __device__ __forceinline__ void store(float *p, const float (&x
   if constexpr (W == 1) p[0] = x[0];
   else {
     #pragma unroll
-    for (int i = 0; i < W; i += 4) *reinterpret_cast<float4 *>(p + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+    for (int i = 0; i < W; i += 4) store_16(p + i, __float_as_uint(x[i]), __float_as_uint(x[i + 1]), __float_as_uint(x[i + 2]), __float_as_uint(x[i + 3]));
   }
 }
 template <int W> __device__ __forceinline__ void store(bf16 *p, const float (&x)[W]) {
   if constexpr (W == 1) p[0] = __float2bfloat16(x[0]);
+  else if constexpr (W == 4) store_8(p, pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
   else {
     static_assert(W == 8, "16 bytes");
-    *reinterpret_cast<uint4 *>(p) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+    store_16(p, pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
   }
+}
+// The same to shared memory.
+__device__ __forceinline__ void put(float *p, const float (&x)[4]) { *reinterpret_cast<float4 *>(p) = make_float4(x[0], x[1], x[2], x[3]); }
+__device__ __forceinline__ void put(bf16 *p, const float (&x)[8]) {
+  *reinterpret_cast<uint4 *>(p) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
 // ---- places and sums ----

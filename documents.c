@@ -103,13 +103,13 @@ Documents *documents_open(const char *const *names, size_t count, const char *fo
   return d;
 }
 
-static void close_text(Documents *d) {
+static void text_close(Documents *d) {
   if (d->fd >= 0 && d->fd != d->texts[d->text].fd) close(d->fd);
   d->fd = -1;
 }
 
 void documents_close(Documents *d) {
-  close_text(d);
+  text_close(d);
   for (size_t i = 0; i < d->text_count; i++) {
     if (d->texts[i].fd >= 0) close(d->texts[i].fd);
     free(d->texts[i].name);
@@ -178,7 +178,7 @@ static bool fill(Documents *d, size_t want) {
     d->end += (size_t)got;
     d->offset += got;
     if (got > 0) continue;
-    close_text(d);
+    text_close(d);
     if (d->split == SPLIT_NONE && d->text + 1 < d->text_count) d->text++;
     else d->ended = true;
   }
@@ -334,7 +334,7 @@ static void begin_text(Documents *d) {
 }
 
 void documents_start(Documents *d, DocumentSplit split, const char *field, DocumentCut cut, size_t piece_bytes) {
-  close_text(d);
+  text_close(d);
   d->split = split;
   d->field = field;
   d->cut = cut;
@@ -351,7 +351,7 @@ DocumentsResult documents_next(Documents *d, Piece *p) {
                                                        : next_part(d, p);
     if (r != DOCUMENTS_END) return r;
     if (d->text + 1 >= d->text_count) return DOCUMENTS_END;
-    close_text(d);
+    text_close(d);
     d->text++;
     begin_text(d);
   }

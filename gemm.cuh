@@ -62,7 +62,7 @@ template <bool K_SIDE> __device__ __forceinline__ void put_floats(float (*tile)[
     #pragma unroll
     for (int e = 0; e < 4; e++) tile[threadIdx.x % 4 * 4 + e][threadIdx.x / 4] = x[e];
   } else {
-    store<4>(&tile[threadIdx.x / 16][threadIdx.x % 16 * 4], x);
+    put(&tile[threadIdx.x / 16][threadIdx.x % 16 * 4], x);
   }
 }
 
@@ -178,14 +178,14 @@ template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
     for (int part = 0; part < PARTS; part++) {
       const bool inside = K_SIDE ? part * ROWS < left && left_k > 0 : left > 0 && part * ROWS < left_k;
       const bf16 *place = from + (inside ? part * to_part : 0);
-      bf16 *put = tile + to + part * ROWS * WIDTH;   // ROWS is a multiple of 8: the same shuffle
+      bf16 *to_shared = tile + to + part * ROWS * WIDTH;   // ROWS is a multiple of 8: the same shuffle
       if constexpr (WIDE) {
-        cp_async_16(put, place, inside);
+        cp_async_16(to_shared, place, inside);
       } else {
         float x[8];
         #pragma unroll
         for (int e = 0; e < 8; e++) x[e] = inside && e < (K_SIDE ? left_k : left) ? to_float(place[e]) : 0;
-        store<8>(put, x);
+        put(to_shared, x);
       }
     }
     from += to_step, left_k -= BF16_DEPTH;
@@ -226,9 +226,9 @@ template <Activation ACT> __device__ __forceinline__ void finish_chunk(const Gem
     #pragma unroll
     for (int e = 0; e < 8; e += 2) y[e / 2] = silu<bf16>(x[e]) * x[e + 1];
     if (g.wide_out) {   // 8 bytes each
-      if (g.pre) *reinterpret_cast<uint2 *>(g.pre + m * g.N + n / 2) = make_uint2(pack_bf16(x[0], x[2]), pack_bf16(x[4], x[6]));
-      if (g.pre) *reinterpret_cast<uint2 *>(g.pre + m * g.N + half + n / 2) = make_uint2(pack_bf16(x[1], x[3]), pack_bf16(x[5], x[7]));
-      *reinterpret_cast<uint2 *>(g.post + m * half + n / 2) = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+      if (g.pre) store_8(g.pre + m * g.N + n / 2, pack_bf16(x[0], x[2]), pack_bf16(x[4], x[6]));
+      if (g.pre) store_8(g.pre + m * g.N + half + n / 2, pack_bf16(x[1], x[3]), pack_bf16(x[5], x[7]));
+      store_8(g.post + m * half + n / 2, pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
       return;
     }
     #pragma unroll
@@ -347,8 +347,7 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
     return;
   }
   // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has its own piece.
-  cp_async_wait<0>();
-  __syncthreads();   // nobody reads the tiles any more
+  __syncthreads();   // nobody reads the tiles any more; no copy is on its way: the groups still open are empty
   bf16 *staged = a_tiles + warp * SIDE * SIDE;
   #pragma unroll
   for (int i = 0; i < ROWS; i++)
@@ -377,7 +376,7 @@ template <Direction DIR> __global__ void gemm_bf16_sum_kernel(Gemm<bf16> g) {
       for (int e = 0; e < 4; e++) total[e] += x[e];
     }
     if (DIR == BACKWARD_WEIGHT) store<4>(g.sum + at, total);
-    else *reinterpret_cast<uint2 *>(g.pre + at) = make_uint2(pack_bf16(total[0], total[1]), pack_bf16(total[2], total[3]));
+    else store<4>(g.pre + at, total);
   }
   const size_t m = item - CEIL_DIV(n, (size_t)4);
   if (DIR == BACKWARD_WEIGHT && g.bias_sum && at >= n && m < g.M) {

@@ -276,7 +276,7 @@ static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   cut_shards(m);
 }
 
-static void unprepare(Gpt *m) {
+static void prepared_free(Gpt *m) {
   tensor_table_free(&m->table);
   free(m->blocks);
   free(m->acts);
@@ -290,7 +290,7 @@ void gpt_memory(MemoryTable *table, const Device *d, const GptOptions *options) 
   prepare(&m, (Device *)(uintptr_t)d, options);   // counting calls nothing of the device
   Layout y = {.m = &m, .table = table};
   model_layout(&y);
-  unprepare(&m);
+  prepared_free(&m);
 }
 
 size_t gpt_scratch(const Device *d, const GptOptions *options) {
@@ -304,7 +304,7 @@ size_t gpt_scratch(const Device *d, const GptOptions *options) {
   AttentionShape shape = {.B = (size_t)options->B, .T = (size_t)options->T, .S = (size_t)(options->purpose == PURPOSE_SAMPLE ? c->context : options->T),
                           .NH = (size_t)c->heads, .KVH = (size_t)c->kv_heads, .HS = (size_t)config_head_size(c), .dropout.p = c->dropout};
   if (d->attention_scratch) most += d->attention_scratch(d, &shape, options->purpose == PURPOSE_TRAIN ? WITH_GRADIENT : WITHOUT_GRADIENT);
-  unprepare(&m);
+  prepared_free(&m);
   return d->scratch_bytes + most;
 }
 
@@ -339,7 +339,7 @@ Gpt *gpt_create(Device *d, const GptOptions *options) {
 void gpt_destroy(Gpt *m) {
   if (!m) return;
   m->d->release(m->d, m->arena, m->arena_bytes);
-  unprepare(m);
+  prepared_free(m);
   free(m);
 }
 

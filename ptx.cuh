@@ -30,6 +30,23 @@ __device__ __forceinline__ void cp_async_4(void *to_shared, const void *from_glo
 #endif
 }
 
+// 16 (8) bytes to global memory in one access; the address is a multiple of that. By hand, for the compiler takes the assignment of
+// a vector apart and writes its words one by one: four times the requests.
+__device__ __forceinline__ void store_16(void *global, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+#ifdef CUDA_ON_CPU
+  *reinterpret_cast<uint4 *>(global) = make_uint4(a, b, c, d);
+#else
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};\n" ::"l"(__cvta_generic_to_global(global)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+#endif
+}
+__device__ __forceinline__ void store_8(void *global, uint32_t a, uint32_t b) {
+#ifdef CUDA_ON_CPU
+  *reinterpret_cast<uint2 *>(global) = make_uint2(a, b);
+#else
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};\n" ::"l"(__cvta_generic_to_global(global)), "r"(a), "r"(b) : "memory");
+#endif
+}
+
 // Closes a group of copies of this thread.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef CUDA_ON_CPU

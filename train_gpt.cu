@@ -1026,10 +1026,6 @@ enum { ADAMW_BLOCK = 4096 };
 // AdamWSettings in float, but for what decides about the whole step.
 struct AdamWNumbers { double grad_clip, max_norm; float lr, beta1, beta2, rest1, rest2, eps, bias1, bias2; uint64_t seed; uint32_t step; };
 
-__device__ __forceinline__ void store_param(float *p, const float (&x)[4]) { store<4>(p, x); }
-__device__ __forceinline__ void store_param(bf16 *p, const float (&x)[4]) { *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])); }
-template <class Real> __device__ __forceinline__ void store_param(Real *p, const float (&x)[1]) { *p = from_float<Real>(x[0]); }
-
 // x becomes one of its two neighbours in bf16, the nearer one more often: on average nothing is lost. Not finite: as it is.
 __device__ __forceinline__ float rounded_at_random(float x, uint32_t word) {
   if (!(x - x == 0)) return x;
@@ -1063,7 +1059,7 @@ template <class Real, int W> __device__ __forceinline__ void adamw_elements(cons
   }
   store<W>(t.m + i, m), store<W>(t.v + i, v);
   if (sizeof(Real) == 2 && !t.master) round_at_random<W>(w, s, t.site, i);
-  store_param(param, w);
+  store<W>(param, w);
   if (t.master) store<W>(t.master + i, w);
 }
 

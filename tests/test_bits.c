@@ -160,6 +160,32 @@ static void the_hash_is_not_blind(void) {
   }
 }
 
+// The global norm's order of additions is device.h's: fp64, blocks of 4,096 from the tensor's beginning, lanes of 16 in a block.
+static void squares_are_added_as_written(void) {
+  enum { N = 2 * 4096 + 77 };
+  double *x = xmalloc(N, sizeof *x), expected = 0, got;
+  for (uint64_t i = 0; i < N; i++) x[i] = (float)(rng_below(1u << 24, 5, 0, rng_site("squares"), i) * 0x1p-20);
+  for (size_t first = 0; first < N; first += 4096) {
+    double lane[16] = {0};
+    for (size_t i = first; i < MIN(first + 4096, (size_t)N); i++) lane[(i - first) % 16] += x[i] * x[i];
+    for (int width = 8; width > 0; width /= 2) for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+    expected += lane[0];
+  }
+  for (int threads = 1; threads <= 3; threads++) {
+    Device *d = cpu_device(threads);
+    acc *values = d->allocate(d, N * d->acc_size);
+    scalar *sum = d->allocate(d, sizeof(double));
+    d->upload_acc(d, values, x, N);
+    d->sumsq(d, sum, values, N);
+    d->download_stat(d, &got, sum, 1);
+    CHECK_MSG(got == expected, "%.17g, expected %.17g", got, expected);
+    d->release(d, values, N * d->acc_size);
+    d->release(d, sum, sizeof(double));
+    d->destroy(d);
+  }
+  free(x);
+}
+
 static void self_test_of_doctor(void) {
   for (int threads = 1; threads <= 3; threads += 2) {
     char hex[65];
@@ -176,6 +202,7 @@ int main(int argc, char **argv) {
   RUN(instruction_sets_change_no_bit);
   RUN(cuts_change_no_bit);
   RUN(the_hash_is_not_blind);
+  RUN(squares_are_added_as_written);
   RUN(self_test_of_doctor);
   return TEST_END();
 }

@@ -228,6 +228,8 @@ refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2
 refuse 2 "--layers cannot be given beside --init" train text.txt --init run --layers 1
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:512
 for n in 256 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
+mkdir bare && cp run/step_*/config.json run/step_*/model.safetensors bare 2> err
+refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer bare" train text.txt --init bare    # no tokenizer there: one is trained
 refuse 2 "--context 32 is more than the 16 learned positions" train text.txt --init run --context 32
 refuse 2 "nowhere" sample nowhere
 refuse 2 "nothing" sample nothing

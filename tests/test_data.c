@@ -759,7 +759,7 @@ static void build_keeps_every_token(void) {
 static void validation_begins_with_a_character(void) {
   char *a = in_folder("a.txt"), *b = in_folder("b.txt"), *out = in_folder("shards"), *train = in_folder("shards/train_000000.bin"), *val = in_folder("shards/val_000000.bin");
   write_file(a, "0123456789", 10);
-  write_file(b, "\xc3\xbc" "1234567", 9);
+  write_file(b, "\xc3\xa9" "1234567", 9);
   CHECK_EQ(BUILD(a, b, "--tokenizer", "byte", "--documents", "file", "--val-fraction", "0.42", "--out", out), 0);   // from byte 11 of 19
   Dataloader *l = dataloader_open_shards(train, SHARD_HEADER, 0);
   CHECK_EQ(dataloader_tokens(l), 1 + 10 + 1);
@@ -1017,9 +1017,10 @@ static void build_leaves_nothing_half(void) {
 
 // Names that end in `limited` and are given before the disk is said to be full; -1: any number.
 static const char *limited = ".bin";
-static int names_left = -1;
+static int names_left = -1, shards_until_signal = -1;
 int rename(const char *from, const char *to) {
   size_t n = strlen(to), end = strlen(limited);
+  if (n > 4 && !strcmp(to + n - 4, ".bin") && shards_until_signal >= 0 && shards_until_signal-- == 0) raise(SIGTERM);
   if (names_left >= 0 && n > end && !strcmp(to + n - end, limited) && names_left-- == 0) { errno = ENOSPC; return -1; }
   return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
@@ -1091,6 +1092,13 @@ static void stopped_builds_go_on(void) {
     CHECK_EQ(names_in("shards", ".bin"), 2);
     CHECK_EQ(AGAIN(out), 0);
     expect_same_folder(whole, out, "record not written");
+    remove_in_folder("shards");
+    // a signal: the shards that are finished stay
+    EXIT_OF(code, { shards_until_signal = 1; AGAIN(out); });
+    CHECK_EQ(code, 128 + SIGTERM);
+    CHECK(names_in("shards", ".bin") >= 2);
+    CHECK_EQ(AGAIN(out), 0);
+    expect_same_folder(whole, out, "signal");
     remove_in_folder("shards");
     remove_in_folder("whole");
   }
