@@ -47,7 +47,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -109,6 +109,13 @@ test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)
 mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(FILES)
 
+# the same of kernels, judged by the emulated device; and each of their barriers, waits and commits deleted in turn
+KERNELS := train_gpt.cu gemm.cuh attention.cuh cuda.cuh
+cuda-mutants: $(BUILD)/mutate
+	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(KERNELS)
+cuda-waits: $(BUILD)/mutate
+	@$(BUILD)/mutate --waits on --least 100 $(KERNELS)
+
 $(BUILD)/mutate: dev/mutate.c rng.h $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) -o $@ $<
 
@@ -140,6 +147,8 @@ help:
 	@echo "make test-slow  the long ones"
 	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
+	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
+	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"

@@ -261,16 +261,32 @@ template <int HS, int ROWS> __device__ __forceinline__ void add_weighted_rows(fl
     }
   }
 }
+// Four lanes hold a word each of four chunks of 16 bytes: word[i] is this lane's of chunk i. Afterwards lane%4 has the whole of chunk lane%4.
+__device__ __forceinline__ void gather_chunk(uint32_t (&chunk)[4], const uint32_t (&word)[4]) {
+  const int lane = threadIdx.x % 4;
+  #pragma unroll
+  for (int distance = 0; distance < 4; distance++) {
+    const int other = lane ^ distance;
+    const uint32_t got = __shfl_xor_sync(ALL_LANES, other & 2 ? other & 1 ? word[3] : word[2] : other & 1 ? word[1] : word[0], distance);
+    #pragma unroll
+    for (int i = 0; i < 4; i++) if (i == other) chunk[i] = got;
+  }
+}
 // The two rows lane/4 and lane/4+8 of this warp's 16, times factor, to rows of one head; rows from `count` on are not written.
 template <int HS> __device__ __forceinline__ void put_rows(bf16 *head, size_t stride, size_t row, size_t count, const float (&x)[HS / 8][4], float factor0, float factor1) {
   const int lane = threadIdx.x % WARP;
   #pragma unroll
   for (int half = 0; half < 2; half++) {
-    if (row + lane / 4 + half * 8 >= count) continue;
-    bf16 *to = head + (row + lane / 4 + half * 8) * stride + lane % 4 * 2;
+    const size_t at = row + lane / 4 + half * 8;
     const float factor = half ? factor1 : factor0;
     #pragma unroll
-    for (int j = 0; j < HS / 8; j++) *reinterpret_cast<uint32_t *>(to + j * 8) = pack_bf16(x[j][half * 2] * factor, x[j][half * 2 + 1] * factor);
+    for (int j = 0; j < HS / 8; j += 4) {
+      uint32_t word[4], chunk[4];
+      #pragma unroll
+      for (int i = 0; i < 4; i++) word[i] = pack_bf16(x[j + i][half * 2] * factor, x[j + i][half * 2 + 1] * factor);
+      gather_chunk(chunk, word);
+      if (at < count) store_16(head + at * stride + (j + lane % 4) * 8, chunk[0], chunk[1], chunk[2], chunk[3]);
+    }
   }
 }
 
@@ -378,10 +394,24 @@ __device__ __forceinline__ void weights_and_gradients(float (&score)[ROWS / 8][4
     }
 }
 
-// A block owns 64 queries of one head: dq.
+// dout . out of one query, by the four lanes that share its row
+template <int HS> __device__ __forceinline__ float query_delta(const bf16 *dout, const bf16 *out, bool there) {
+  float sum = 0, x[8], y[8];
+  #pragma unroll
+  for (int c = threadIdx.x % 4 * 8; c < HS; c += 32) {
+    if (!there) continue;
+    load<8>(x, dout + c), load<8>(y, out + c);
+    #pragma unroll
+    for (int e = 0; e < 8; e++) sum = fmaf(x[e], y[e], sum);
+  }
+  sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+  return sum + __shfl_xor_sync(ALL_LANES, sum, 2);
+}
+
+// A block owns 64 queries of one head: dq, and delta (heads, T) from first_head on, which flash_backward_key_kernel reads.
 template <int HS>
-__global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf16 *dq, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v,
-                                                                            const float *lse, const float *delta, AttentionPlan p, size_t first_head) {
+__global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf16 *dq, float *delta, const bf16 *dout, const bf16 *out, const bf16 *q, const bf16 *k, const bf16 *v,
+                                                                            const float *lse, AttentionPlan p, size_t first_head) {
   constexpr int KEYS = FlashTile<HS>::BACKWARD;
   extern __shared__ __align__(128) unsigned char smem[];
   bf16 *query_tile = reinterpret_cast<bf16 *>(smem), *dout_tile = query_tile + FLASH_ROWS * HS, *key_tiles = dout_tile + FLASH_ROWS * HS, *value_tiles = key_tiles + 2 * KEYS * HS;
@@ -396,7 +426,9 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf1
     const size_t t = t0 + warp * 16 + lane / 4 + half * 8;
     seen[half] = t < p.T ? visible_keys(p, b, t) : KeyRange{1, 0};
     base[half] = t < p.T ? lse[bh * p.T + t] * LOG2_E : 0;
-    sum_p_dp[half] = t < p.T ? delta[(bh - first_head) * p.T + t] : 0;
+    const size_t at = out_offset(p, b, t < p.T ? t : 0, h);
+    sum_p_dp[half] = query_delta<HS>(dout + at, out + at, t < p.T);
+    if (t < p.T && lane % 4 == 0) delta[(bh - first_head) * p.T + t] = sum_p_dp[half];
   }
   fetch_rows<HS, FLASH_ROWS>(query_tile, q + query_offset(p, b, 0, h), p.q_stride, t0, p.T);
   fetch_rows<HS, FLASH_ROWS>(dout_tile, dout + out_offset(p, b, 0, h), p.out_stride, t0, p.T);

@@ -48,7 +48,10 @@ template <int W> __device__ __forceinline__ void load(float (&x)[W], const float
 }
 template <int W> __device__ __forceinline__ void load(float (&x)[W], const bf16 *p) {
   if constexpr (W == 1) x[0] = to_float(p[0]);
-  else {
+  else if constexpr (W == 4) {
+    uint2 q = *reinterpret_cast<const uint2 *>(p);
+    x[0] = low_bf16(q.x), x[1] = high_bf16(q.x), x[2] = low_bf16(q.y), x[3] = high_bf16(q.y);
+  } else {
     static_assert(W == 8, "16 bytes");
     uint4 q = *reinterpret_cast<const uint4 *>(p);
     x[0] = low_bf16(q.x), x[1] = high_bf16(q.x), x[2] = low_bf16(q.y), x[3] = high_bf16(q.y);
@@ -95,12 +98,11 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// Every thread receives the sum over the block, warps in order.
+// Every thread receives the sum over the block, warps in order. Once in a kernel: before a second call all must have read the first one's parts.
 template <class T> __device__ T block_sum(T x) {
   __shared__ T part[32];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   x = warp_sum(x);
-  __syncthreads();   // an earlier call's part may still be read
   if (lane == 0) part[warp] = x;
   __syncthreads();
   return warp_sum(lane < warps ? part[lane] : (T)0);
@@ -109,7 +111,6 @@ __device__ inline float block_max(float x) {
   __shared__ float part[32];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   x = warp_max(x);
-  __syncthreads();
   if (lane == 0) part[warp] = x;
   __syncthreads();
   return warp_max(lane < warps ? part[lane] : part[0]);

@@ -57,12 +57,15 @@ __device__ __forceinline__ void fetch_floats(float (&x)[4], const float *from, s
   for (int e = 0; e < 4; e++) x[e] = inside && (K_SIDE ? k + e < K : i + e < count) ? place[e] : 0;
 }
 
-template <bool K_SIDE> __device__ __forceinline__ void put_floats(float (*tile)[FLOAT_TILE + 4], const float (&x)[4]) {
+// Where element i of row k lies in a tile: shuffled in pieces of 8, so that the rows which a warp writes at once are in different banks.
+__device__ __forceinline__ int float_place(int k, int i) { return i ^ k / 4 % 4 * 8; }
+
+template <bool K_SIDE> __device__ __forceinline__ void put_floats(float (*tile)[FLOAT_TILE], const float (&x)[4]) {
   if constexpr (K_SIDE) {
     #pragma unroll
-    for (int e = 0; e < 4; e++) tile[threadIdx.x % 4 * 4 + e][threadIdx.x / 4] = x[e];
+    for (int e = 0; e < 4; e++) tile[threadIdx.x % 4 * 4 + e][float_place(threadIdx.x % 4 * 4, threadIdx.x / 4)] = x[e];
   } else {
-    put(&tile[threadIdx.x / 16][threadIdx.x % 16 * 4], x);
+    put(&tile[threadIdx.x / 16][float_place(threadIdx.x / 16, threadIdx.x % 16 * 4)], x);
   }
 }
 
@@ -105,7 +108,7 @@ __device__ __forceinline__ void finish_floats(const Gemm<float> &g, size_t m, si
 
 template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT_THREADS, 3) gemm_float_kernel(Gemm<float> g) {
   constexpr bool A_K_SIDE = DIR != BACKWARD_WEIGHT, B_K_SIDE = DIR == FORWARD;
-  __shared__ __align__(16) float a_tile[FLOAT_DEPTH][FLOAT_TILE + 4], b_tile[FLOAT_DEPTH][FLOAT_TILE + 4];
+  __shared__ __align__(16) float a_tile[FLOAT_DEPTH][FLOAT_TILE], b_tile[FLOAT_DEPTH][FLOAT_TILE];
   const TilePlace place = tile_place(g.M, g.N, FLOAT_TILE);
   const int across = threadIdx.x % 16 * 4, down = threadIdx.x / 16 * 4;
   const bool sums_bias = DIR == BACKWARD_WEIGHT && g.bias_sum && place.n == 0 && threadIdx.x < FLOAT_TILE && place.m + threadIdx.x < g.M;
@@ -129,14 +132,14 @@ template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT
     #pragma unroll
     for (int k = 0; k < FLOAT_DEPTH; k++) {   // beyond K both are zero, which changes no sum
       float a[4], b[4];
-      load<4>(a, &a_tile[k][down]), load<4>(b, &b_tile[k][across]);
+      load<4>(a, &a_tile[k][float_place(k, down)]), load<4>(b, &b_tile[k][float_place(k, across)]);
       #pragma unroll
       for (int i = 0; i < 4; i++)
         #pragma unroll
         for (int j = 0; j < 4; j++) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
     }
     if (sums_bias)
-      for (int k = 0; k < FLOAT_DEPTH; k++) bias_sum += a_tile[k][threadIdx.x];
+      for (int k = 0; k < FLOAT_DEPTH; k++) bias_sum += a_tile[k][float_place(k, threadIdx.x)];
     __syncthreads();
   }
   #pragma unroll

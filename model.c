@@ -40,6 +40,7 @@ typedef struct {         // activations of one block that its backward pass need
   real *keys, *values;   // (context, KV) cache, PURPOSE_SAMPLE only
 } BlockActs;
 
+enum { NO_LAYER = -1 };
 typedef struct { const char *name; int layer; size_t offset, bytes; } Placement;   // for gpt_name_at
 
 // Of a BUCKET (a block, what stands before the blocks, what stands behind) the elements that this rank updates, and where their moments are.
@@ -118,17 +119,17 @@ static void layout_numbers(Layout *y) {
   bool train = m->o.purpose == PURPOSE_TRAIN;
   y->kind = "weights";
   if (m->o.shares_weights) m->params = y->placing ? m->o.weights_of->params : NULL;
-  else m->params = place_real(y, "weights", -1, n);
-  if (train && !m->d->real_is_acc && !m->o.no_master) m->master = place_acc(y, "master weights", -1, n);
+  else m->params = place_real(y, "weights", NO_LAYER, n);
+  if (train && !m->d->real_is_acc && !m->o.no_master) m->master = place_acc(y, "master weights", NO_LAYER, n);
   if (!train) return;
   y->kind = "gradients";
-  m->grads = place_acc(y, "gradients", -1, n);
-  if (m->config.tie) m->lookup_grad = place_acc(y, "gradient of the token lookup", -1, m->logits_stride * (size_t)m->config.channels);
-  m->stats = place(y, "statistics", -1, STAT_COUNT, sizeof(double));
+  m->grads = place_acc(y, "gradients", NO_LAYER, n);
+  if (m->config.tie) m->lookup_grad = place_acc(y, "gradient of the token lookup", NO_LAYER, m->logits_stride * (size_t)m->config.channels);
+  m->stats = place(y, "statistics", NO_LAYER, STAT_COUNT, sizeof(double));
   y->kind = "optimizer";
   const Shard *last = &m->shards[m->config.layers + 1];
-  m->m = place_acc(y, "first moments", -1, last->at + last->n);
-  m->v = place_acc(y, "second moments", -1, last->at + last->n);
+  m->m = place_acc(y, "first moments", NO_LAYER, last->at + last->n);
+  m->v = place_acc(y, "second moments", NO_LAYER, last->at + last->n);
 }
 
 // A buffer of a block: every block has its own if its backward pass reads it, else all blocks share the first one's.
@@ -169,20 +170,21 @@ static void model_layout(Layout *y) {
   size_t C = (size_t)c->channels, rows = m->rows;
   layout_numbers(y);
   y->kind = "activations";
-  m->ids = place(y, "ids", -1, rows, sizeof(int32_t));
-  m->targets = place(y, "targets", -1, rows, sizeof(int32_t));
-  if (c->family == FAMILY_LLAMA) m->rope = place_acc(y, "rotations", -1, (size_t)(c->context * config_head_size(c)));
+  m->ids = place(y, "ids", NO_LAYER, rows, sizeof(int32_t));
+  m->targets = place(y, "targets", NO_LAYER, rows, sizeof(int32_t));
+  if (c->family == FAMILY_LLAMA) m->rope = place_acc(y, "rotations", NO_LAYER, (size_t)(c->context * config_head_size(c)));
   for (int l = 0; l < c->layers; l++) layout_block(y, l);
-  m->branch = place_real(y, "branch", -1, rows * C);
-  m->final = place_real(y, "last residual", -1, rows * C);
+  m->branch = place_real(y, "branch", NO_LAYER, rows * C);
+  bool kept = m->o.purpose == PURPOSE_TRAIN && m->o.recompute != RECOMPUTE_BLOCK;
+  m->final = kept ? place_real(y, "last residual", -1, rows * C) : m->acts[0].middle;   // in place of what it is added to, which is shared
   bool norms_kept = m->o.purpose == PURPOSE_TRAIN && m->o.recompute == RECOMPUTE_NONE;
   m->norm_out = norms_kept ? place_real(y, "last norm", -1, rows * C) : m->acts[0].norm1;   // shared, and free when the last block is done
-  m->meanf = place_acc(y, "last mean", -1, rows);
-  m->rstdf = place_acc(y, "last rstd", -1, rows);
-  m->losses = place_acc(y, "losses", -1, rows);
-  if (m->o.purpose == PURPOSE_EVALUATE) m->stats = place(y, "statistics", -1, STAT_COUNT, sizeof(double));
+  m->meanf = place_acc(y, "last mean", NO_LAYER, rows);
+  m->rstdf = place_acc(y, "last rstd", NO_LAYER, rows);
+  m->losses = place_acc(y, "losses", NO_LAYER, rows);
+  if (m->o.purpose == PURPOSE_EVALUATE) m->stats = place(y, "statistics", NO_LAYER, STAT_COUNT, sizeof(double));
   y->kind = "logits";
-  m->logits = place_real(y, "logits", -1, m->chunk * m->logits_stride);
+  m->logits = place_real(y, "logits", NO_LAYER, m->chunk * m->logits_stride);
   if (m->o.purpose == PURPOSE_SAMPLE) {
     y->kind = "key-value cache";
     for (int l = 0; l < c->layers; l++) {
@@ -192,9 +194,9 @@ static void model_layout(Layout *y) {
   }
   if (m->o.purpose != PURPOSE_TRAIN) return;
   y->kind = "activation gradients";
-  m->dresidual = place_real(y, "gradient of the residual", -1, rows * C);
-  m->dbranch = place_real(y, "gradient of a branch", -1, rows * C);
-  if (m->QKV > m->FC) m->dqkv = place_real(y, "gradient of qkv", -1, rows * m->QKV);
+  m->dresidual = place_real(y, "gradient of the residual", NO_LAYER, rows * C);
+  m->dbranch = m->branch;      // where one ends the other begins, in both passes
+  if (m->QKV > m->FC) m->dqkv = place_real(y, "gradient of qkv", NO_LAYER, rows * m->QKV);
 }
 
 // ---- creation ----
@@ -461,7 +463,7 @@ static void backward_block(Gpt *m, int l, const MicroBatch *place) {
   norm_backward(m, m->dresidual, m->dbranch, m->dresidual, a->middle, a->mean2, a->rstd2, &w->norm2);
 
   if (drops) { d->copy(d, dbranch, m->dresidual, bytes); drop(m, dbranch, place, "attention branch", l); }
-  real *dattention = m->branch;                        // free in the backward pass
+  real *dattention = a->norm2;                         // read for the last time
   linear_backward(m, dattention, dbranch, a->attention, &w->proj, m->rows);
   AttentionShape shape = attention_shape(m, 0, place, l);
   d->attention_backward(d, dqkv, d->real_at(dqkv, C), d->real_at(dqkv, C + m->KV), dattention,

@@ -169,19 +169,19 @@ static scalar *cuda_stat_at(scalar *p, size_t i) { return reinterpret_cast<scala
 
 // ---- embedding ----
 
-// W channels of a row a thread
+// W channels of a row a thread. The rows of one position stand side by side in the grid, so that wpe is read from memory once.
 template <class Real, int W>
-__global__ void embedding_forward_kernel(Real *out, const int32_t *ids, const Real *wte, const Real *wpe, size_t rows, size_t T, size_t C, size_t position) {
-  const size_t at = global_thread() * W, row = at / C, c = at % C;
-  if (row >= rows) return;
+__global__ void embedding_forward_kernel(Real *out, const int32_t *ids, const Real *wte, const Real *wpe, size_t B, size_t T, size_t C, size_t position) {
+  const size_t item = global_thread() * W / C, c = global_thread() * W % C, row = item % B * T + item / B;
+  if (item >= B * T) return;
   float token[W], place[W];
   load<W>(token, wte + (size_t)ids[row] * C + c);
   if (wpe) {
-    load<W>(place, wpe + (position + row % T) * C + c);
+    load<W>(place, wpe + (position + item / B) * C + c);
     #pragma unroll
     for (int e = 0; e < W; e++) token[e] += place[e];
   }
-  store<W>(out + at, token);
+  store<W>(out + row * C + c, token);
 }
 
 template <class Real>
@@ -189,8 +189,8 @@ static void cuda_embedding_forward(Device *d, real *out, const int32_t *ids, con
   constexpr int W = Wide<Real>::WIDTH;
   cudaStream_t stream = stream_of(d);
   const size_t n = B * T * C;
-  if (C % W == 0 && aligned(out, wte, wpe)) embedding_forward_kernel<Real, W><<<grid_for(n / W, 256), 256, 0, stream>>>(reals<Real>(out), ids, reals<Real>(wte), reals<Real>(wpe), B * T, T, C, position);
-  else embedding_forward_kernel<Real, 1><<<grid_for(n, 256), 256, 0, stream>>>(reals<Real>(out), ids, reals<Real>(wte), reals<Real>(wpe), B * T, T, C, position);
+  if (C % W == 0 && aligned(out, wte, wpe)) embedding_forward_kernel<Real, W><<<grid_for(n / W, 256), 256, 0, stream>>>(reals<Real>(out), ids, reals<Real>(wte), reals<Real>(wpe), B, T, C, position);
+  else embedding_forward_kernel<Real, 1><<<grid_for(n, 256), 256, 0, stream>>>(reals<Real>(out), ids, reals<Real>(wte), reals<Real>(wpe), B, T, C, position);
   launched("embedding_forward");
 }
 
@@ -305,11 +305,20 @@ static void cuda_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real 
 
 // ---- dropout ----
 
-// A thread takes the elements that share a block of four random words; the first and the last block may be cut.
-template <class Real> __global__ void dropout_kernel(Real *x, size_t n, uint64_t first, DropoutKey key) {
+// A thread takes the elements that share a block of four random words; the first and the last block may be cut. wide: first is a multiple of 4.
+template <class Real> __global__ void dropout_kernel(Real *x, size_t n, uint64_t first, DropoutKey key, bool wide) {
   const uint64_t block = first / 4 + global_thread();
   if (block * 4 >= first + n) return;
   const Words words = random_block(key.seed, key.step, key.site, block);
+  if (wide && block * 4 + 4 <= first + n) {
+    float v[4];
+    Real *place = x + (block * 4 - first);
+    load<4>(v, place);
+    #pragma unroll
+    for (int e = 0; e < 4; e++) v[e] *= words.v[e] >= key.keep_threshold ? key.scale : 0;
+    store<4>(place, v);
+    return;
+  }
   #pragma unroll
   for (int e = 0; e < 4; e++) {
     const uint64_t element = block * 4 + e;
@@ -323,7 +332,7 @@ template <class Real> static void cuda_dropout(Device *d, real *x, size_t rows, 
   const size_t n = rows * width;
   const uint64_t first = dropout->row0 * width;
   if (dropout->p == 0 || n == 0) return;
-  dropout_kernel<Real><<<grid_for(CEIL_DIV(first + n, (uint64_t)4) - first / 4, 256), 256, 0, stream_of(d)>>>(reals<Real>(x), n, first, dropout_key(dropout));
+  dropout_kernel<Real><<<grid_for(CEIL_DIV(first + n, (uint64_t)4) - first / 4, 256), 256, 0, stream_of(d)>>>(reals<Real>(x), n, first, dropout_key(dropout), first % 4 == 0 && aligned(x));
   launched("dropout");
 }
 
@@ -442,14 +451,15 @@ __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_kernel(Real *
 }
 
 // The same for rows of at most PIECES accesses of W a lane: a warp owns every eighth row of the slice and keeps its part of dweight and
-// dbias in registers; the block's part is the sum over its warps, in order, in smem (2 C floats). A row is read again from the cache.
+// dbias in registers; the block's part is the sum over its warps, in order, in smem (norm_short_bytes), where a thread's e-th elements
+// lie side by side with the other lanes'. A row is read again from the cache.
 template <class Real, int W, bool CENTRED, int PIECES>
 __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_short_kernel(Real *dx, float *parts, const Real *dout, const Real *dresidual, const Real *x, const Real *weight,
                                                                                 const float *mean, const float *rstd, size_t rows, size_t C, size_t slice) {
   extern __shared__ __align__(128) unsigned char smem[];
   const int warp = threadIdx.x / WARP;
   const size_t first = (size_t)blockIdx.x * slice, end = min(first + slice, rows), begin = threadIdx.x % WARP * W;
-  float *total = reinterpret_cast<float *>(smem), gain[PIECES][W] = {}, shift[PIECES][W] = {};
+  float *total = reinterpret_cast<float *>(smem), *total_shift = total + PIECES * W * WARP, gain[PIECES][W] = {}, shift[PIECES][W] = {};
   for (size_t row = first + warp; row < end; row += NORM_WARPS) {
     const float centre = CENTRED ? mean[row] : 0, scale = rstd[row];
     float dy[W], v[W], w[W], r[W] = {}, sum_dnorm = 0, sum_dnorm_norm = 0;
@@ -483,15 +493,19 @@ __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_short_kernel(
       for (int p = 0; p < PIECES; p++)
         #pragma unroll
         for (int e = 0; e < W; e++) {
-          const size_t c = begin + p * WARP * W + e;
-          if (c >= C) break;
-          total[c] = turn == 0 ? gain[p][e] : total[c] + gain[p][e];
-          if (CENTRED) total[C + c] = turn == 0 ? shift[p][e] : total[C + c] + shift[p][e];
+          const int at = (p * W + e) * WARP + threadIdx.x % WARP;
+          total[at] = turn == 0 ? gain[p][e] : total[at] + gain[p][e];
+          if (CENTRED) total_shift[at] = turn == 0 ? shift[p][e] : total_shift[at] + shift[p][e];
         }
     __syncthreads();
   }
-  for (size_t c = threadIdx.x; c < (CENTRED ? 2 * C : C); c += NORM_WARPS * WARP) parts[(size_t)blockIdx.x * 2 * C + c] = total[c];
+  for (size_t c = threadIdx.x; c < C; c += NORM_WARPS * WARP) {
+    const size_t at = (c / (WARP * W) * W + c % W) * WARP + c / W % WARP;
+    parts[(size_t)blockIdx.x * 2 * C + c] = total[at];
+    if (CENTRED) parts[((size_t)blockIdx.x * 2 + 1) * C + c] = total_shift[at];
+  }
 }
+static constexpr size_t norm_short_bytes(int pieces, int width) { return 2 * (size_t)pieces * width * WARP * sizeof(float); }
 
 // dweight, dbias += the blocks' parts. A block owns 32 columns, its warps a share of the parts each; the shares are added in order.
 enum { PART_WARPS = 8 };
@@ -533,10 +547,10 @@ static void norm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const r
   auto launch = [&](auto kernel, size_t shared) {
     kernel<<<(unsigned)blocks, NORM_WARPS * WARP, shared, stream>>>(out, parts, dy, dr, v, w, floats(mean), floats(rstd), rows, C, slice);
   };
-  if (wide && C <= 4 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 4>, 2 * C * sizeof(float));
-  else if (wide && C <= 8 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 8>, 2 * C * sizeof(float));
+  if (wide && C <= 4 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 4>, norm_short_bytes(4, W));
+  else if (wide && C <= 8 * WARP * W) launch(norm_backward_short_kernel<Real, W, CENTRED, 8>, norm_short_bytes(8, W));
   else if (wide) launch(norm_backward_kernel<Real, W, CENTRED>, 0);
-  else if (C <= 8 * WARP) launch(norm_backward_short_kernel<Real, 1, CENTRED, 8>, 2 * C * sizeof(float));
+  else if (C <= 8 * WARP) launch(norm_backward_short_kernel<Real, 1, CENTRED, 8>, norm_short_bytes(8, 1));
   else launch(norm_backward_kernel<Real, 1, CENTRED>, 0);
   norm_backward_sum_kernel<<<grid_for(2 * C, WARP), PART_WARPS * WARP, 0, stream>>>(floats(dweight), CENTRED ? floats(dbias) : NULL, parts, blocks, C);
   launched("norm_backward", 2);
@@ -829,12 +843,15 @@ template <class Real> struct AttentionGradients { Real *dq, *dk, *dv; const Real
 
 // Both for `heads` query heads from number `first` on, counted over the sequences; whole groups.
 template <class Real, int W> static void plain_attention_backward(cudaStream_t stream, const AttentionGradients<Real> &g, const AttentionPlan &p, size_t first, size_t heads) {
+  attention_delta_kernel<Real, W><<<grid_for(heads * p.T, PLAIN_WARPS), PLAIN_WARPS * WARP, 0, stream>>>(g.delta, g.dout, g.out, p, first, heads);
   attention_backward_query_kernel<Real, W><<<grid_for(heads * p.T, PLAIN_WARPS), PLAIN_WARPS * WARP, 0, stream>>>(g.dq, g.dout, g.q, g.k, g.v, g.lse, g.delta, p, first, heads);
   attention_backward_key_kernel<Real, W><<<grid_for(heads / (p.NH / p.KVH) * p.S, PLAIN_WARPS), PLAIN_WARPS * WARP, 0, stream>>>(g.dk, g.dv, g.dout, g.q, g.k, g.v, g.lse, g.delta, p, first, heads);
+  launched("attention_backward", 3);
 }
 template <int HS> static void flash_attention_backward(cudaStream_t stream, const AttentionGradients<bf16> &g, const AttentionPlan &p, size_t first, size_t heads) {
-  flash_backward_query_kernel<HS><<<grid_for(p.T, FLASH_ROWS) * (unsigned)heads, FLASH_THREADS, flash_backward_bytes<HS>(), stream>>>(g.dq, g.dout, g.q, g.k, g.v, g.lse, g.delta, p, first);
+  flash_backward_query_kernel<HS><<<grid_for(p.T, FLASH_ROWS) * (unsigned)heads, FLASH_THREADS, flash_backward_bytes<HS>(), stream>>>(g.dq, g.delta, g.dout, g.out, g.q, g.k, g.v, g.lse, p, first);
   flash_backward_key_kernel<HS><<<grid_for(p.S, FLASH_ROWS) * (unsigned)(heads / (p.NH / p.KVH)), FLASH_THREADS, flash_backward_bytes<HS>(), stream>>>(g.dk, g.dv, g.dout, g.q, g.k, g.v, g.lse, g.delta, p, first);
+  launched("attention_backward", 2);
 }
 static bool flash_backward(cudaStream_t, const AttentionGradients<float> &, const AttentionPlan &, size_t, size_t) { return false; }
 static bool flash_backward(cudaStream_t stream, const AttentionGradients<bf16> &g, const AttentionPlan &p, size_t first, size_t heads) {
@@ -861,12 +878,9 @@ static void cuda_attention_backward(Device *d, real *dq, real *dk, real *dv, con
   const bool wide = rows_are_wide<Real>(shape) && aligned(dq, dk, dv, dout, q, k, v, out);
   for (size_t first = 0; first < all; first += room) {
     const size_t heads = all - first < room ? all - first : room;
-    if (wide) attention_delta_kernel<Real, W><<<grid_for(heads * p.T, PLAIN_WARPS), PLAIN_WARPS * WARP, 0, stream>>>(g.delta, g.dout, g.out, p, first, heads);
-    else attention_delta_kernel<Real, 1><<<grid_for(heads * p.T, PLAIN_WARPS), PLAIN_WARPS * WARP, 0, stream>>>(g.delta, g.dout, g.out, p, first, heads);
     if (wide && flash_backward(stream, g, p, first, heads)) {}
     else if (wide) plain_attention_backward<Real, W>(stream, g, p, first, heads);
     else plain_attention_backward<Real, 1>(stream, g, p, first, heads);
-    launched("attention_backward", 3);
   }
 }
 
@@ -1045,10 +1059,7 @@ template <class Real, int W> __device__ __forceinline__ void adamw_elements(cons
   Real *param = static_cast<Real *>(t.param) + i;
   float w[W], g[W], m[W], v[W];
   if (t.master) load<W>(w, t.master + i);
-  else {
-    #pragma unroll
-    for (int e = 0; e < W; e++) w[e] = to_float(param[e]);
-  }
+  else load<W>(w, param);
   load<W>(g, t.grad + i), load<W>(m, t.m + i), load<W>(v, t.v + i);
   #pragma unroll
   for (int e = 0; e < W; e++) {

@@ -94,6 +94,14 @@ beside_the_cpu() {   # family and its flags: fp32
   verdict "$name fp32, the CPU's greedy sample" $?
   within "$name fp32, evaluation beside the CPU, relative" "$(relative "$(loss_of gpt cuda cpu)" "$(loss_of gpt cuda cuda)")" 2e-6
 }
+# `--trace` says how many kernels a block launches: at most 12 forward and 20 backward
+launches_of() {   # flags
+  local said
+  train launched "$@" --device cuda --steps 1 --trace
+  said=$(sed -n 's/^sum .* kernels launched; \([0-9]*\) a block forward, \([0-9]*\) backward$/\1 \2/p' launched.log)
+  awk -v said="$said" 'BEGIN { exit !(split(said, n, " ") == 2 && n[1] > 0 && n[1] <= 12 && n[2] > 0 && n[2] <= 20) }'
+  verdict "$name, launches of a block, forward and backward" $? "$said (bounds 12 and 20)"
+}
 half_precision() {   # the same in bf16
   local name=${1%% *} base="--family $1 --batch 4 --steps 30"
   train cpu $base --device cpu
@@ -107,6 +115,16 @@ half_precision() {   # the same in bf16
   done
   train cut --family $1 --batch 1 --device cuda --precision bf16 --steps 30
   within "$name bf16, four micro-batches, 30 steps, absolute" "$(difference bf16 cut 30 absolute)" 1e-3   # a weight's last bit is 0.4 % of it
+  # without master weights a weight is a bf16 number, rounded to either neighbour: on average right, with noise of 0.2 % of a weight a step
+  train random $base --device cuda --precision bf16 --stochastic-rounding on
+  within "$name bf16, stochastic rounding, 30 steps beside the CPU, absolute" "$(difference cpu random 30 absolute)" 0.05
+  train again $base --device cuda --precision bf16 --stochastic-rounding on
+  same_weights "$name bf16, stochastic rounding, twice" random again
+  train part ${base/30/12} --device cuda --precision bf16 --stochastic-rounding on --schedule constant
+  train whole $base --device cuda --precision bf16 --stochastic-rounding on --schedule constant
+  resume part --steps 30
+  same_weights "$name bf16, stochastic rounding, stopped and resumed" whole part
+  launches_of --family $1 --batch 4 --precision bf16
   timeout 100 "$folder/gpt" sample bf16 --device cuda --precision bf16 --tokens 40 --temperature 0 --prompt "abc" > sample.txt 2> sample.log
   verdict "$name bf16, sampling with the cache" $(( $(wc -c < sample.txt) > 40 ? 0 : 1 ))
 }

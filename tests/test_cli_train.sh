@@ -96,6 +96,8 @@ check "another seed is another run" sh -c '! cmp -s run/step_00000005/model.safe
 train text.txt $tiny --steps 4 --dry-run --out dry
 check "--dry-run writes nothing" test ! -e dry
 check "--dry-run prints the memory" grep -q '^memory ' out
+train text.txt $tiny --steps 4 --out plain
+check "without --trace there is none" sh -c "! grep -q '^trace ' out"
 train text.txt $tiny --steps 4 --trace --out trace
 check "--trace prints operations" test "$(grep -c '^trace ' out)" -gt 20
 check "--trace prints sums" grep -q '^sum .*operations' out

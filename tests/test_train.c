@@ -196,6 +196,26 @@ static void one_batch_is_learned_by_heart(void) {
   }
 }
 
+// The last part of the text validates, and of two files of one size, asked for a half, exactly the second one.
+static void files_divide_exactly(void) {
+  static char *const argv[] = {"a.txt", "b.txt", "--tokenizer", "byte", "--val-fraction", "0.5", "--context", "4", "--layers", "1", "--channels", "8", "--heads", "1"};
+  for (int i = 0; i < 2; i++) {
+    FILE *f = fopen(argv[i], "w");
+    if (!f || fputs(i ? "ijklmnop" : "abcdefgh", f) < 0 || fclose(f)) abort();
+  }
+  Options o;
+  options_parse(&o, COMMAND_TRAIN, "train", ARRAY_LEN(argv), (char **)(uintptr_t)argv);
+  Run *r = run_prepare(&o);
+  int32_t ids[2][10];
+  CHECK_EQ(dataloader_tokens(r->train), 10);            // an end-of-text token, eight bytes, an end-of-text token
+  CHECK_EQ(dataloader_tokens(r->val), 10);
+  dataloader_read(r->train, 0, 10, ids[0]);
+  dataloader_read(r->val, 0, 10, ids[1]);
+  CHECK(ids[0][1] == 'a' && ids[0][8] == 'h' && ids[1][1] == 'i' && ids[1][8] == 'p');
+  run_free(r);
+  free(o.args);
+}
+
 // ---- bad steps ----
 
 static void poke(Gpt *m, const char *name, size_t element, double value, double *old) {
@@ -339,6 +359,7 @@ int main(int argc, char **argv) {
   RUN(a_step_trains);
   RUN(micro_batches_change_no_bit);
   RUN(one_batch_is_learned_by_heart);
+  RUN(files_divide_exactly);
   RUN(a_bad_step_changes_nothing_and_is_explained);
   RUN(an_outlier_is_dropped_and_learned);
   RUN(a_watched_step_is_the_same_step);

@@ -28,7 +28,7 @@ EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
 EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
 
-.PHONY: emulated-gpt emulator-tests
+.PHONY: emulated-gpt emulator-tests cuda-report
 .PRECIOUS: $(EMULATED)/%.cpp $(EMULATED)/%.plain.o $(EMULATED)/%.checked.o
 emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
 
@@ -72,6 +72,18 @@ $(EMULATED)/test_%_checked: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_g
 	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
 $(EMULATED)/test_%: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
 	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+
+# What can be known of every kernel without a GPU: registers, spills, occupancy, bytes moved, bank conflicts, tensor-core work
+cuda-report: $(EMULATED)/report $(EMULATED)/sass $(EMULATED)/train_gpt.sm_80.ptx
+	@bash dev/cuda_report.sh $(EMULATED)
+$(EMULATED)/report: $(EMULATED)/report.c.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
+$(EMULATED)/report.c.o: $(EMU_HOME)/report.c device.h util.h
+	@mkdir -p $(EMULATED)
+	$(EMU_Q)$(CC) $(ALL_FLAGS) -I. -c -o $@ $<
+$(EMULATED)/sass: $(EMU_HOME)/sass.c
+	@mkdir -p $(EMULATED)
+	$(EMU_Q)$(CC) $(ALL_FLAGS) -o $@ $<
 
 # ---- the emulator's own tests ----
 

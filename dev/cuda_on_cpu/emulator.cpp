@@ -382,7 +382,7 @@ void run_grid(const Launch &l, const void *args) {
   const double start = settings().statistics ? milliseconds() : 0;
   long switches = 0, collectives = 0;
   grid_begin(l);
-  if (settings().profile) profile_launch(l.fn);
+  if (settings().profile) profile_launch(l);
   if (ptx_has(l.fn)) ptx_run(l, args);
   else {
     const bool parallel = n > 1 && !in_checked_build() && !settings().profile;

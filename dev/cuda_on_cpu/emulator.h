@@ -117,6 +117,6 @@ void profile_request(const void *place, const std::string *line, RequestKind kin
 // One lane's part of it: the k-th access of every lane at one place is taken for one request.
 void profile_access(int thread, const void *pc, RequestKind kind, size_t n, uint64_t address);
 void profile_count(Counted what);
-void profile_launch(const void *kernel);               // before the first block of a grid
+void profile_launch(const Launch &l);                  // before the first block of a grid
 void profile_end_of_block();
 }  // namespace cuemu

@@ -15,11 +15,11 @@
 
 namespace cuemu {
 namespace {
-const char *const COLUMNS = "kernel\tlaunches\tbytes_needed\tbytes_moved\tglobal_requests\tsectors\tsectors_ideal\tshared_requests\twavefronts\twavefronts_ideal\tmma\tldmatrix\tcp_async\n";
+const char *const COLUMNS = "kernel\tlaunches\tbytes_needed\tbytes_moved\tglobal_requests\tsectors\tsectors_ideal\tshared_requests\twavefronts\twavefronts_ideal\tmma\tldmatrix\tcp_async\tthreads\tshared_bytes\n";
 enum { SECTOR = 32, BANKS = 32, WAYS = 16, SETS = 128 * 1024 / SECTOR / WAYS };
 
 struct Cost { long requests, cost, ideal; };
-struct Totals { long launches, needed, moved, counted[COUNTED]; Cost global, shared; };
+struct Totals { long launches, needed, moved, counted[COUNTED]; Cost global, shared; long threads, shared_bytes; };   // the last two: the most of a block; shared_bytes: asked for by launches
 struct Line { const std::string *line; std::string kernel_name; size_t bytes; Cost cost; };
 std::map<const void *, Totals> kernels;                                  // by function
 std::map<std::pair<const void *, int>, Line> lines;                      // by place and kind of request
@@ -102,8 +102,8 @@ void write_kernels(const char *path) {
   fputs(COLUMNS, f);
   for (const auto &entry : kernels) {
     const Totals &t = entry.second;
-    fprintf(f, "%s\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\n", kernel_name(entry.first).c_str(), t.launches, t.needed, t.moved, t.global.requests, t.global.cost, t.global.ideal,
-            t.shared.requests, t.shared.cost, t.shared.ideal, t.counted[COUNT_MMA], t.counted[COUNT_LDMATRIX], t.counted[COUNT_CP_ASYNC]);
+    fprintf(f, "%s\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\t%ld\n", kernel_name(entry.first).c_str(), t.launches, t.needed, t.moved, t.global.requests, t.global.cost, t.global.ideal,
+            t.shared.requests, t.shared.cost, t.shared.ideal, t.counted[COUNT_MMA], t.counted[COUNT_LDMATRIX], t.counted[COUNT_CP_ASYNC], t.threads, t.shared_bytes);
   }
   if (fclose(f)) { fprintf(stderr, "cuda_on_cpu: error: GPT_CUDA_PROFILE=%s cannot be written\n", path); _exit(70); }
 }
@@ -134,11 +134,13 @@ void print_at_exit() {
 }
 }  // namespace
 
-void profile_launch(const void *fn) {
+void profile_launch(const Launch &l) {
   if (!kernel) atexit(print_at_exit);
   else end_launch();
-  kernel = fn;
-  kernels[fn].launches++;
+  kernel = l.fn;
+  Totals &t = kernels[l.fn];
+  t.launches++;
+  t.threads = std::max(t.threads, (long)l.block.x * l.block.y * l.block.z), t.shared_bytes = std::max(t.shared_bytes, (long)l.smem);
 }
 void profile_end_of_block() {
   for (const Request &r : pending) profile_request(r.pc, NULL, r.kind, r.n, r.address, r.lanes);
