@@ -17,7 +17,7 @@ BASE   := -std=gnu11 -D_GNU_SOURCE -g -ffp-contract=off -Wall -Wextra -Wshadow -
 KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARGET)$(if $(LDFLAGS), $(LDFLAGS))$(if $(filter 0,$(CUDA)), CUDA=0)' | cksum | cut -d' ' -f1)
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
-SOURCES := checkpoint comm comm_shared config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model ranks reference report \
+SOURCES := checkpoint comm comm_shared comm_tcp config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model ranks reference report \
            run safetensors sample stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_merge tokenizer_pieces tokenizer_train train trigram util watch bench
 # Compiled once per instruction set and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops

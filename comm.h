@@ -1,7 +1,8 @@
 // comm.h: the second contract: what the ranks of a run say to each other. Every transport promises the same.
 //
 // A RANK is one process that trains the same model on its own part of a step. Transports (comm.c: none; comm_shared.c:
-// processes on one machine over shared memory) implement one struct of functions; flow calls them and knows no more.
+// processes on one machine over shared memory; comm_tcp.c: processes of any machines) implement one struct of functions; flow calls
+// them and knows no more.
 // A world of one rank is a value, not a branch: its calls return at once.
 //
 // ORDER. All ranks make the same calls in the same order with the same sizes; a rank that makes another call, or none, is named.
@@ -31,7 +32,7 @@ typedef struct Comm Comm;
 
 struct Comm {
   int rank, world;              // 0 <= rank < world
-  const char *transport;        // "none", "shared memory"
+  const char *transport;        // "none", "shared memory", "TCP"
   double deadline;              // seconds that a call waits for ranks which are alive; long, for one may be validating
   int64_t step;                 // set by the caller; named in messages
   uint64_t bytes_received;      // from other ranks, so far
@@ -54,6 +55,8 @@ CommPart comm_part(size_t n, int world, int rank);
 static inline size_t comm_type_size(CommType type) { return type == COMM_F32 ? sizeof(float) : sizeof(double); }
 
 Comm *comm_none(void);          // a world of one
+// out = parts[0] + parts[1] + ... + parts[world-1], (n) each, element by element in this order; out may be one of them. For transports.
+void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type);
 
 // ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order ----
 // While it has work, no other thread of the rank may use the communicator: comm_queue_wait comes first.
@@ -88,3 +91,19 @@ void comm_shared_watch(CommShared *s);
 // Memory for the supervisor and its ranks: a signal that asks all to stop, and the run's folder.
 typedef struct { _Atomic int stop_signal, training; char folder[4096]; } CommBoard;
 CommBoard *comm_shared_board(CommShared *s);
+
+// ---- TCP between processes of any machines (comm_tcp.c) ----
+typedef struct {
+  int rank, world;             // world at least 2
+  const char *host;            // the rendezvous: where rank 0 listens, and the others come to
+  uint32_t port;
+  const void *token;           // a secret that all ranks of the run share, and nobody else
+  size_t token_bytes;
+  const char *version;         // of the program; and a hash of what all ranks must agree on: another one is refused
+  uint8_t run[32];
+  double seconds;              // to wait for the others until all have joined
+  double still_seconds;        // a rank without a pulse for so long is stopped, or its machine is gone
+  void (*say)(const char *text);   // prints the one line when a rank is lost; called by the lowest rank that is left
+} CommMeeting;
+// Returns when all ranks have joined. Exit 2: refused, with the reason. Exit 3: nobody there, too late, no such address.
+Comm *comm_tcp_join(const CommMeeting *meeting);

@@ -1,12 +1,13 @@
 // load.c: owns opening a MODEL for use: checkpoint, tokenizer, device, weights on it. See load.h.
 #include "load.h"
 #include "machine.h"   // machine_memory_available
+#include "ranks.h"     // ranks_here
 #include <stdlib.h>    // free, getenv
 
 // Of one rank: the ranks share the machine's cores. 0: the device's own choice.
 static int threads_of(const Options *o) {
   if (o->threads != AUTO_INT) return (int)o->threads;
-  return o->ranks > 1 && !getenv("OMP_NUM_THREADS") ? MAX(1, machine_cores() / (int)o->ranks) : 0;
+  return o->ranks > 1 && !getenv("OMP_NUM_THREADS") ? MAX(1, machine_cores() / ranks_here(o)) : 0;
 }
 
 Device *device_open(const Options *o) {

@@ -1,6 +1,7 @@
-// ranks.c: owns the processes of a run: fork, the supervisor's loop, the one line when a rank fails, and what ranks agree on
-// after each step. See ranks.h. Tests: tests/test_ranks.sh
+// ranks.c: owns the processes of a run: fork, the supervisor's loop, the one line when a rank fails, what launchers say, and what ranks
+// agree on after each step. See ranks.h. Tests: tests/test_ranks.sh, tests/test_join.sh
 #include "ranks.h"
+#include "version.h"      // GPT_VERSION, GPT_COMMIT
 #include "util.h"         // fail, seconds_now
 #include <errno.h>        // errno
 #include <fcntl.h>        // open
@@ -10,12 +11,14 @@
 #include <stdlib.h>       // exit
 #include <string.h>       // memset
 #include <sys/prctl.h>    // PR_SET_PDEATHSIG
+#include <sys/stat.h>     // stat
 #include <sys/wait.h>     // waitpid
 #include <unistd.h>       // fork, pipe, dup2
 
 static CommShared *group;                       // NULL in a world of one
 static volatile sig_atomic_t stop_signal;       // of a world of one; of the supervisor: the newest
 static volatile sig_atomic_t signal_count;      // the supervisor's
+static char folder[4096];                       // of the run, where there is no supervisor who has it
 
 // ---- a rank ----
 
@@ -32,7 +35,7 @@ void ranks_catch_signals(const Comm *c) {
 }
 
 void ranks_note_folder(const char *dir) {
-  if (group && dir) snprintf(comm_shared_board(group)->folder, sizeof comm_shared_board(group)->folder, "%s", dir);
+  if (dir) snprintf(group ? comm_shared_board(group)->folder : folder, sizeof folder, "%s", dir);
 }
 
 static Comm *become_rank(int rank, pid_t supervisor, int errors) {
@@ -137,14 +140,16 @@ static void end_all(Supervisor *s) {
 }
 
 // The one line: who, what happened, in which operation of how many bytes at which step, and how to go on.
+static void say_loss(const char *text, const char *run) {
+  if (*run) fprintf(stderr, "gpt: %s; the other ranks have stopped, earlier checkpoints in %s are intact: go on with gpt train --resume %s\n", text, run, run);
+  else fprintf(stderr, "gpt: %s; the other ranks have stopped, nothing was saved yet: start again\n", text);
+}
 static void say_fault(Supervisor *s) {
   char text[512];
   int rank;
-  const char *folder = comm_shared_board(group)->folder;
   if (s->said || !comm_shared_fault(group, &rank, text)) return;
   s->said = true;
-  if (*folder) fprintf(stderr, "gpt: %s; the other ranks have stopped, earlier checkpoints in %s are intact: go on with gpt train --resume %s\n", text, folder, folder);
-  else fprintf(stderr, "gpt: %s; the other ranks have stopped, nothing was saved yet: start again\n", text);
+  say_loss(text, comm_shared_board(group)->folder);
 }
 
 // A fault has happened: the others see it in their next call. Whoever is stopped, or computes on, is ended after a while;
@@ -187,8 +192,7 @@ static _Noreturn void supervise(Supervisor *s) {
   exit(s->code);
 }
 
-Comm *ranks_start(int world) {
-  if (world == 1) return comm_none();
+static Comm *start_here(int world) {
   static Supervisor s;
   pid_t supervisor = getpid();
   struct sigaction action = {.sa_handler = on_supervisor_signal};
@@ -212,6 +216,95 @@ Comm *ranks_start(int world) {
     s.running++;
   }
   supervise(&s);
+}
+
+// ---- ranks that others started ----
+
+// Numbers that launchers give to each process they start: Slurm (a step's tasks), Open MPI, and MPICH with its kin.
+static const struct { const char *launcher, *rank, *world, *here; } launchers[] = {
+  {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE"},
+  {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+  {"MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"},
+};
+// -1: it is not there, or is no number of a rank.
+static int number_of(const char *variable) {
+  const char *text = getenv(variable);
+  char *end;
+  long n = text && *text ? strtol(text, &end, 10) : -1;
+  return n < 0 || *end || n > COMM_MOST_RANKS ? -1 : (int)n;
+}
+// The launcher that started this process as one of several; -1: none did.
+static int launcher_here(void) {
+  for (int l = 0; l < (int)ARRAY_LEN(launchers); l++) if (number_of(launchers[l].rank) >= 0 && number_of(launchers[l].world) > 1) return l;
+  return -1;
+}
+
+int ranks_here(const Options *o) {
+  if (!o->rendezvous) return (int)o->ranks;
+  const int l = launcher_here(), here = l < 0 ? -1 : number_of(launchers[l].here);
+  const bool loopback = !strncmp(o->rendezvous, "127.", 4) || !strncmp(o->rendezvous, "localhost:", 10);
+  return here > 0 ? here : loopback ? (int)o->ranks : 1;
+}
+
+static CommMeeting meeting;
+
+// HOST:PORT, or [HOST]:PORT of IPv6.
+static void read_rendezvous(const char *text) {
+  static char host[256];
+  const char *colon = strrchr(text, ':');
+  char *end = NULL;
+  const long port = colon ? strtol(colon + 1, &end, 10) : 0;
+  const bool bracketed = text[0] == '[' && colon > text && colon[-1] == ']';
+  if (!colon || colon == text || (size_t)(colon - text) >= sizeof host || port < 1 || port > 65535 || *end)
+    fail(EXIT_REQUEST, "--rendezvous %s: HOST:PORT is needed, as 127.0.0.1:29400 or node7:29400, port from 1 to 65535", text);
+  snprintf(host, sizeof host, "%.*s", (int)(colon - text) - 2 * bracketed, text + bracketed);
+  meeting.host = host;
+  meeting.port = (uint32_t)port;
+}
+
+static void read_token(const Options *o) {
+  enum { LEAST = 16, MOST = 4096 };
+  struct stat s;
+  size_t n;
+  if (!o->token) fail(EXIT_REQUEST, "--rendezvous needs --token FILE, a secret of this run's ranks; make one with: head -c 32 /dev/urandom | base64 > token; chmod 600 token");
+  char *text = read_file(o->token, "--token", MOST, &n);
+  if (stat(o->token, &s) == 0 && s.st_mode & 077) fail(EXIT_REQUEST, "--token %s: others may read it (mode %o); chmod 600 %s", o->token, s.st_mode & 0777, o->token);
+  while (n && strchr(" \n\r\t", text[n - 1])) n--;
+  if (n < LEAST) fail(EXIT_REQUEST, "--token %s: has %zu bytes, at least %d are needed", o->token, n, LEAST);
+  meeting.token = text;
+  meeting.token_bytes = n;
+}
+
+static void say(const char *text) { say_loss(text, folder); }
+
+void ranks_place(Options *o) {
+  const int l = launcher_here();
+  const char *alone = o->token ? "token" : o->rank != AUTO_INT ? "rank" : o->world != AUTO_INT ? "world" : NULL;
+  if (!o->rendezvous) {
+    if (alone) fail(EXIT_REQUEST, "--%s needs --rendezvous HOST:PORT, where the ranks meet; or let --ranks N start them on this machine", alone);
+    if (l >= 0 && o->ranks == 1)
+      fail(EXIT_REQUEST, "%s started %d processes: for one run give all --rendezvous HOST:PORT --token FILE (README, Several machines); or start one process, with --ranks %d",
+           launchers[l].launcher, number_of(launchers[l].world), number_of(launchers[l].world));
+    return;
+  }
+  if (o->ranks > 1) fail(EXIT_REQUEST, "--ranks %lld and --rendezvous are both given: --ranks starts ranks on this machine, with --rendezvous each process is one rank", (long long)o->ranks);
+  if (o->rank == AUTO_INT) o->rank = l < 0 ? -1 : number_of(launchers[l].rank);
+  if (o->world == AUTO_INT) o->world = l < 0 ? -1 : number_of(launchers[l].world);
+  if (o->rank < 0 || o->world < 1) fail(EXIT_REQUEST, "--rendezvous needs --rank and --world, for no launcher (Slurm, MPI) says which rank this is");
+  if (o->rank >= o->world) fail(EXIT_REQUEST, "--rank %lld: with --world %lld ranks are numbered from 0 to %lld", (long long)o->rank, (long long)o->world, (long long)o->world - 1);
+  read_rendezvous(o->rendezvous);
+  read_token(o);
+  meeting.rank = (int)o->rank, meeting.world = (int)o->world, meeting.version = GPT_VERSION " " GPT_COMMIT, meeting.seconds = 300, meeting.still_seconds = COMM_STILL_SECONDS, meeting.say = say;
+  o->ranks = o->world;
+  o->given[FLAG_ranks] = true;      // what a resumed run has stored does not count
+  if (o->rank > 0 && !freopen("/dev/null", "w", stdout)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
+}
+
+Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]) {
+  if (world == 1) return comm_none();
+  if (!o->rendezvous) return start_here(world);
+  memcpy(meeting.run, agreed, sizeof meeting.run);
+  return comm_tcp_join(&meeting);
 }
 
 // ---- what all agree on ----

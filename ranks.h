@@ -1,17 +1,26 @@
-// ranks.h: a run's ranks as processes of this machine: starting them, watching over them, ending them together.
+// ranks.h: a run's ranks: processes of this machine, started, watched over and ended together; or processes of any machines, which others started.
 //
 // gpt train --ranks N stays as the SUPERVISOR and forks N ranks. Rank 0 prints, logs and writes the run; the others compute.
 // Whatever a rank writes to stderr goes through the supervisor, line by line, "rank R: " before those of ranks but 0: lines never mix.
 // SIGINT and SIGTERM: the supervisor asks all to stop after the step; a second one ends them at once. A rank that dies, is
 // stopped, or fails ends the whole run with ONE line and exit code 3 (or the failing rank's own code). If the supervisor itself is
 // killed, its ranks finish the step, save, and leave.
-// Tests: tests/test_ranks.sh
+//
+// gpt train --rendezvous HOST:PORT is ONE rank, and finds the others there (comm_tcp.c). Its number and the number of all are --rank and --world, or what
+// Slurm's or MPI's environment says. Ranks above 0 print nothing but errors. A signal to any rank stops all after the step. When a rank is lost, the lowest that
+// is left says so; all end with exit code 3.
+// Tests: tests/test_ranks.sh, tests/test_join.sh
 #pragma once
 #include "comm.h"   // Comm
+#include "flags.h"  // Options
 
-// A world of one: comm_none(), nothing is forked. Else this function returns once in each rank, and never in the supervisor.
-// Before: no thread may run, and nothing of OpenMP may have run.
-Comm *ranks_start(int world);
+// First of all: whether this process is one of several ranks that others started. Sets o->ranks to their number. Exit 2 where flags, environment and token do not fit.
+void ranks_place(Options *o);
+// How many ranks share this machine's cores, as far as flags and environment say.
+int ranks_here(const Options *o);
+// A world of one: comm_none(), nothing is forked. With --ranks this function returns once in each rank, and never in the supervisor; with --rendezvous, when all have joined.
+// agreed: a hash of all that ranks must agree on. Before: no thread may run, and nothing of OpenMP may have run.
+Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]);
 // From now on SIGINT and SIGTERM are wishes to stop after the step; before, they end the run at once.
 void ranks_catch_signals(const Comm *c);
 void ranks_note_folder(const char *dir);   // for the supervisor's advice; only rank 0 knows it

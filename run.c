@@ -301,6 +301,24 @@ static void write_config(const Run *r, const char *device) {
   free(path);
 }
 
+void run_agreement(const Run *r, uint8_t digest[32]) {
+  Buffer text = {0};
+  Options o = *r->o;
+  o.threads = AUTO_INT;            // each machine has its own
+  options_write_config(&o, &text);
+  buffer_printf(&text, "\n%s", r->data_hash);
+  if (r->init) {                   // as the model is named; of --resume the checkpoint
+    const char *slash = strrchr(r->init->dir, '/');
+    buffer_printf(&text, "\n%s", slash ? slash + 1 : r->init->dir);
+  }
+  if (r->resumed) buffer_printf(&text, "\n%s", r->run_id);
+  Sha256 s;
+  sha256_init(&s);
+  sha256_update(&s, text.data, text.len);
+  sha256_final(&s, digest);
+  buffer_free(&text);
+}
+
 // The text of a resumed run must be the text it began with.
 static void check_data_hash(const Run *r) {
   char *path = config_path(r->dir);

@@ -39,6 +39,8 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
 void run_resolve_intervals(Run *r);
 // Makes the folder, config.txt and log.jsonl, or opens those of --resume, which goes on after `step`.
 void run_create_folder(Run *r, const char *device, int64_t step);
+// A hash of what all ranks of a run must agree on: settings (but for --threads), text, and where it goes on.
+void run_agreement(const Run *r, uint8_t digest[32]);
 void run_free(Run *r);
 
 // One JSON object a line, flushed: {"kind": "step", "step": 12, ...}. fmt gives what follows the kind, from its comma on.

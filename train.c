@@ -467,7 +467,7 @@ static void create_models(Trainer *t, bool only_plan) {
   memory_json(&memory, resident, &r->memory);
   if (t->judge) story_judge_print(t->judge);
   size_t others;                                            // what the other ranks of this machine need
-  if (!mul_size(memory.total, (size_t)(r->o->ranks - 1), &others)) others = SIZE_MAX;
+  if (!mul_size(memory.total, (size_t)(ranks_here(r->o) - 1), &others)) others = SIZE_MAX;
   require_memory(t->device, &memory, others, r->o->ranks > 1 ? "use fewer --ranks, a smaller model, or a smaller --batch with the same --tokens-per-step" : memory_advice(&memory));
   if (only_plan && r->o->json) print_plan_json(r, memory.total + resident);
   if (only_plan) return;
@@ -500,9 +500,12 @@ static void check_resumed_device(const Trainer *t) {
 
 // What flags and text decide is done before the ranks part: once, with one voice, and its memory is shared.
 static int train_or_plan(Options *o, bool only_plan) {
+  uint8_t agreed[32];
+  ranks_place(o);
   Trainer t = {.run = run_prepare(o), .said_slow = -1};
   t.judge = story_judge_create(t.run);
-  t.comm = ranks_start(only_plan ? 1 : (int)o->ranks);
+  run_agreement(t.run, agreed);
+  t.comm = ranks_start(o, only_plan ? 1 : (int)o->ranks, agreed);
   t.run->gpt.shard_rank = t.comm->rank;
   t.device = device_open(o);
   check_resumed_device(&t);
