@@ -35,6 +35,7 @@ typedef struct {
   int data, pulse;             // sockets, neither of which ever blocks
   _Atomic int state;           // LEFT: it has said so; LOST: its connection ended without a word
   _Atomic int still;           // seconds without a pulse
+  _Atomic bool told;           // it has told this rank of a fault
   unsigned char news[520];     // what has come of a message on pulse; the heart's own
   size_t length;
 } Peer;
@@ -50,7 +51,7 @@ typedef struct {
   pthread_t heart;
   pthread_mutex_t mutex;       // guards what follows, and writing to pulses
   bool quit, fault;
-  int fault_rank;
+  int mute;                    // the rank that cannot speak of it, for it is gone or stands still; NOBODY: all can
   bool spoken;                 // the failing rank has said its line itself
   char fault_text[512];
 } Member;
@@ -164,10 +165,10 @@ static int connect_once(const struct addrinfo *a) {
 static int connect_to(const char *host, uint32_t port, double end) {
   struct addrinfo *found = look_up_host(host, port);
   int fd = -1;
-  while (fd < 0) {
+  for (useconds_t pause = 1000; fd < 0; pause = MIN(2 * pause, 200000u)) {
     for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) fd = connect_once(a);
     if (fd < 0 && seconds_now() > end) break;
-    if (fd < 0) usleep(100000);
+    if (fd < 0) usleep(pause);
   }
   freeaddrinfo(found);
   return fd;
@@ -372,28 +373,31 @@ static void where_text(const Comm *c, char text[128]) {
   else snprintf(text, 128, "in %s of %llu bytes at step %lld", call_names[m->call], (unsigned long long)m->bytes, (long long)c->step);
 }
 
-// Of all that are left the lowest speaks, so that there is one line for the run.
-static bool speaks(const Member *m, int faulty) {
-  for (int r = 0; r < m->rank; r++) if (r != faulty && atomic_load(&m->peers[r].state) == ALIVE) return false;
-  return true;
+// Of all that are left the lowest speaks, so that there is one line for the run. One that has said goodbye has spoken, or knew who would.
+static bool speaks(const Member *m) {
+  for (int r = 0; r < m->rank; r++)
+    if (r != m->mute && (atomic_load(&m->peers[r].state) == ALIVE || atomic_load(&m->peers[r].told))) return false;
+  return m->rank != m->mute;
+}
+
+// News over pulse. 'F', mute rank, length, text: a fault. 'B': this rank ends because of one. 'Q': it has failed and said why. m->mutex is held.
+static void tell_all(Member *m, const unsigned char *news, size_t n) {
+  for (int r = 0; r < m->world; r++)
+    if (r != m->rank && atomic_load(&m->peers[r].state) == ALIVE) send_all(m->peers[r].pulse, news, n, 0.5);
 }
 
 static _Noreturn void leave_with_fault(Comm *c) {
   Member *m = member(c);
   pthread_mutex_lock(&m->mutex);
   fflush(stdout);
-  if (!m->spoken && speaks(m, m->fault_rank)) m->say(m->fault_text);
+  if (!m->spoken && speaks(m)) m->say(m->fault_text);
+  tell_all(m, (const unsigned char *)"B", 1);
   _exit(EXIT_MACHINE);
 }
 
-// 'F', rank, length, text; 'Q': this rank has failed and said why. m->mutex is held.
-static void tell_all(Member *m, const unsigned char *news, size_t n) {
-  for (int r = 0; r < m->world; r++)
-    if (r != m->rank && atomic_load(&m->peers[r].state) == ALIVE) send_all(m->peers[r].pulse, news, n, 0.5);
-}
-
-static _Noreturn void fault(Comm *c, int rank, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static _Noreturn void fault(Comm *c, int rank, const char *fmt, ...) {
+enum { NOBODY = 255 };
+static _Noreturn void fault(Comm *c, int mute, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static _Noreturn void fault(Comm *c, int mute, const char *fmt, ...) {
   Member *m = member(c);
   pthread_mutex_lock(&m->mutex);
   if (!m->fault) {
@@ -403,8 +407,8 @@ static _Noreturn void fault(Comm *c, int rank, const char *fmt, ...) {
     vsnprintf(m->fault_text, sizeof m->fault_text, fmt, args);
     va_end(args);
     const size_t n = strlen(m->fault_text);
-    m->fault = true, m->fault_rank = rank;
-    news[0] = 'F', news[1] = (unsigned char)rank, news[2] = (unsigned char)(n & 255), news[3] = (unsigned char)(n >> 8);
+    m->fault = true, m->mute = mute;
+    news[0] = 'F', news[1] = (unsigned char)mute, news[2] = (unsigned char)(n & 255), news[3] = (unsigned char)(n >> 8);
     memcpy(news + 4, m->fault_text, n);
     tell_all(m, news, n + 4);
   }
@@ -519,7 +523,7 @@ static void compare(Comm *c, int r, const Header *own, const Header *other) {
   if (other->call == own->call && other->detail == own->detail && other->bytes == own->bytes) return;
   char here[128];
   where_text(c, here);
-  fault(c, r, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
+  fault(c, NOBODY, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
         other->call < ARRAY_LEN(call_names) ? call_names[other->call] : "an unknown call", (unsigned long long)other->bytes, (long long)other->step, c->rank, here);
 }
 static double enter_together(Comm *c, Call call, uint64_t bytes, int detail) {
@@ -637,7 +641,7 @@ static void tcp_receive(Comm *c, void *x, size_t bytes, int from) {
 
 // ---- the heart ----
 
-// What rank r has sent on pulse: '.' each beat, 'L' it leaves in peace, 'F' and 'Q' see tell_all.
+// What rank r has sent on pulse: '.' each beat, 'L' it leaves in peace, the rest see tell_all.
 static void read_news(Member *m, int r) {
   Peer *p = &m->peers[r];
   for (;;) {
@@ -652,12 +656,13 @@ static void read_news(Member *m, int r) {
       if (at[0] == 'F' && (left < 4 || left < 4 + text) && text < sizeof m->fault_text) break;   // the rest is on its way
       used += at[0] == 'F' ? MIN(4 + text, left) : 1;
       if (at[0] == 'L') atomic_store(&p->state, LEFT);
+      if (at[0] == 'F' || at[0] == 'B' || at[0] == 'Q') atomic_store(&p->told, true);
       if (at[0] != 'F' && at[0] != 'Q') continue;
       pthread_mutex_lock(&m->mutex);
       if (!m->fault) {
         m->fault = true;
         m->spoken = at[0] == 'Q';
-        m->fault_rank = at[0] == 'Q' ? r : at[1];
+        m->mute = at[0] == 'Q' ? r : at[1];
         snprintf(m->fault_text, sizeof m->fault_text, "%.*s", (int)MIN(text, sizeof m->fault_text - 1), (const char *)at + 4);
       }
       pthread_mutex_unlock(&m->mutex);

@@ -1,28 +1,72 @@
-// test_comm.c: owns the proof of comm.h: every collective over 1 to 8 processes, odd sizes, the same bits on all ranks and in
+// test_comm.c: owns the proof of comm.h, for shared memory and TCP alike: every collective over 1 to 8 processes, odd sizes, the same bits on all ranks and in
 // every run, bytes as the ring's formula says, the queue beside the computation, slow ranks named, and each kind of fault named within its deadline. `test_comm WORD` runs some.
 #include "comm.h"
 #include "test.h"
 #include "ranks.h"      // ranks_agree
+#include "rng.h"        // rng_below
 #include "util.h"       // xmalloc, seconds_now
+#include <arpa/inet.h>  // htonl
+#include <fcntl.h>      // open
 #include <pthread.h>    // pthread_create
 #include <signal.h>     // kill
 #include <sys/mman.h>   // mmap
+#include <sys/socket.h> // socket
 
 // ---- a group of processes ----
 
-typedef struct { uint64_t hash[COMM_MOST_RANKS], bytes[COMM_MOST_RANKS]; double seconds; _Atomic int rounds; } Notes;   // what ranks tell the test
+typedef struct { uint64_t hash[COMM_MOST_RANKS], bytes[COMM_MOST_RANKS]; double seconds; _Atomic int rounds, lines; char said[512]; } Notes;   // what ranks tell the test; lines: how often a loss was said
 static Notes *notes;
 static double deadline = 20, still = 20;
 static CommShared *shared;
 static pid_t pids[COMM_MOST_RANKS];
 
-static void begin_group(int world, int (*body)(Comm *)) {
-  shared = comm_shared_create(world, still);
+// ---- over shared memory, or over TCP ----
+
+static bool tcp;
+static uint32_t port;      // of the rendezvous
+
+static void note_loss(const char *text) {
+  snprintf(notes->said, sizeof notes->said, "%s", text);
+  atomic_fetch_add(&notes->lines, 1);
+}
+static uint32_t free_port(void) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t n = sizeof a;
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (bind(fd, (struct sockaddr *)&a, sizeof a) || getsockname(fd, (struct sockaddr *)&a, &n)) abort();
+  close(fd);
+  return ntohs(a.sin_port);
+}
+static CommMeeting meeting_of(int world, int rank) {
+  return (CommMeeting){.rank = rank, .world = world, .host = "127.0.0.1", .port = port, .token = "a secret of sixteen", .token_bytes = 19, .version = "1",
+                       .seconds = 20, .still_seconds = still, .say = note_loss};
+}
+static void make_group(int world) {
   memset(notes, 0, sizeof *notes);
+  if (tcp) port = free_port();
+  shared = tcp ? NULL : comm_shared_create(world, still);
+}
+static Comm *join(int world, int rank) {
+  if (!tcp) return comm_shared_join(shared, rank);
+  if (world == 1) return comm_none();
+  const CommMeeting meeting = meeting_of(world, rank);
+  return comm_tcp_join(&meeting);
+}
+// The fault that was found: what was said of it.
+static bool found_fault(int *rank, char text[512]) {
+  if (!tcp) return comm_shared_fault(shared, rank, text);
+  snprintf(text, 512, "%s", notes->said);
+  if (sscanf(text, "rank %d", rank) != 1) *rank = -1;
+  return atomic_load(&notes->lines) > 0;
+}
+static void free_group(void) { if (shared) comm_shared_free(shared); }
+
+static void begin_group(int world, int (*body)(Comm *)) {
+  make_group(world);
   fflush(NULL);
   for (int r = 0; r < world; r++) {
     if ((pids[r] = fork())) continue;
-    Comm *c = comm_shared_join(shared, r);
+    Comm *c = join(world, r);
     c->deadline = deadline;
     c->step = 7;
     int code = body(c);
@@ -47,9 +91,10 @@ static int end_group(int world, int code) {
 // GPT_TEST_THREADS=1: ranks are threads of one process instead, for ThreadSanitizer sees no others. What ends a process is not tried then.
 static int (*thread_body)(Comm *);
 
+static int thread_world;
 static void *thread_rank(void *rank) {
   int r = (int)(intptr_t)rank;
-  Comm *c = comm_shared_join(shared, r);
+  Comm *c = join(thread_world, r);
   c->deadline = deadline;
   c->step = 7;
   int code = thread_body(c);
@@ -61,9 +106,9 @@ static void *thread_rank(void *rank) {
 static int run_threads(int world, int (*body)(Comm *)) {
   pthread_t threads[COMM_MOST_RANKS];
   int count_good = 0;
-  shared = comm_shared_create(world, still);
-  memset(notes, 0, sizeof *notes);
+  make_group(world);
   thread_body = body;
+  thread_world = world;
   for (int r = 0; r < world; r++) pthread_create(&threads[r], NULL, thread_rank, (void *)(intptr_t)r);
   for (int r = 0; r < world; r++) {
     void *code;
@@ -81,8 +126,8 @@ static void run_group(int world, int (*body)(Comm *)) {
   }
   char text[512];
   int rank;
-  CHECK_MSG(!comm_shared_fault(shared, &rank, text), "%s", text);
-  comm_shared_free(shared);
+  CHECK_MSG(!found_fault(&rank, text), "%s", text);
+  free_group();
 }
 
 static uint64_t hash_of(const void *data, size_t n) {   // FNV-1a
@@ -377,10 +422,11 @@ static void expect_fault(int world, int absent, int rank, const char *needle, do
   int ended = end_group(world, EXIT_MACHINE);
   CHECK_EQ(ended, world - absent);
   CHECK_MSG(seconds_now() - start < most, "took %.1f s", seconds_now() - start);
-  CHECK_MSG(comm_shared_fault(shared, &found, text), "no fault was found");
+  CHECK_MSG(found_fault(&found, text), "no fault was found");
   CHECK_MSG(strstr(text, needle) && strstr(text, "step 7") && strstr(text, "bytes"), "got: %s", text);
   if (rank >= 0) CHECK_EQ(found, rank);
-  comm_shared_free(shared);
+  if (tcp && rank >= 0) CHECK_EQ(notes->lines, 1);
+  free_group();
 }
 
 static int mismatch_body(Comm *c) {
@@ -421,7 +467,7 @@ static int size_of_mail_body(Comm *c) {
 
 static void another_size_of_mail(void) {
   begin_group(2, size_of_mail_body);
-  expect_fault(2, 0, 0, "sent 24 bytes where rank 1 is in receive of 16 bytes", 5);
+  expect_fault(2, 0, 0, tcp ? "rank 0 is in send of 24 bytes at step 7, while rank 1 is in receive of 16 bytes" : "sent 24 bytes where rank 1 is in receive of 16 bytes", 5);
 }
 
 static int absent_body(Comm *c) {
@@ -481,9 +527,10 @@ static void stopped_or_killed(int signal) {
     waitpid(pids[1], &status, 0);
     char text[512] = "";
     int rank = -1;
-    CHECK(comm_shared_fault(shared, &rank, text));
-    CHECK_MSG(rank == 1 && strstr(text, "rank 1 has stood still") && strstr(text, "step 7"), "got: %s", text);
-    comm_shared_free(shared);
+    CHECK(found_fault(&rank, text));
+    CHECK_MSG(rank == 1 && strstr(text, tcp && signal == SIGKILL ? "rank 1 has ended (killed" : "rank 1 has stood still") && strstr(text, "step 7"), "got: %s", text);
+    if (tcp) CHECK_EQ(notes->lines, 1);
+    free_group();
   }
   still = 20;
 }
@@ -491,11 +538,146 @@ static void stopped_or_killed(int signal) {
 static void stopped_rank(void) { stopped_or_killed(SIGSTOP); }
 static void killed_rank(void) { stopped_or_killed(SIGKILL); }
 
-int main(int argc, char **argv) {
-  TEST_BEGIN(argc, argv);
-  notes = mmap(NULL, sizeof *notes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  RUN(parts);
-  RUN(world_of_one);
+// ---- who may come in (TCP) ----
+
+// Starts rank 0 of a meeting of `world`, which waits `seconds` for the others; its words go to the file `log`. Exit code: 0, or what join gives.
+static char log_path[300];
+static pid_t start_rank_0(int world, double seconds) {
+  make_group(world);
+  fflush(NULL);
+  pid_t pid = fork();
+  if (pid) return pid;
+  int fd = open(log_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  dup2(fd, 2);
+  CommMeeting m = meeting_of(world, 0);
+  m.seconds = seconds;
+  Comm *c = comm_tcp_join(&m);
+  float x = 1;
+  c->all_reduce(c, &x, 1, COMM_F32);
+  c->destroy(c);
+  _exit(x == (float)world ? 0 : 1);
+}
+static int exit_code(pid_t pid) {
+  int status;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+static char *log_text(void) {
+  size_t n;
+  return read_file(log_path, "log", 1 << 20, &n);
+}
+static int dial(void) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
+  for (int i = 0; i < 500; i++) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0) return fd;
+    close(fd);
+    usleep(10000);
+  }
+  abort();
+}
+
+// A hello as comm_tcp.c's, from its words on; the proof that follows it is wrong.
+enum { HELLO_BYTES = 140 };
+static void make_hello(uint8_t hello[HELLO_BYTES], uint32_t purpose, uint32_t world, uint32_t rank) {
+  memset(hello, 0, HELLO_BYTES);
+  memcpy(hello, "gpt rank", 8);
+  store_u32le(hello + 8, 1), store_u32le(hello + 12, purpose), store_u32le(hello + 16, world), store_u32le(hello + 20, rank);
+  hello[28] = '1';
+}
+
+static uint64_t drawn;
+static uint32_t draw(uint32_t below) { return (uint32_t)rng_below(below, 11, 0, rng_site("strangers"), drawn++); }
+
+// One of several hundred strangers: noise, a hello that is cut, changed, or whole but without the secret, silence.
+static void be_a_stranger(int kind, int sockets[], int *open_sockets) {
+  uint8_t message[4096];
+  int fd = dial();
+  size_t n = 1 + draw(sizeof message - 1);
+  for (size_t i = 0; i < sizeof message; i++) message[i] = (uint8_t)draw(256);
+  if (kind % 6 == 1) n = draw(HELLO_BYTES);
+  if (kind % 6 == 2) n = HELLO_BYTES;
+  if (kind % 6 == 3 || kind % 6 == 4) n = HELLO_BYTES + 32;
+  if (kind % 6 == 5) n = 0;
+  if (kind % 6) make_hello(message, draw(4), 2, draw(3));
+  if (kind % 6 == 2) message[draw(HELLO_BYTES)] ^= (uint8_t)(1 + draw(255));
+  if (kind % 6 == 4) store_u32le(message + 12 + 4 * draw(4), draw(UINT32_MAX));
+  if (n && send(fd, message, n, MSG_NOSIGNAL) < 0) n = 0;
+  if (draw(2) || *open_sockets == 60) close(fd);
+  else sockets[(*open_sockets)++] = fd;            // and waits for an answer
+}
+
+static void strangers_are_refused(void) {
+  int sockets[64], open_sockets = 0;
+  pid_t rank_0 = start_rank_0(2, 60);
+  for (int kind = 0; kind < 330; kind++) be_a_stranger(kind, sockets, &open_sockets);
+  // and yet the true rank comes in
+  CommMeeting m = meeting_of(2, 1);
+  Comm *c = comm_tcp_join(&m);
+  float x = 1;
+  c->all_reduce(c, &x, 1, COMM_F32);
+  CHECK(x == 2);
+  c->destroy(c);
+  CHECK_EQ(exit_code(rank_0), 0);
+  for (int i = 0; i < open_sockets; i++) close(sockets[i]);
+  char *log = log_text();
+  int lines = 0;
+  for (char *p = log; (p = strchr(p, '\n')); p++) lines++;
+  CHECK_MSG(strstr(log, "a connection from 127.0.0.1 was refused: ") && lines == 5, "rank 0 said: %s", log);
+  free(log);
+}
+
+// A rank that knows the secret, but is not of this run: it is told why, and so is rank 0, which goes on waiting.
+static void other_ranks_are_refused(void) {
+  static const struct { const char *sentence; int rank, world; const char *version; uint8_t run; const char *token; } cases[] = {
+    {"another token", 1, 2, "1", 0, "another secret of this size"},
+    {"it is of version 2, rank 0 of 1", 1, 2, "2", 0, NULL},
+    {"it has --world 3, rank 0 has --world 2", 1, 3, "1", 0, NULL},
+    {"its flags or its text are not those of rank 0", 1, 2, "1", 7, NULL},
+    {"rank 2 has no business with rank 0", 2, 2, "1", 0, NULL}};
+  pid_t rank_0 = start_rank_0(2, 60);
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    CommMeeting m = meeting_of(cases[i].world, cases[i].rank);
+    m.version = cases[i].version;
+    m.run[31] = cases[i].run;
+    if (cases[i].token) m.token = cases[i].token, m.token_bytes = strlen(cases[i].token);
+    EXPECT_FAIL(EXIT_REQUEST, cases[i].sentence, comm_tcp_join(&m));
+    char *log = log_text();
+    CHECK_MSG(cases[i].token || strstr(log, cases[i].sentence), "rank 0 said: %s", log);
+    free(log);
+  }
+  CommMeeting m = meeting_of(2, 1);
+  Comm *c = comm_tcp_join(&m);
+  float x = 1;
+  c->all_reduce(c, &x, 1, COMM_F32);
+  c->destroy(c);
+  CHECK_EQ(exit_code(rank_0), 0);
+}
+
+static void meetings_that_fail(void) {
+  make_group(3);
+  CommMeeting m = meeting_of(3, 1);
+  m.seconds = 0.3;
+  EXPECT_FAIL(EXIT_MACHINE, "nobody listens at 127.0.0.1", comm_tcp_join(&m));
+  m.rank = 0;
+  EXPECT_FAIL(EXIT_MACHINE, "these ranks did not come: 1, 2", comm_tcp_join(&m));
+  m.host = "192.0.2.1";                              // of nobody's (RFC 5737)
+  EXPECT_FAIL(EXIT_MACHINE, "rank 0 cannot listen there", comm_tcp_join(&m));
+  m.host = "no host.invalid";
+  EXPECT_FAIL(EXIT_MACHINE, "the host is not found", comm_tcp_join(&m));
+  // two that say they are rank 1
+  pid_t rank_0 = start_rank_0(3, 2);
+  m = meeting_of(3, 1);
+  m.seconds = 2;
+  pid_t one = fork();
+  if (!one) { dup2(open("/dev/null", O_WRONLY), 2); comm_tcp_join(&m); _exit(0); }
+  usleep(500000);
+  EXPECT_FAIL(EXIT_REQUEST, "rank 1 is here already", comm_tcp_join(&m));
+  CHECK_EQ(exit_code(rank_0), EXIT_MACHINE);
+  CHECK_EQ(exit_code(one), EXIT_MACHINE);            // it is told of rank 0's end
+}
+
+static void run_all(void) {
   RUN(all_reduces);
   RUN(reduce_scatters);
   RUN(all_gathers);
@@ -507,7 +689,7 @@ int main(int argc, char **argv) {
   RUN(queues);
   RUN(slow_ranks);
   RUN(first_texts);
-  if (getenv("GPT_TEST_THREADS")) return TEST_END();
+  if (getenv("GPT_TEST_THREADS")) return;
   RUN(another_call);
   RUN(another_size);
   RUN(another_size_of_mail);
@@ -515,5 +697,22 @@ int main(int argc, char **argv) {
   RUN(rank_that_left);
   RUN(stopped_rank);
   RUN(killed_rank);
+}
+
+int main(int argc, char **argv) {
+  TEST_BEGIN(argc, argv);
+  notes = mmap(NULL, sizeof *notes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  RUN(parts);
+  RUN(world_of_one);
+  run_all();
+  tcp = true;
+  run_all();
+  if (!getenv("GPT_TEST_THREADS")) {
+    snprintf(log_path, sizeof log_path, "%s/gpt-test-comm-%d", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
+    RUN(strangers_are_refused);
+    RUN(other_ranks_are_refused);
+    RUN(meetings_that_fail);
+    unlink(log_path);
+  }
   return TEST_END();
 }
