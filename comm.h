@@ -103,6 +103,7 @@ typedef struct {
   uint8_t run[32];
   double seconds;              // to wait for the others until all have joined
   double still_seconds;        // a rank without a pulse for so long is stopped, or its machine is gone
+  bool own_process;            // no other rank lives in this process: its fail() tells the others
   void (*say)(const char *text);   // prints the one line when a rank is lost; called by the lowest rank that is left
 } CommMeeting;
 // Returns when all ranks have joined. Exit 2: refused, with the reason. Exit 3: nobody there, too late, no such address.

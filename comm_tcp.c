@@ -43,6 +43,7 @@ typedef struct {
 typedef struct {
   int world, rank;
   double still_seconds;
+  bool own_process;
   void (*say)(const char *text);
   Peer peers[COMM_MOST_RANKS];
   char *staging;               // (world, STAGING)
@@ -700,7 +701,7 @@ static void *beat(void *context) {
 
 static void tcp_destroy(Comm *c) {
   Member *m = member(c);
-  at_fail_cancel(tell_failure, m);
+  if (m->own_process) at_fail_cancel(tell_failure, m);
   pthread_mutex_lock(&m->mutex);
   m->quit = true;
   tell_all(m, (const unsigned char *)"L", 1);
@@ -739,7 +740,7 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
   Member *m = xcalloc(1, sizeof *m);
   Door *d = xcalloc(1, sizeof *d);
   int first = -1;
-  m->world = meeting->world, m->rank = meeting->rank, m->still_seconds = meeting->still_seconds, m->say = meeting->say;
+  m->world = meeting->world, m->rank = meeting->rank, m->still_seconds = meeting->still_seconds, m->own_process = meeting->own_process, m->say = meeting->say;
   m->staging = xmalloc((size_t)m->world, STAGING);
   d->m = meeting;
   for (int p = MEET; p <= PULSE; p++) for (int r = 0; r < COMM_MOST_RANKS; r++) d->sockets[p][r] = -1;
@@ -775,6 +776,6 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
               .all_reduce = tcp_all_reduce, .reduce_scatter = tcp_reduce_scatter, .all_gather = tcp_all_gather, .broadcast = tcp_broadcast,
               .send = tcp_send, .receive = tcp_receive, .barrier = tcp_barrier, .destroy = tcp_destroy};
   start_heart(m);
-  at_fail(tell_failure, m);
+  if (m->own_process) at_fail(tell_failure, m);
   return c;
 }

@@ -34,8 +34,10 @@ void ranks_catch_signals(const Comm *c) {
   if (group && c->rank == 0) comm_shared_board(group)->training = 1;
 }
 
-void ranks_note_folder(const char *dir) {
-  if (dir) snprintf(group ? comm_shared_board(group)->folder : folder, sizeof folder, "%s", dir);
+void ranks_share_folder(Comm *c, const char *dir) {
+  char *to = group ? comm_shared_board(group)->folder : folder;
+  if (c->rank == 0) snprintf(to, sizeof folder, "%s", dir);
+  if (!group) c->broadcast(c, folder, sizeof folder, 0);
 }
 
 static Comm *become_rank(int rank, pid_t supervisor, int errors) {
@@ -294,7 +296,7 @@ void ranks_place(Options *o) {
   if (o->rank >= o->world) fail(EXIT_REQUEST, "--rank %lld: with --world %lld ranks are numbered from 0 to %lld", (long long)o->rank, (long long)o->world, (long long)o->world - 1);
   read_rendezvous(o->rendezvous);
   read_token(o);
-  meeting.rank = (int)o->rank, meeting.world = (int)o->world, meeting.version = GPT_VERSION " " GPT_COMMIT, meeting.seconds = 300, meeting.still_seconds = COMM_STILL_SECONDS, meeting.say = say;
+  meeting.rank = (int)o->rank, meeting.world = (int)o->world, meeting.version = GPT_VERSION " " GPT_COMMIT, meeting.seconds = 300, meeting.still_seconds = COMM_STILL_SECONDS, meeting.own_process = true, meeting.say = say;
   o->ranks = o->world;
   o->given[FLAG_ranks] = true;      // what a resumed run has stored does not count
   if (o->rank > 0 && !freopen("/dev/null", "w", stdout)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));

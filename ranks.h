@@ -23,7 +23,8 @@ int ranks_here(const Options *o);
 Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]);
 // From now on SIGINT and SIGTERM are wishes to stop after the step; before, they end the run at once.
 void ranks_catch_signals(const Comm *c);
-void ranks_note_folder(const char *dir);   // for the supervisor's advice; only rank 0 knows it
+// Collective: dir (rank 0's) is the run's folder, for the advice in messages.
+void ranks_share_folder(Comm *c, const char *dir);
 
 // ---- what all ranks agree on after a step ----
 enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_UPDATE, PHASE_COUNT };

@@ -38,7 +38,7 @@ static void resume_options(Run *r) {
   free(path);
   r->dir = xstrdup(o->resume);
   r->resumed = true;
-  checkpoint_lock(r->dir);
+  if (!o->rendezvous || o->rank == 0) checkpoint_lock(r->dir);   // of several ranks rank 0 writes
   r->init = checkpoint_newest(r->dir);
   if (r->init) snprintf(r->run_id, sizeof r->run_id, "%s", r->init->run_id);
   if (!longer) return;

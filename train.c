@@ -518,7 +518,7 @@ static int train_or_plan(Options *o, bool only_plan) {
   trainer_join_ranks(&t);
   steps_from_minutes(&t);
   if (t.comm->rank == 0) run_create_folder(t.run, t.device->description, t.state.step);
-  ranks_note_folder(t.run->dir);
+  ranks_share_folder(t.comm, t.run->dir);
   ranks_catch_signals(t.comm);
   t.last_report = seconds_now();
   int code = train_loop(&t);

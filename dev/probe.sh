@@ -46,11 +46,11 @@ else
 fi
 
 printf '#include <nccl.h>\nint main(void) { int v; return ncclGetVersion(&v) != ncclSuccess; }\n' > "$work/nccl.c"
-if $CC "$work/nccl.c" -o "$work/nccl" -lnccl 2>/dev/null && "$work/nccl"; then say NCCL "found: not used, this version trains in one process"
-else say NCCL "not found: not needed, this version trains in one process"
+if $CC "$work/nccl.c" -o "$work/nccl" -lnccl 2>/dev/null && "$work/nccl"; then say NCCL "found: not used yet, ranks compute on CPUs"
+else say NCCL "not found: not needed, ranks compute on CPUs so far"
 fi
 
-if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: a launcher, nothing is linked with it; this version trains in one process"
-else say MPI "not found: not needed, it would only start processes"
+if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: it can start the ranks of a run on several machines (recipes/mpi.md); nothing is linked with it"
+else say MPI "not found: not needed, it would only start the ranks of a run on several machines"
 fi
 { echo "OMP_FLAGS := $omp"; echo "NVCC := $nvcc"; echo "CUDA_LIBS := $cuda_libs"; echo "CUDA_GPU := ${gpu:+sm_$gpu}"; } > "$out"
