@@ -96,6 +96,12 @@ check "another seed is another run" sh -c '! cmp -s run/step_00000005/model.safe
 train text.txt $tiny --steps 4 --dry-run --out dry
 check "--dry-run writes nothing" test ! -e dry
 check "--dry-run prints the memory" grep -q '^memory ' out
+"$gpt" train text.txt $tiny --steps 2000000 --log-every 1 --out long > out 2> err & pid=$!
+for _ in $(seq 100); do sleep 0.05; [ "$(grep -c '^step ' out)" -ge 3 ] && break; done
+kill -TERM $pid; wait $pid
+# the steps that are left times the milliseconds of one, which are printed to a tenth
+check "the time that is left" awk '/^step / { sub("/", " "); left = $3 - $2; for (i = 4; i < NF; i++) { if ($(i + 1) == "ms") ms = $i; if ($i == "eta") split($(i + 1), eta, ":") }
+  if (ms > 0) { n++; d = (eta[1] * 60 + eta[2]) / (left * ms / 1000) - 1; if (d < 0) d = -d; if (!(d <= 0.06 / ms + 0.01)) bad = 1 } } END { exit bad || n < 3 }' out
 train text.txt $tiny --steps 4 --out plain
 check "without --trace there is none" sh -c "! grep -q '^trace ' out"
 train text.txt $tiny --steps 4 --trace --out trace

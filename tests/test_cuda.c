@@ -366,6 +366,65 @@ static void norms_of_many_tensors(void) {   // more requests than one table, two
 static AdamWSettings some_settings(void) {
   return (AdamWSettings){.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .bias1 = 0.1, .bias2 = 0.05};
 }
+static void uploads_come_after_what_was_put_off(void) {
+  enum { N = 5000 };
+  Device *d = opened();
+  double *values = random_doubles("norm", N, 1), *zeros = xcalloc(N, sizeof *zeros), sum = 0, got;
+  acc *x = acc_of(d, values, N);
+  scalar *out = d->allocate(d, sizeof(double));
+  for (int i = 0; i < N; i++) sum += values[i] * values[i];
+  d->sumsq(d, out, x, N);
+  d->upload_acc(d, x, zeros, N);
+  d->download_stat(d, &got, out, 1);
+  CHECK_MSG(fabs(got - sum) <= 1e-9 * sum, "%.17g, expected %.17g", got, sum);
+  free(values);
+  free(zeros);
+  d->destroy(d);
+}
+
+// Every kernel is counted: what --trace says, and where a refused launch is named.
+static void launches_are_counted(void) {
+  enum { R = 64, C = 64 };
+  Device *d = opened();
+  real *x = random_real(d, "x", R * C, 1), *y = random_real(d, "y", R * C, 1), *weight = random_real(d, "weight", C * C, 1);
+  acc *mean = acc_of(d, NULL, R), *rstd = acc_of(d, NULL, R), *gradient = acc_of(d, NULL, C * C), *lse = acc_of(d, NULL, R);
+  scalar *stat = d->allocate(d, STAT_COUNT * sizeof(double));
+  int32_t *ids = ids_of(d, (int32_t[R]){0}, R);
+  const Dropout dropout = {.p = 0.5};
+  const AttentionShape shape = {.B = 1, .T = R, .S = R, .NH = 1, .KVH = 1, .HS = C, .q_stride = C, .kv_stride = C, .out_stride = C, .scale = 0.1};
+  uint64_t before;
+#define LAUNCHES(count, ...) do { before = d->launches(d); __VA_ARGS__; CHECK_MSG(d->launches(d) - before == (count), "%s: %d launches", #__VA_ARGS__, (int)(d->launches(d) - before)); } while (0)
+  const bool half = precision == CUDA_BF16;
+  LAUNCHES(1, d->embedding_forward(d, x, ids, weight, NULL, 1, R, C, 0));
+  LAUNCHES(2, d->embedding_backward(d, gradient, NULL, x, ids, 1, R, C, C));
+  LAUNCHES(1, d->embedding_backward(d, NULL, gradient, x, ids, 1, R, C, C));
+  LAUNCHES(1, d->dropout(d, x, R, C, &dropout));
+  LAUNCHES(1, d->layernorm_forward(d, x, y, mean, rstd, x, y, weight, weight, R, C, 1e-5));
+  LAUNCHES(2, d->layernorm_backward(d, y, gradient, gradient, y, NULL, x, weight, mean, rstd, R, C));
+  LAUNCHES(1, d->rmsnorm_forward(d, x, y, rstd, x, y, weight, R, C, 1e-5));
+  LAUNCHES(2, d->rmsnorm_backward(d, y, gradient, y, NULL, x, weight, rstd, R, C));
+  LAUNCHES(1, d->residual_forward(d, y, x, y, R * C));
+  LAUNCHES(1, d->linear_forward(d, y, NULL, x, weight, NULL, R, C, C, ACTIVATION_NONE));
+  LAUNCHES(1, d->linear_backward_input(d, y, x, weight, R, C, C));
+  LAUNCHES(1, d->linear_backward_weight(d, gradient, NULL, x, y, R, C, C));
+  LAUNCHES(1, d->activation_forward(d, y, x, R, C, ACTIVATION_GELU));
+  LAUNCHES(1, d->activation_backward(d, y, x, x, R, C, ACTIVATION_GELU));
+  LAUNCHES(0, d->rope_table(d, gradient, R, C, 10000));
+  LAUNCHES(1, d->rope(d, x, gradient, 1, R, 0, 1, C, C, 1));
+  LAUNCHES(1, d->attention_forward(d, y, lse, x, x, x, &shape));
+  LAUNCHES(half ? 2 : 3, d->attention_backward(d, x, y, weight, y, x, x, x, y, lse, &shape));
+  LAUNCHES(1, d->copy_rows(d, y, C, x, C, R, C));
+  LAUNCHES(1, d->crossentropy(d, x, lse, ids, R, C, C, 1, WITH_GRADIENT));
+  LAUNCHES(1, d->add_acc(d, gradient, lse, R));
+  LAUNCHES(1, d->sum(d, stat, lse, R));
+  LAUNCHES(2, d->sumsq(d, stat, gradient, C * C); d->sync(d));
+  LAUNCHES(1, d->count_nonfinite_acc(d, stat, gradient, C * C));
+  LAUNCHES(1, d->count_nonfinite_real(d, stat, x, R * C));
+#undef LAUNCHES
+  CHECK(!strstr(d->description, "cuBLASLt") && strstr(d->description, half ? "bf16" : "fp32") == d->description && strstr(d->description, "multiprocessors"));
+  d->destroy(d);
+}
+
 static void adamw_of_many_tensors(void) {   // more than one table; bf16 keeps masters, and its weights are their roundings
   Device *d = opened();
   enum { COUNT = 2100, EACH = 3 };
@@ -512,6 +571,8 @@ int main(int argc, char **argv) {
     RUN(attention_of_nothing_is_nothing);
     RUN(embedding_gradient_of_many_rows);
     RUN(norms_of_many_tensors);
+    RUN(uploads_come_after_what_was_put_off);
+    RUN(launches_are_counted);
     RUN(adamw_of_many_tensors);
     RUN(weights_without_masters_are_rounded_at_random);
     RUN(adamw_refuses_bad_steps);

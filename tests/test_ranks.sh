@@ -64,6 +64,9 @@ check "--zero 1 --trace: bytes as the ring's formula says" awk '/^comm / { n = $
 train $tiny --ranks 2 --batch 6 --steps 1 --trace --out trace
 check "--trace: bytes as the ring's formula says" awk '/^comm / { n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }' out
 
+train $tiny --ranks 3 --batch 4 --minutes 0.002 --out minutes
+check "--minutes: all ranks take the same number of steps" expect_code $? 0
+
 # ---- elastic: the checkpoint knows no ranks ----
 
 train $tiny --batch 4 --steps 12 --out whole
