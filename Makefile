@@ -47,7 +47,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -127,6 +127,13 @@ bench-tokenizer: gpt build/venv-tokenizers/done
 build/venv-tokenizers/done:
 	python3 -m venv build/venv-tokenizers && build/venv-tokenizers/bin/pip install -q gigatoken==0.10.0 rustbpe==0.1.0 tiktoken tokenizers && touch $@
 
+# all-reduce from the naive one to the overlapped one: each is checked, then timed (dev/parallel)
+LADDER := 1_naive 2_ring 3_buckets 4_overlap
+parallel-ladder: $(LADDER:%=$(BUILD)/parallel_%)
+	@set -e; for step in $^; do $$step; done
+$(BUILD)/parallel_%: dev/parallel/%.c $(wildcard dev/parallel/*) $(FOUND)
+	$(Q)$(CC) $(BASE) $(OPT) $(CFLAGS) -pthread -o $@ $<
+
 # any bytes as tokenizer.json, rank file, shard, text: no crash, no leak, no long time, not much memory (clang)
 include dev/fuzz/fuzz.mk
 
@@ -149,6 +156,7 @@ help:
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
 	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
 	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"
+	@echo "make parallel-ladder  all-reduce, one idea a file: checked, then timed"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"
