@@ -47,7 +47,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder bench-comm bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -126,6 +126,11 @@ bench-tokenizer: gpt build/venv-tokenizers/done
 
 build/venv-tokenizers/done:
 	python3 -m venv build/venv-tokenizers && build/venv-tokenizers/bin/pip install -q gigatoken==0.10.0 rustbpe==0.1.0 tiktoken tokenizers && touch $@
+
+# all-reduce beside copying the same bytes
+bench-comm: $(OBJECTS) $(FOUND)
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/bench_comm dev/bench_comm.c $(OBJECTS) $(CUDA_LIBS) -lm
+	@build/bench_comm
 
 # all-reduce from the naive one to the overlapped one: each is checked, then timed (dev/parallel)
 LADDER := 1_naive 2_ring 3_buckets 4_overlap
