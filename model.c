@@ -627,7 +627,7 @@ void gpt_logits(Gpt *m, const int32_t *ids, double *logits) {
 
 void gpt_decode(Gpt *m, const int32_t *ids, size_t n, size_t position, double *logits) {
   Device *d = m->d;
-  size_t most = (size_t)m->o.T, capacity = m->rows;
+  const size_t most = (size_t)m->o.T;
   for (size_t i = 0; i < n;) {
     // The buffers hold `most` rows; a shorter piece uses their first rows
     size_t rows = MIN(most, n - i);
@@ -639,7 +639,6 @@ void gpt_decode(Gpt *m, const int32_t *ids, size_t n, size_t position, double *l
     if (i == n) linear(m, m->logits, NULL, d->real_at(m->norm_out, (rows - 1) * (size_t)m->config.channels), &m->head, 1, ACTIVATION_NONE);
   }
   m->o.T = (int64_t)most;
-  m->rows = capacity;
   d->download_real(d, logits, m->logits, (size_t)m->config.vocab);
 }
 

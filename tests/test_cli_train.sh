@@ -2,6 +2,7 @@
 # eval, report, and the refusal of every bad request in one line with nothing left behind. `bash tests/test_cli_train.sh`; GPT=./gpt.
 # Everything happens in a temporary folder, with models so small that a run takes a tenth of a second.
 gpt=$(realpath "${GPT:-./gpt}")
+golden=$(realpath "$(dirname "$0")/golden_train.txt")
 passed=0 failed=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpt_cli_XXXXXX") || exit 1
 trap 'chmod -R u+rwx "$work"; rm -rf "$work"' EXIT
@@ -25,6 +26,29 @@ newest() { ls -d "$1"/step_* | tail -1; }
 same_model() {   # same_model RUN RUN: their newest checkpoints are the same numbers
   cmp "$(newest "$1")/model.safetensors" "$(newest "$2")/model.safetensors" && cmp "$(newest "$1")/trainer.safetensors" "$(newest "$2")/trainer.safetensors"
 }
+
+# ---- what a run says and logs, to the last digit: the same on every machine, but for its speed ----
+
+# GPT_TEST_GOLDEN=write writes the file anew: then read the difference
+masked() {
+  sed -E 's/"(run_id|version)": "[^"]*"/"\1": -/g; s/"(ms|tokens_per_s|seconds|program and tokens|scratch of the device|memory_bytes)": [0-9.e+]+/"\1": -/g; s/^device .*/device -/; s/^memory .*activation gradients/memory - activation gradients/
+    s/, scratch of the device.*//; s/[0-9.]+ ms  [0-9.]+k tok\/s(  [0-9]+% of peak)?  eta [0-9:]+/-/' | cat -v
+}
+recorded() {   # NAME FLAGS...
+  local name=$1; shift
+  train text.txt --tokenizer byte --layers 1 --channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64 --threads 1 --dropout 0.1 --warmup 3 --out $name "$@"
+  echo "=== $*"; masked < out; masked < $name/log.jsonl
+}
+{ recorded g1 --steps 8 --val-every 4 --val-tokens 100 --sample-every 4 --save-every 3 --log-tensors 4 --log-every 3
+  recorded g2 --steps 7 --family llama --kv-heads 1 --tie off --schedule wsd --val-every 0 --sample-every 0 --save-every 0 --skip-outliers 2
+  recorded g3 --steps 5 --schedule linear --overfit-batch on --weight-decay 0 --grad-clip 0 --device reference
+  echo "=== plan"; "$gpt" plan text.txt --tokenizer byte --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tail -1 | masked; } > transcript
+[ "$GPT_TEST_GOLDEN" = write ] && cp transcript "$golden"
+check "the transcript of three runs and a plan" diff "$golden" transcript
+
+train --layers 1 --channels 16 --heads 1 --steps 2 --out stories
+check "the embedded stories are judged" grep -qE '^stories +bits per character over 1000 unseen stories: floor 0\.[0-9]+ \(the grammar itself\), word trigram 0\.[0-9]+, model ' out
+check "... and the samples" grep -qE 'of 100 sampled stories 0 are legal by the grammar, 0 of them not in the training text' out
 
 # ---- stop and resume ----
 

@@ -92,6 +92,22 @@ static void memory_is_under_its_kind(void) {
   }
 }
 
+// Without a backward pass one block's activations serve all blocks.
+static void evaluation_keeps_one_block(void) {
+  for (int i = 0; i < 2; i++)
+    for (Purpose purpose = PURPOSE_EVALUATE; purpose <= PURPOSE_SAMPLE; purpose++) {
+      GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = purpose, .B = 1, .T = 7};
+      size_t bytes[2];
+      for (int deep = 0; deep < 2; deep++) {
+        MemoryTable table;
+        o.config.layers = deep ? 9 : 2;
+        gpt_memory(&table, devices[i], &o);
+        bytes[deep] = bytes_of_kind(&table, "activations");
+      }
+      CHECK_EQ(bytes[0], bytes[1]);
+    }
+}
+
 // Logits are held for as many rows at once as asked for, down to one, and for no more than there are.
 static void logits_of_chosen_rows(void) {
   Device *d = devices[0];
@@ -687,6 +703,7 @@ int main(int argc, char **argv) {
   devices[1] = cpu_device(2);
   RUN(memory_is_what_was_counted);
   RUN(memory_is_under_its_kind);
+  RUN(evaluation_keeps_one_block);
   RUN(logits_of_chosen_rows);
   RUN(memory_that_is_not_there);
   RUN(names_in_the_arena);
