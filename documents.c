@@ -245,6 +245,8 @@ static size_t last_cut(const char *text, size_t n, size_t low, size_t high, Docu
   return 0;
 }
 
+size_t documents_last_cut(const char *text, size_t n, size_t high, DocumentCut cut) { return last_cut(text, n, 1, high, cut); }
+
 static DocumentsResult next_part(Documents *d, Piece *p) {
   size_t low = d->inside ? 1 : DOCUMENT_HEAD, cut;
   for (size_t want = d->piece_bytes;; low = MAX(low, want + 1), want *= 2) {

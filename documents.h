@@ -38,5 +38,7 @@ void documents_start(Documents *d, DocumentSplit split, const char *field, Docum
 // DOCUMENTS_PIECE: *p is set. DOCUMENTS_ERROR: the reason is documents_error's, the exit code for it *code.
 typedef enum { DOCUMENTS_PIECE, DOCUMENTS_END, DOCUMENTS_ERROR } DocumentsResult;
 DocumentsResult documents_next(Documents *d, Piece *p);
+// The last place up to `high` where a text that begins with these n bytes may be cut, 1 <= high < n; 0: nowhere.
+size_t documents_last_cut(const char *text, size_t n, size_t high, DocumentCut cut);
 int64_t documents_read(const Documents *d);          // bytes read since the start, for progress
 const char *documents_error(const Documents *d, int *code);

@@ -1,44 +1,56 @@
 // tokenizer_cli.c: owns `gpt tokenizer train|encode|decode|info`: flags in, payload on stdout or in --out.
 // Tests: tests/test_tokenizer.c
 #include "tokenizer_cli.h"
+#include "documents.h"  // documents_last_cut
 #include "json.h"       // json_write_string
 #include "tokenizer.h"  // everything that is done here
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
+#include <fcntl.h>      // open
+#include <stdio.h>      // rename
 #include <stdlib.h>     // free
 #include <string.h>     // strcmp, memchr
+#include <unistd.h>     // read, fsync
 
 // ---- texts ----
 
-typedef void TextFn(void *context, const char *name, const char *text, size_t n);
-
-static void read_one(const char *path, size_t max_bytes, TextFn *fn, void *context) {
-  bool standard_input = strcmp(path, "-") == 0;
-  size_t n;
-  char *text = read_file(standard_input ? "/dev/stdin" : path, "text", max_bytes, &n);
-  fn(context, standard_input ? "standard input" : path, text, n);
-  free(text);
-}
+typedef void PathFn(void *context, const char *path);
 
 // Calls fn for every file named: a file, a directory (its regular files, sorted), or - (also when nothing is named).
-static void for_each_text(const Options *o, size_t max_bytes, TextFn *fn, void *context) {
-  if (o->arg_count == 0) read_one("-", max_bytes, fn, context);
+static void for_each_path(const Options *o, PathFn *fn, void *context) {
+  if (o->arg_count == 0) fn(context, "-");
   for (size_t i = 0; i < o->arg_count; i++) {
     if (!is_directory(o->args[i])) {
-      read_one(o->args[i], max_bytes, fn, context);
+      fn(context, o->args[i]);
       continue;
     }
     size_t count, used = 0;
     char **names = list_directory(o->args[i], &count);
     for (size_t k = 0; k < count; k++) {
       char *path = format("%s/%s", o->args[i], names[k]);
-      if (!is_directory(path)) read_one(path, max_bytes, fn, context), used++;
+      if (!is_directory(path)) fn(context, path), used++;
       free(path);
     }
     free_names(names, count);
     if (used == 0) fail(EXIT_REQUEST, "%s: 0 files in this directory, at least 1 is needed", o->args[i]);
   }
 }
+
+static const char *device_of(const char *path) { return strcmp(path, "-") ? path : "/dev/stdin"; }
+static const char *name_of(const char *path) { return strcmp(path, "-") ? path : "standard input"; }
+
+// The same with the whole text of each.
+typedef void TextFn(void *context, const char *name, const char *text, size_t n);
+typedef struct { TextFn *fn; void *context; size_t max_bytes; } WholeTexts;
+
+static void read_one(void *context, const char *path) {
+  const WholeTexts *w = context;
+  size_t n;
+  char *text = read_file(device_of(path), "text", w->max_bytes, &n);
+  w->fn(w->context, name_of(path), text, n);
+  free(text);
+}
+static void for_each_text(const Options *o, size_t max_bytes, TextFn *fn, void *context) { for_each_path(o, read_one, &(WholeTexts){fn, context, max_bytes}); }
 
 // ---- output ----
 
@@ -176,15 +188,103 @@ static void append_pieces(Buffer *b, const Tokenizer *t, const TokenBuffer *ids)
   }
 }
 
-static void append_ids(Buffer *b, const TokenBuffer *ids, int64_t how) {
+// more: ids stand before these
+static void append_ids(Buffer *b, const TokenBuffer *ids, int64_t how, bool more) {
   for (size_t i = 0; i < ids->count; i++) {
     uint8_t raw[4];
     char text[16];
     store_u32le(raw, (uint32_t)ids->ids[i]);
-    if (how == FORMAT_TEXT) buffer_append(b, text, (size_t)snprintf(text, sizeof text, i ? " %d" : "%d", ids->ids[i]));
+    if (how == FORMAT_TEXT) buffer_append(b, text, (size_t)snprintf(text, sizeof text, more || i ? " %d" : "%d", ids->ids[i]));
     else buffer_append(b, raw, how == FORMAT_U16 ? 2 : 4);
   }
-  if (how == FORMAT_TEXT) buffer_append(b, "\n", 1);
+}
+
+static int encode_whole(const Options *o, const Tokenizer *t) {
+  EncodeTexts e = {.o = o, .tokenizer = t};
+  for_each_text(o, SIZE_MAX / 2, encode_text, &e);
+  Buffer out = {0};
+  if (o->show) append_pieces(&out, t, &e.ids);
+  else append_ids(&out, &e.ids, o->format, false);
+  if (!o->show && o->format == FORMAT_TEXT) buffer_append(&out, "\n", 1);
+  write_payload(o, out.data, out.len);
+  buffer_free(&out);
+  token_buffer_free(&e.ids);
+  return 0;
+}
+
+// Texts of any length, piece by piece: in memory are a piece, which ends where no token goes over its end, its ids, and what is written of them.
+enum { STREAM_PIECE = 1 << 20 };
+typedef struct {
+  const Options *o;
+  const Tokenizer *tokenizer;
+  DocumentCut cut;
+  int fd;                  // --out's temporary file, or stdout
+  char *temporary;
+  bool written;            // some ids
+  Buffer text, out;
+  TokenBuffer ids;
+} Stream;
+
+static void remove_temporary(void *stream) { unlink(((Stream *)stream)->temporary); }
+
+static void open_stream(Stream *s) {
+  fflush(stdout);
+  s->fd = fileno(stdout);
+  if (!s->o->file_out) return;
+  s->temporary = format("%s.tmp-%ld", s->o->file_out, (long)getpid());
+  s->fd = open(s->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (s->fd < 0) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
+  at_fail(remove_temporary, s);
+}
+
+static void write_stream(Stream *s) {
+  if (!write_all(s->fd, s->out.data, s->out.len))
+    fail(EXIT_MACHINE, "%s: cannot write %zu bytes: %s", s->temporary ? s->o->file_out : "standard output", s->out.len, strerror(errno));
+  s->out.len = 0;
+}
+
+static void close_stream(Stream *s) {
+  if (!s->o->show && s->o->format == FORMAT_TEXT) buffer_append(&s->out, "\n", 1);
+  write_stream(s);
+  if (s->temporary) {
+    if (fsync(s->fd) || close(s->fd) || rename(s->temporary, s->o->file_out)) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
+    at_fail_cancel(remove_temporary, s);
+    free(s->temporary);
+  }
+  buffer_free(&s->text);
+  buffer_free(&s->out);
+  token_buffer_free(&s->ids);
+}
+
+static void encode_piece(Stream *s, const char *name, size_t n) {
+  s->ids.count = 0;
+  tokenizer_encode_or_fail(s->tokenizer, name, s->text.data, n, &s->ids, SPECIAL_NONE);
+  if (s->o->show) append_pieces(&s->out, s->tokenizer, &s->ids);
+  else append_ids(&s->out, &s->ids, s->o->format, s->written);
+  s->written |= s->ids.count > 0;
+  write_stream(s);
+  s->text.len -= n;
+  memmove(s->text.data, s->text.data + n, s->text.len);
+}
+
+static void encode_stream(void *context, const char *path) {
+  Stream *s = context;
+  const int fd = open(device_of(path), O_RDONLY | O_CLOEXEC);
+  size_t want = STREAM_PIECE;      // where no cut is found in so much, twice as much is read
+  if (fd < 0) fail(EXIT_REQUEST, "%s: cannot be read: %s", name_of(path), strerror(errno));
+  for (;;) {
+    buffer_reserve(&s->text, STREAM_PIECE);
+    const ssize_t got = read(fd, s->text.data + s->text.len, STREAM_PIECE);
+    if (got < 0) fail(errno == EISDIR ? EXIT_REQUEST : EXIT_MACHINE, "%s: cannot be read: %s", name_of(path), strerror(errno));
+    if (got == 0) break;
+    s->text.len += (size_t)got;
+    if (s->text.len <= want) continue;
+    const size_t cut = documents_last_cut(s->text.data, s->text.len, s->text.len - 1, s->cut);
+    if (cut) encode_piece(s, name_of(path), cut);
+    want = cut ? STREAM_PIECE : 2 * want;
+  }
+  close(fd);
+  if (s->text.len) encode_piece(s, name_of(path), s->text.len);
 }
 
 static int encode(const Options *o) {
@@ -195,14 +295,14 @@ static int encode(const Options *o) {
   if (t && o->format == FORMAT_U16 && tokenizer_vocab_size(t) > 65536)
     fail(EXIT_REQUEST, "--format u16: the vocabulary has %d entries, 16 bits hold 65536: use --format u32",
          tokenizer_vocab_size(t));
-  EncodeTexts e = {.o = o, .tokenizer = t};
-  for_each_text(o, SIZE_MAX / 2, encode_text, &e);
-  Buffer out = {0};
-  if (o->show) append_pieces(&out, t, &e.ids);
-  else append_ids(&out, &e.ids, o->format);
-  write_payload(o, out.data, out.len);
-  buffer_free(&out);
-  token_buffer_free(&e.ids);
+  // Characters may be unknown, which is said with line and column; special tokens may have blanks in them, at which a text is cut.
+  const bool bpe = t && tokenizer_kind(t) == TOKENIZER_BPE, bytes = t && tokenizer_kind(t) == TOKENIZER_BYTE;
+  if ((bpe && tokenizer_pattern(t) != PATTERN_NONE && o->special == SPECIAL_NONE) || (bytes && o->special == SPECIAL_NONE)) {
+    Stream s = {.o = o, .tokenizer = t, .cut = bpe ? CUT_WORD : CUT_CHARACTER};
+    open_stream(&s);
+    for_each_path(o, encode_stream, &s);
+    close_stream(&s);
+  } else encode_whole(o, t);
   tokenizer_free(t);
   return 0;
 }

@@ -390,7 +390,7 @@ static void wrong_manifests(void) {
   for (int i = 0; i < 100; i++) buffer_printf(&many, "{\"name\": \"file%d\", \"bytes\": 1, \"crc32c\": \"00000000\"}, ", i);
   const char *const long_name = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
   const char *const bad[][3] = {  // what, by what, and the reason if it is not that a field is wrong
-    {"gpt-checkpoint", "gpt-checkpoinT", "is no manifest"}, {"\"version\": 1", "\"version\": 2", "version 2, this program reads 1"},
+    {"gpt-checkpoint", "gpt-checkpoinT", "is no manifest"}, {"\"version\": 1", "\"version\": 2", "version 2, this program reads 1"}, {"\"version\": 1", "\"version\": 0", "version 0, this program reads 1"},
     {"\"version\": 1", "\"version\": 1e10", "is no manifest"}, {"\"version\"", "version", "line 3"},
     {"\"step\": 1", "\"step\": 1.5", NULL}, {"\"step\": 1", "\"step\": 2", "its manifest is that of step 2"},
     {RUN_ID, "short", NULL},

@@ -90,6 +90,18 @@ refuse 2 "must be one of gpt2|gpt4|none" tokenizer train text.txt --vocab 300 --
 refuse 2 "the text has 0 bytes, at least 2 are needed" tokenizer train empty.txt --vocab 300 --out x.json
 refuse 3 "x.json" tokenizer train text.txt --vocab 270 --out no/such/folder/x.json
 refuse 2 "missing.json" tokenizer encode --tokenizer missing.json text.txt
+# a stream is encoded piece by piece: the ids of the whole, in bounded memory
+awk 'BEGIN { s = 3; n = split("the old bear found a red key, don'"'"'t you 12345 ... naïve 漢字 x=1;", w, " "); for (i = 0; i < 500000; i++) { s = s * 16807 % 2147483647; printf "%s%s", w[s % n + 1], s % 11 ? " " : "\n\n" } }' > stream.txt
+for tokenizer in gpt2 byte tok.json; do
+  "$gpt" tokenizer encode --tokenizer $tokenizer stream.txt --special all --format u32 > whole.u32     # special tokens are looked for in the whole text
+  "$gpt" tokenizer encode --tokenizer $tokenizer --format u32 --out pieces.u32 < stream.txt
+  check "encode $tokenizer: pieces of a stream" cmp whole.u32 pieces.u32
+done
+check "encode: text, with one line end" test "$("$gpt" tokenizer encode --tokenizer byte stream.txt | tr -c '\n' x | wc -lw | tr -s ' ')" = " 1 1"
+check "encode: an empty text" test "$(: | "$gpt" tokenizer encode --tokenizer gpt2 | od -An -c | tr -d ' ')" = '\n'
+if (ulimit -v 250000; "$gpt" --version) > out 2>&1; then    # sanitizers need more
+  check "encode: 100 MB in bounded memory" test "$( (ulimit -v 250000; yes "the old bear found a red key" | head -c 100000000 | "$gpt" tokenizer encode --tokenizer gpt2 --format u16 - 2> err) | wc -c)" = 55172414
+fi
 refuse 2 "text.txt" tokenizer encode --tokenizer text.txt text.txt
 refuse 2 "missing.txt" tokenizer encode --tokenizer byte missing.txt
 refuse 2 "--vocab is a flag of gpt tokenizer train, not of gpt tokenizer encode" tokenizer encode --tokenizer byte text.txt --vocab 3
