@@ -271,7 +271,7 @@ static void encode_stream(void *context, const char *path) {
   Stream *s = context;
   const int fd = open(device_of(path), O_RDONLY | O_CLOEXEC);
   size_t want = STREAM_PIECE;      // where no cut is found in so much, twice as much is read
-  if (fd < 0) fail(EXIT_REQUEST, "%s: cannot be read: %s", name_of(path), strerror(errno));
+  if (fd < 0) fail(EXIT_REQUEST, "%s: cannot open: %s", name_of(path), strerror(errno));
   for (;;) {
     buffer_reserve(&s->text, STREAM_PIECE);
     const ssize_t got = read(fd, s->text.data + s->text.len, STREAM_PIECE);
