@@ -47,7 +47,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder bench-comm bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -139,6 +139,10 @@ parallel-ladder: $(LADDER:%=$(BUILD)/parallel_%)
 $(BUILD)/parallel_%: dev/parallel/%.c $(wildcard dev/parallel/*) $(FOUND)
 	$(Q)$(CC) $(BASE) $(OPT) $(CFLAGS) -pthread -o $@ $<
 
+# all interleavings of three ranks, one of which may die (needs spin)
+model-check:
+	@sh dev/parallel/model/check.sh
+
 # any bytes as tokenizer.json, rank file, shard, text: no crash, no leak, no long time, not much memory (clang)
 include dev/fuzz/fuzz.mk
 
@@ -162,6 +166,8 @@ help:
 	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
 	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"
 	@echo "make parallel-ladder  all-reduce, one idea a file: checked, then timed"
+	@echo "make model-check      all interleavings of three ranks, one of which may die (needs spin)"
+	@echo "make bench-comm       an all-reduce beside copying the same bytes"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"
