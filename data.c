@@ -132,17 +132,22 @@ static uint64_t sum_of_stream(const Dataloader *l) {
   return sum;
 }
 
-// Reads every sample of an epoch. What stands in the rows must be what the stream has at the places they claim.
-static uint64_t sum_of_samples(Dataloader *l, int64_t T, int64_t epoch) {
+// Reads every sample of an epoch as `ranks` ranks do that take `batch` samples of a step each, one rank after the other. What stands in the rows must be
+// what the stream has at the places they claim, and none may be read twice or left out: *read = how many were.
+static uint64_t sum_of_samples(Dataloader *l, int64_t T, int64_t epoch, int64_t ranks, int64_t batch, int64_t *read) {
   int32_t *inputs = xmalloc((size_t)T, sizeof *inputs), *targets = xmalloc((size_t)T, sizeof *targets);
-  int64_t windows = dataloader_windows(l);
+  const int64_t windows = dataloader_windows(l);
   uint64_t sum = 0;
-  for (int64_t k = epoch * windows; k < (epoch + 1) * windows; k++) {
-    int64_t position;
-    dataloader_targets(l, k, &position);
-    dataloader_sample(l, k, inputs, targets);
-    for (int64_t t = 0; t < T; t++) if (targets[t] != IGNORED_TARGET) sum += mix(position++, inputs[t], targets[t]);
-  }
+  *read = 0;
+  for (int64_t rank = 0; rank < ranks; rank++)
+    for (int64_t step = 0; step * ranks * batch < windows; step++)
+      for (int64_t i = 0; i < batch && (step * ranks + rank) * batch + i < windows; i++, (*read)++) {
+        const int64_t k = epoch * windows + (step * ranks + rank) * batch + i;
+        int64_t position;
+        dataloader_targets(l, k, &position);
+        dataloader_sample(l, k, inputs, targets);
+        for (int64_t t = 0; t < T; t++) if (targets[t] != IGNORED_TARGET) sum += mix(position++, inputs[t], targets[t]);
+      }
   free(inputs);
   free(targets);
   return sum;
@@ -183,13 +188,14 @@ static void check_order(const Options *o, char *const *paths, size_t count) {
     uint64_t expected = sum_of_stream(l);
     for (int64_t e = 0; e < epochs; e++) {
       count_targets(l, e);
-      if (sum_of_samples(l, T, e) != expected)
+      int64_t read;
+      if (sum_of_samples(l, T, e, o->ranks, batch, &read) != expected || read != dataloader_windows(l))
         fail(EXIT_NO, "order: a row of epoch %lld does not hold what the stream has there", (long long)e);
     }
     double windows = (double)dataloader_windows(l);
-    printf("order of %s: context %lld, batch %lld, seed %lld: %.0f samples, %.1f batches an epoch; ",
-           order == ORDER_STREAM ? "windows" : "documents", (long long)T, (long long)batch, (long long)o->seed, windows,
-           windows / (double)batch);
+    printf("order of %s: context %lld, batch %lld, %lld rank%s, seed %lld: %.0f samples, %.1f steps an epoch; ",
+           order == ORDER_STREAM ? "windows" : "documents", (long long)T, (long long)batch, (long long)o->ranks, o->ranks > 1 ? "s" : "", (long long)o->seed, windows,
+           windows / (double)(batch * o->ranks));
     printf("in each of %lld epochs every one of %lld targets once\n", (long long)epochs, (long long)dataloader_tokens(l) - 1);
   }
   dataloader_close(l);

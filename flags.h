@@ -88,7 +88,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(BOOL, stochastic_rounding, "stochastic-rounding", "off", 0, 0, "", COMMAND_SHAPED, FIXED, "machine", "bf16 weights without fp32 master copies, rounded at random to either neighbour: 4 bytes a parameter less") \
   FLAG(WORD,   gemm,          "gemm",          "own",    0, 0, "own|cublaslt", COMMAND_RUNNING, FREE, "machine", "matrix products on cuda: own kernels, or NVIDIA's library where it is found") \
   FLAG(WORD,   recompute,     "recompute",     "none",   0, 0, "none|light|block", COMMAND_SHAPED, FREE, "machine", "computed again in the backward pass to save memory: none, light (norms and activations), block") \
-  FLAG(INT,    ranks,         "ranks",         "1",      1, 64, "", COMMAND_TRAINING, FREE, "ranks", "processes of this machine that train together, each on its part of every step") \
+  FLAG(INT,    ranks,         "ranks",         "1",      1, 64, "", COMMAND_TRAINING | COMMAND_DATA_CHECK, FREE, "ranks", "processes of this machine that train together, each on its part of every step") \
   FLAG(TEXT,   rendezvous,    "rendezvous",    NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "ranks", "HOST:PORT of rank 0: this process is one rank of several, on any machines, started by Slurm, MPI or by hand") \
   FLAG(TEXT,   token,         "token",         NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "ranks", "F with the secret of this run's ranks (with --rendezvous): the same for all, for no one else") \
   FLAG(INT,    rank,          "rank",          "auto",   0, 63, "", COMMAND_TRAIN, NOT_STORED, "ranks", "number of this process, from 0 (with --rendezvous); auto: what Slurm or MPI says") \

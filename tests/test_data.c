@@ -1141,12 +1141,12 @@ static char *small_build(void) {
 // Order: windows, and documents where the stream begins with an end-of-text token; a stream that is not what it was is seen.
 static void check_counts_the_order(void) {
   char *out = small_build(), *shards = in_folder("small/*.bin"), *raw = in_folder("order.bin");
-  CHECK_EQ(CHECK_DATA(out, "--order", "on", "--context", "5", "--batch", "4", "--epochs", "3", "--seed", "7"), 0);
-  CHECK(strstr(said.data, "order of windows: context 5, batch 4, seed 7: 141 samples, 35.2 batches an epoch; in each of 3 epochs every one of 699 targets once\n"
-                          "order of documents: context 5, batch 4, seed 7: 141 samples, 35.2 batches an epoch; in each of 3 epochs every one of 699 targets once\n"));
+  CHECK_EQ(CHECK_DATA(out, "--order", "on", "--context", "5", "--batch", "4", "--epochs", "3", "--seed", "7", "--ranks", "3"), 0);
+  CHECK(strstr(said.data, "order of windows: context 5, batch 4, 3 ranks, seed 7: 141 samples, 11.8 steps an epoch; in each of 3 epochs every one of 699 targets once\n"
+                          "order of documents: context 5, batch 4, 3 ranks, seed 7: 141 samples, 11.8 steps an epoch; in each of 3 epochs every one of 699 targets once\n"));
   write_shard(raw, (const int32_t[]){3, 1, 2}, 3, 2, true, 10, 9, 'a');
   CHECK_EQ(CHECK_DATA(raw, "--order", "on"), 0);
-  CHECK(strstr(said.data, "order of windows: context 1024, batch 8, seed 1337: 1 samples, 0.1 batches an epoch; in each of 2 epochs every one of 2 targets once\n"));
+  CHECK(strstr(said.data, "order of windows: context 1024, batch 8, 1 rank, seed 1337: 1 samples, 0.1 steps an epoch; in each of 2 epochs every one of 2 targets once\n"));
   CHECK(!strstr(said.data, "order of documents"));
   write_shard(raw, (const int32_t[]){3, 1, 2}, 3, 2, false, 10, 9, 'a');
   // what is read changes: at the latest, the last sample
