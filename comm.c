@@ -2,7 +2,6 @@
 // beside the computation. See comm.h. Tests: tests/test_comm.c
 #include "comm.h"
 #include "util.h"      // xcalloc, MIN, seconds_now
-#include <pthread.h>   // the queue's thread
 #include <signal.h>    // sigfillset
 #include <stdlib.h>    // free
 #include <string.h>    // strerror
@@ -11,6 +10,28 @@ CommPart comm_part(size_t n, int world, int rank) {
   size_t blocks = n / 16 + (n % 16 != 0), each = blocks / (size_t)world, more = blocks % (size_t)world, r = (size_t)rank;
   size_t first = MIN(16 * (each * r + MIN(r, more)), n), end = MIN(16 * (each * (r + 1) + MIN(r + 1, more)), n);
   return (CommPart){first, end - first};
+}
+
+// ---- for transports ----
+
+const char *const comm_call_names[CALL_COUNT] = {"no call", "all_reduce", "reduce_scatter", "all_gather", "broadcast", "send", "receive", "barrier"};
+
+void comm_where(char text[128], CommCall call, uint64_t bytes, int64_t step) {
+  if (call == CALL_NONE) snprintf(text, 128, "between collectives (0 bytes under way) at step %lld", (long long)step);
+  else snprintf(text, 128, "in %s of %llu bytes at step %lld", comm_call_names[call], (unsigned long long)bytes, (long long)step);
+}
+
+void comm_check_peer(const Comm *c, const char *call, int peer) {
+  if (peer < 0 || peer >= c->world || peer == c->rank) fail(EXIT_MACHINE, "%s: rank %d of %d cannot do that with rank %d", call, c->rank, c->world, peer);
+}
+
+void comm_start_thread(pthread_t *thread, void *(*start)(void *), void *context) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(thread, NULL, start, context);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
 }
 
 // Block by block, so that a sum stays in the first cache.
@@ -100,12 +121,7 @@ CommQueue *comm_queue_create(Comm *c) {
   if (c->world == 1) return q;
   pthread_mutex_init(&q->mutex, NULL);
   pthread_cond_init(&q->changed, NULL);
-  sigset_t all, before;           // handlers of signals belong to the rank's first thread
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&q->thread, NULL, work, q);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
+  comm_start_thread(&q->thread, work, q);
   return q;
 }
 

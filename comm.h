@@ -22,6 +22,7 @@
 // wait of all, and one sentence names it with operation, bytes and step. A call that fails does not return.
 // Tests: tests/test_comm.c
 #pragma once
+#include <pthread.h>     // pthread_t
 #include <stdatomic.h>   // the counters that other threads read
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,8 +56,17 @@ CommPart comm_part(size_t n, int world, int rank);
 static inline size_t comm_type_size(CommType type) { return type == COMM_F32 ? sizeof(float) : sizeof(double); }
 
 Comm *comm_none(void);          // a world of one
-// out = parts[0] + parts[1] + ... + parts[world-1], (n) each, element by element in this order; out may be one of them. For transports.
+
+// ---- for transports ----
+// out = parts[0] + parts[1] + ... + parts[world-1], (n) each, element by element in this order; out may be one of them.
 void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type);
+typedef enum { CALL_NONE, CALL_ALL_REDUCE, CALL_REDUCE_SCATTER, CALL_ALL_GATHER, CALL_BROADCAST, CALL_SEND, CALL_RECEIVE, CALL_BARRIER, CALL_COUNT } CommCall;
+extern const char *const comm_call_names[CALL_COUNT];
+// "in all_reduce of 4096 bytes at step 17", or "between collectives (0 bytes under way) at step 17"
+void comm_where(char text[128], CommCall call, uint64_t bytes, int64_t step);
+void comm_check_peer(const Comm *c, const char *call, int peer);   // exit 3: there is no such other rank
+// A thread that takes no signals: their handlers belong to the rank's first thread. Exit 3 if the system refuses it.
+void comm_start_thread(pthread_t *thread, void *(*work)(void *), void *context);
 
 // ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order ----
 // While it has work, no other thread of the rank may use the communicator: comm_queue_wait comes first.

@@ -14,8 +14,7 @@
 #include "util.h"           // fail, xcalloc, seconds_now
 #include <errno.h>          // errno, ETIMEDOUT
 #include <linux/futex.h>    // FUTEX_WAIT, FUTEX_WAKE
-#include <pthread.h>        // the heart's thread
-#include <signal.h>         // sigfillset
+#include <pthread.h>        // pthread_join
 #include <stdlib.h>         // free
 #include <string.h>         // memcpy
 #include <sys/mman.h>       // mmap
@@ -24,9 +23,6 @@
 #include <unistd.h>         // syscall, _exit
 
 enum { STAGING = 1 << 19 };   // bytes; two of each rank should stay in a core's caches
-
-typedef enum { CALL_NONE, CALL_ALL_REDUCE, CALL_REDUCE_SCATTER, CALL_ALL_GATHER, CALL_BROADCAST, CALL_SEND, CALL_RECEIVE, CALL_BARRIER } Call;
-static const char *const call_names[] = {"no call", "all_reduce", "reduce_scatter", "all_gather", "broadcast", "send", "receive", "barrier"};
 
 typedef struct { _Atomic uint32_t value, sleepers; } Counter;   // value only grows (and may wrap)
 
@@ -127,9 +123,7 @@ bool comm_shared_fault(CommShared *s, int *rank, char text[512]) {
 
 void comm_shared_where(const CommShared *s, int rank, char text[128]) {
   const Slot *r = &s->header->slots[rank];
-  int call = r->call;
-  if (call == CALL_NONE) snprintf(text, 128, "between collectives (0 bytes under way) at step %lld", (long long)r->step);
-  else snprintf(text, 128, "in %s of %llu bytes at step %lld", call_names[call], (unsigned long long)r->bytes, (long long)r->step);
+  comm_where(text, (CommCall)r->call, r->bytes, r->step);
 }
 
 bool comm_shared_left(const CommShared *s, int rank) { return s->header->slots[rank].left; }
@@ -215,7 +209,7 @@ static void wait_for(Comm *c, int rank, Counter *counter, uint32_t target) {
 
 // ---- what every call begins and ends with ----
 
-static double enter(Comm *c, Call call, uint64_t bytes, int detail) {
+static double enter(Comm *c, CommCall call, uint64_t bytes, int detail) {
   Slot *own = slot(c, c->rank);
   own->bytes = bytes;
   own->detail = detail;
@@ -388,12 +382,8 @@ static void shared_barrier(Comm *c) {
   leave(c, start);
 }
 
-static void check_peer(const Comm *c, const char *call, int peer) {
-  if (peer < 0 || peer >= c->world || peer == c->rank) fail(EXIT_MACHINE, "%s: rank %d of %d cannot do that with rank %d", call, c->rank, c->world, peer);
-}
-
 static void shared_send(Comm *c, const void *x, size_t bytes, int to) {
-  check_peer(c, "send", to);
+  comm_check_peer(c, "send", to);
   double start = enter(c, CALL_SEND, bytes, to);
   Mail *mail = &member(c)->shared->header->mail[c->rank][to];
   mail->bytes = bytes;
@@ -407,7 +397,7 @@ static void shared_send(Comm *c, const void *x, size_t bytes, int to) {
 }
 
 static void shared_receive(Comm *c, void *x, size_t bytes, int from) {
-  check_peer(c, "receive", from);
+  comm_check_peer(c, "receive", from);
   double start = enter(c, CALL_RECEIVE, bytes, from);
   Mail *mail = &member(c)->shared->header->mail[from][c->rank];
   for (size_t done = 0, n; done == 0 || done < bytes; done += MAX(n, (size_t)1)) {
@@ -455,16 +445,6 @@ static void shared_destroy(Comm *c) {
   free(c);
 }
 
-// The heart takes no signals: their handlers belong to the rank's first thread.
-static void start_heart(Comm *c) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&member(c)->heart, NULL, beat, c);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
-}
-
 Comm *comm_shared_join(CommShared *s, int rank) {
   Comm *c = xcalloc(1, sizeof *c);
   Member *m = xcalloc(1, sizeof *m);
@@ -477,6 +457,6 @@ Comm *comm_shared_join(CommShared *s, int rank) {
   *c = (Comm){.rank = rank, .world = s->world, .transport = "shared memory", .deadline = 1800, .state = m,
               .all_reduce = shared_all_reduce, .reduce_scatter = shared_reduce_scatter, .all_gather = shared_all_gather, .broadcast = shared_broadcast,
               .send = shared_send, .receive = shared_receive, .barrier = shared_barrier, .destroy = shared_destroy};
-  start_heart(c);
+  comm_start_thread(&m->heart, beat, c);
   return c;
 }

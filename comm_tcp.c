@@ -16,8 +16,7 @@
 #include <netdb.h>           // getaddrinfo
 #include <netinet/tcp.h>     // TCP_NODELAY
 #include <poll.h>            // poll
-#include <pthread.h>         // the heart's thread
-#include <signal.h>          // sigfillset
+#include <pthread.h>         // pthread_join
 #include <stdlib.h>          // free
 #include <string.h>          // memcpy
 #include <sys/random.h>      // getrandom
@@ -26,9 +25,6 @@
 #include <unistd.h>          // close, _exit
 
 enum { STAGING = 1 << 18 };   // bytes that a rank receives from one other before they are added
-
-typedef enum { CALL_NONE, CALL_ALL_REDUCE, CALL_REDUCE_SCATTER, CALL_ALL_GATHER, CALL_BROADCAST, CALL_SEND, CALL_RECEIVE, CALL_BARRIER } Call;
-static const char *const call_names[] = {"no call", "all_reduce", "reduce_scatter", "all_gather", "broadcast", "send", "receive", "barrier"};
 
 enum { ALIVE, LEFT, LOST };
 typedef struct {
@@ -47,7 +43,7 @@ typedef struct {
   void (*say)(const char *text);
   Peer peers[COMM_MOST_RANKS];
   char *staging;               // (world, STAGING)
-  Call call;                   // under way, of `bytes`
+  CommCall call;               // under way, of `bytes`
   uint64_t bytes;
   pthread_t heart;
   pthread_mutex_t mutex;       // guards what follows, and writing to pulses
@@ -368,11 +364,7 @@ static void let_in(Door *d, Purpose purpose) {
 
 // ---- faults ----
 
-static void where_text(const Comm *c, char text[128]) {
-  const Member *m = member(c);
-  if (m->call == CALL_NONE) snprintf(text, 128, "between collectives (0 bytes under way) at step %lld", (long long)c->step);
-  else snprintf(text, 128, "in %s of %llu bytes at step %lld", call_names[m->call], (unsigned long long)m->bytes, (long long)c->step);
-}
+static void where_text(const Comm *c, char text[128]) { comm_where(text, member(c)->call, member(c)->bytes, c->step); }
 
 // Of all that are left the lowest speaks, so that there is one line for the run. One that has said goodbye has spoken, or knew who would.
 static bool speaks(const Member *m) {
@@ -504,7 +496,7 @@ static void exchange(Comm *c, Traffic t[COMM_MOST_RANKS]) {
 
 typedef struct { uint64_t call, detail, bytes; int64_t step; } Header;   // detail: type, root
 
-static double enter(Comm *c, Call call, uint64_t bytes) {
+static double enter(Comm *c, CommCall call, uint64_t bytes) {
   Member *m = member(c);
   m->call = call;
   m->bytes = bytes;
@@ -525,9 +517,9 @@ static void compare(Comm *c, int r, const Header *own, const Header *other) {
   char here[128];
   where_text(c, here);
   fault(c, NOBODY, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
-        other->call < ARRAY_LEN(call_names) ? call_names[other->call] : "an unknown call", (unsigned long long)other->bytes, (long long)other->step, c->rank, here);
+        other->call < CALL_COUNT ? comm_call_names[other->call] : "an unknown call", (unsigned long long)other->bytes, (long long)other->step, c->rank, here);
 }
-static double enter_together(Comm *c, Call call, uint64_t bytes, int detail) {
+static double enter_together(Comm *c, CommCall call, uint64_t bytes, int detail) {
   const double start = enter(c, call, bytes);
   const Header own = {call, (uint64_t)detail, bytes, c->step};
   Header others[COMM_MOST_RANKS];
@@ -607,12 +599,9 @@ static void tcp_broadcast(Comm *c, void *x, size_t bytes, int root) {
 }
 static void tcp_barrier(Comm *c) { leave(c, enter_together(c, CALL_BARRIER, 0, 0)); }
 
-static void check_peer(const Comm *c, const char *call, int peer) {
-  if (peer < 0 || peer >= c->world || peer == c->rank) fail(EXIT_MACHINE, "%s: rank %d of %d cannot do that with rank %d", call, c->rank, c->world, peer);
-}
 // With a word of the receiver at the end: it has taken it.
 static void tcp_send(Comm *c, const void *x, size_t bytes, int to) {
-  check_peer(c, "send", to);
+  comm_check_peer(c, "send", to);
   const double start = enter(c, CALL_SEND, bytes);
   const Header own = {CALL_SEND, 0, bytes, c->step};
   Header other;
@@ -624,7 +613,7 @@ static void tcp_send(Comm *c, const void *x, size_t bytes, int to) {
   leave(c, start);
 }
 static void tcp_receive(Comm *c, void *x, size_t bytes, int from) {
-  check_peer(c, "receive", from);
+  comm_check_peer(c, "receive", from);
   const double start = enter(c, CALL_RECEIVE, bytes);
   const Header own = {CALL_SEND, 0, bytes, c->step};
   Header other;
@@ -713,16 +702,6 @@ static void tcp_destroy(Comm *c) {
   free(c);
 }
 
-// The heart takes no signals: their handlers belong to the rank's first thread.
-static void start_heart(Member *m) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&m->heart, NULL, beat, m);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
-}
-
 // ---- joining ----
 
 // Everybody's address, from rank 0 by way of the connections of the meeting.
@@ -775,7 +754,7 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
   *c = (Comm){.rank = m->rank, .world = m->world, .transport = "TCP", .deadline = 1800, .state = m,
               .all_reduce = tcp_all_reduce, .reduce_scatter = tcp_reduce_scatter, .all_gather = tcp_all_gather, .broadcast = tcp_broadcast,
               .send = tcp_send, .receive = tcp_receive, .barrier = tcp_barrier, .destroy = tcp_destroy};
-  start_heart(m);
+  comm_start_thread(&m->heart, beat, m);
   if (m->own_process) at_fail(tell_failure, m);
   return c;
 }
