@@ -198,6 +198,19 @@ if [ -n "$GPT_TEST_SLOW" ]; then
       check "$n ranks, then $m: losses" same_losses first10 copy 1e-5 10
     done
   done
+  for pair in "2 3" "3 2" "4 1" "8 3" "1 4"; do
+    set -- $pair
+    rm -rf copy; cp -r from_$1 copy
+    train --resume copy --ranks $2 --zero 1 --steps 10
+    check "$1 ranks, then $2 with --zero 1: losses" same_losses first10 copy 1e-5 10
+    train $tiny --ranks $1 --zero 1 --batch 1 --steps 5 --out zero_$1 --overwrite
+    rm -rf copy; cp -r zero_$1 copy
+    train --resume copy --ranks $2 --zero 1
+    check "$1 ranks with --zero 1, loaded by $2: weights" cmp $(newest zero_$1)/model.safetensors $(newest copy)/model.safetensors
+    check "$1 ranks with --zero 1, loaded by $2: moments" cmp $(newest zero_$1)/trainer.safetensors $(newest copy)/trainer.safetensors
+    train --resume copy --ranks $2 --zero 0 --steps 10
+    check "$1 ranks with --zero 1, then $2 without: losses" same_losses first10 copy 1e-5 10
+  done
   start $tiny --ranks 3 --batch 2 --steps 100000 --save-every 50 --out stopped
   wait_for_steps stopped 1
   ranks=$(kids $pid); set -- $ranks; kill -STOP $2; begin=$SECONDS; finish
