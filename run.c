@@ -307,9 +307,15 @@ void run_agreement(const Run *r, uint8_t digest[32]) {
   o.threads = AUTO_INT;            // each machine has its own
   options_write_config(&o, &text);
   buffer_printf(&text, "\n%s", r->data_hash);
-  if (r->init) {                   // as the model is named; of --resume the checkpoint
-    const char *slash = strrchr(r->init->dir, '/');
-    buffer_printf(&text, "\n%s", slash ? slash + 1 : r->init->dir);
+  if (r->init) {                   // the weights: a checkpoint's manifest has sums of all its bytes
+    char *manifest = format("%s/%s", r->init->dir, MANIFEST_FILE);
+    size_t n;
+    if (file_exists(manifest)) {
+      char *sums = read_file(manifest, "manifest", 1 << 24, &n);
+      buffer_append(&text, sums, n);
+      free(sums);
+    }
+    free(manifest);
   }
   if (r->resumed) buffer_printf(&text, "\n%s", r->run_id);
   Sha256 s;

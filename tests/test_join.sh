@@ -115,6 +115,14 @@ kill $(process_of 0) 2> err; end
 check "a rank with other flags is refused" test $code = 2
 check "... with a sentence" grep -q "rank 1 was refused by 127.0.0.1:$port .*: its flags or its text are not those of rank 0" err.1
 check "... and nothing is left" test ! -e no
+numbers() { echo "--rank $1 --world $2 --init $([ $1 = 0 ] && echo here || echo joined2)"; }
+mkdir joined2 && cp -r "$(newest zero)" joined2/
+begin 2 text.txt --batch 4 --tokens-per-step 384 --steps 4 --out no
+wait ${pids[1]}; code=$?
+kill $(process_of 0) 2> err; end
+check "a rank with other weights to begin with is refused" test $code = 2
+check "... with a sentence" grep -q "its flags or its text are not those of rank 0" err.1
+rm -rf no
 by_hand
 begin 2 text.txt $tiny --steps 100000 --save-every 0 --out no
 for _ in $(seq 400); do grep -q '"kind": "step"' no/log.jsonl 2> /dev/null && break; sleep 0.02; done
