@@ -99,7 +99,7 @@ for tokenizer in gpt2 byte tok.json; do
 done
 check "encode: text, with one line end" test "$("$gpt" tokenizer encode --tokenizer byte stream.txt | tr -c '\n' x | wc -lw | tr -s ' ')" = " 1 1"
 check "encode: an empty text" test "$(: | "$gpt" tokenizer encode --tokenizer gpt2 | od -An -c | tr -d ' ')" = '\n'
-if (ulimit -v 250000; "$gpt" --version) > out 2>&1; then    # sanitizers need more
+if { (ulimit -v 250000; "$gpt" --version) > out 2>&1; } 2> err; then    # sanitizers need more
   check "encode: 100 MB in bounded memory" test "$( (ulimit -v 250000; yes "the old bear found a red key" | head -c 100000000 | "$gpt" tokenizer encode --tokenizer gpt2 --format u16 - 2> err) | wc -c)" = 55172414
 fi
 refuse 2 "text.txt" tokenizer encode --tokenizer text.txt text.txt

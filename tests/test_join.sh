@@ -39,7 +39,7 @@ begin() {   # WORLD FLAGS...
 end() { codes=""; for pid in "${pids[@]}"; do { wait $pid; } 2> /dev/null; codes="$codes $?"; done; }   # the shell need not say that one was killed
 by_hand() { environment() { :; }; numbers() { echo "--rank $1 --world $2"; }; }
 by_launcher() { numbers() { :; }; }
-quiet() { cat err.* > errors; [ ! -s errors ] || { cat errors; return 1; }; }
+quiet() { ! grep -hv '^gpt: warning: .* computes .* times as long' err.*; }    # a busy machine may slow a rank
 
 "$gpt" train text.txt $tiny --ranks 3 --steps 12 --out here > out 2> err
 by_hand; begin 3 text.txt $tiny --steps 12 --out joined; end
