@@ -21,7 +21,6 @@
 #include <string.h>          // memcpy
 #include <sys/random.h>      // getrandom
 #include <sys/socket.h>      // socket
-#include <time.h>            // timespec
 #include <unistd.h>          // close, _exit
 
 enum { STAGING = 1 << 18 };   // bytes that a rank receives from one other before they are added

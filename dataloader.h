@@ -12,7 +12,7 @@
 //
 // Sample k is the same whoever reads it, whatever was read before. Files are read with pread and never mapped; every id is
 // checked against the vocabulary as it is read; a file that became shorter meanwhile ends the process (exit 3).
-// Tests: tests/test_data.c
+// Tests: tests/test_dataloader.c
 #pragma once
 #include "device.h"   // IGNORED_TARGET
 #include "util.h"

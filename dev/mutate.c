@@ -51,7 +51,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"cpu_ops.c", true, "test_ops test_bits"},
   {"data.c", true, "test_data test_cli"},
   {"data_build.c", true, "test_data"},
-  {"dataloader.c", true, "test_data"},
+  {"dataloader.c", true, "test_dataloader test_data"},
   {"detmath.c", true, "test_detmath"},
   {"documents.c", true, "test_data"},
   {"evaluate.c", false, "test_train test_cli_train"},
