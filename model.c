@@ -84,7 +84,7 @@ struct Gpt {
   acc *meanf, *rstdf;             // (rows)
   real *logits;                   // (chunk, logits_stride)
   acc *losses;                    // (rows)
-  real *dresidual, *dbranch;      // (rows, C)   gradients, shared by all blocks
+  real *dresidual, *dbranch;      // (rows, C)   gradients, shared by all blocks; dbranch lies where branch does
   real *dqkv;                     // (rows, QKV) where it does not fit into a block's fc, else NULL
 };
 
@@ -175,10 +175,9 @@ static void model_layout(Layout *y) {
   if (c->family == FAMILY_LLAMA) m->rope = place_acc(y, "rotations", NO_LAYER, (size_t)(c->context * config_head_size(c)));
   for (int l = 0; l < c->layers; l++) layout_block(y, l);
   m->branch = place_real(y, "branch", NO_LAYER, rows * C);
-  bool kept = m->o.purpose == PURPOSE_TRAIN && m->o.recompute != RECOMPUTE_BLOCK;
-  m->final = kept ? place_real(y, "last residual", -1, rows * C) : m->acts[0].middle;   // in place of what it is added to, which is shared
-  bool norms_kept = m->o.purpose == PURPOSE_TRAIN && m->o.recompute == RECOMPUTE_NONE;
-  m->norm_out = norms_kept ? place_real(y, "last norm", -1, rows * C) : m->acts[0].norm1;   // shared, and free when the last block is done
+  const bool train = m->o.purpose == PURPOSE_TRAIN, kept = train && m->o.recompute != RECOMPUTE_BLOCK, norms_kept = train && m->o.recompute == RECOMPUTE_NONE;
+  m->final = kept ? place_real(y, "last residual", NO_LAYER, rows * C) : m->acts[0].middle;   // in place of what it is added to, which is shared
+  m->norm_out = norms_kept ? place_real(y, "last norm", NO_LAYER, rows * C) : m->acts[0].norm1;   // shared, and free when the last block is done
   m->meanf = place_acc(y, "last mean", NO_LAYER, rows);
   m->rstdf = place_acc(y, "last rstd", NO_LAYER, rows);
   m->losses = place_acc(y, "losses", NO_LAYER, rows);
@@ -192,7 +191,7 @@ static void model_layout(Layout *y) {
       m->acts[l].values = place_real(y, "values", l, (size_t)c->context * m->KV);
     }
   }
-  if (m->o.purpose != PURPOSE_TRAIN) return;
+  if (!train) return;
   y->kind = "activation gradients";
   m->dresidual = place_real(y, "gradient of the residual", NO_LAYER, rows * C);
   m->dbranch = m->branch;      // where one ends the other begins, in both passes

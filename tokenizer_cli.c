@@ -7,10 +7,9 @@
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
 #include <fcntl.h>      // open
-#include <stdio.h>      // rename
 #include <stdlib.h>     // free
 #include <string.h>     // strcmp, memchr
-#include <unistd.h>     // read, fsync
+#include <unistd.h>     // read, unlink
 
 // ---- texts ----
 
@@ -231,8 +230,7 @@ static void open_stream(Stream *s) {
   fflush(stdout);
   s->fd = fileno(stdout);
   if (!s->o->file_out) return;
-  s->temporary = format("%s.tmp-%ld", s->o->file_out, (long)getpid());
-  s->fd = open(s->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  s->fd = replace_begin(s->o->file_out, &s->temporary);
   if (s->fd < 0) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
   at_fail(remove_temporary, s);
 }
@@ -247,9 +245,8 @@ static void close_stream(Stream *s) {
   if (!s->o->show && s->o->format == FORMAT_TEXT) buffer_append(&s->out, "\n", 1);
   write_stream(s);
   if (s->temporary) {
-    if (fsync(s->fd) || close(s->fd) || rename(s->temporary, s->o->file_out)) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
     at_fail_cancel(remove_temporary, s);
-    free(s->temporary);
+    if (!replace_end(s->o->file_out, s->temporary, s->fd, true)) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
   }
   buffer_free(&s->text);
   buffer_free(&s->out);
@@ -296,8 +293,8 @@ static int encode(const Options *o) {
     fail(EXIT_REQUEST, "--format u16: the vocabulary has %d entries, 16 bits hold 65536: use --format u32",
          tokenizer_vocab_size(t));
   // Characters may be unknown, which is said with line and column; special tokens may have blanks in them, at which a text is cut.
-  const bool bpe = t && tokenizer_kind(t) == TOKENIZER_BPE, bytes = t && tokenizer_kind(t) == TOKENIZER_BYTE;
-  if ((bpe && tokenizer_pattern(t) != PATTERN_NONE && o->special == SPECIAL_NONE) || (bytes && o->special == SPECIAL_NONE)) {
+  const bool bpe = t && tokenizer_kind(t) == TOKENIZER_BPE, words = bpe && tokenizer_pattern(t) != PATTERN_NONE, bytes = t && tokenizer_kind(t) == TOKENIZER_BYTE;
+  if ((words || bytes) && o->special == SPECIAL_NONE) {
     Stream s = {.o = o, .tokenizer = t, .cut = bpe ? CUT_WORD : CUT_CHARACTER};
     open_stream(&s);
     for_each_path(o, encode_stream, &s);

@@ -209,10 +209,14 @@ char *parent_folder(const char *path) {
   return parent;
 }
 
-bool try_replace_file(const char *path, const void *data, size_t n) {
-  char *temporary = format("%s.tmp-%ld", path, (long)getpid()), *parent = parent_folder(path);
-  int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  bool ok = fd >= 0 && write_all(fd, data, n) && fsync(fd) == 0;
+int replace_begin(const char *path, char **temporary) {
+  *temporary = format("%s.tmp-%ld", path, (long)getpid());
+  return open(*temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+}
+
+bool replace_end(const char *path, char *temporary, int fd, bool ok) {
+  char *parent = parent_folder(path);
+  ok = ok && fsync(fd) == 0;
   int why = errno;
   if (fd >= 0 && close(fd) && ok) { ok = false; why = errno; }
   if (ok && rename(temporary, path)) { ok = false; why = errno; }
@@ -222,6 +226,12 @@ bool try_replace_file(const char *path, const void *data, size_t n) {
   free(parent);
   errno = why;
   return ok;
+}
+
+bool try_replace_file(const char *path, const void *data, size_t n) {
+  char *temporary;
+  const int fd = replace_begin(path, &temporary);
+  return replace_end(path, temporary, fd, fd >= 0 && write_all(fd, data, n));
 }
 
 void replace_file(const char *path, const void *data, size_t n) {

@@ -68,6 +68,10 @@ char *parent_folder(const char *path);       // "a/b/" gives "a", "b" gives ".";
 void replace_file(const char *path, const void *data, size_t n);
 // Like replace_file, but reports failure by false instead of ending the process (for the report, which must not kill a run).
 bool try_replace_file(const char *path, const void *data, size_t n);
+// The same piece by piece. begin: the temporary file's descriptor, -1 and errno if it cannot be made; its name, for at_fail.
+// end: with ok it takes path's place, else, or if that fails (false, errno), it is removed. Frees the name.
+int replace_begin(const char *path, char **temporary);
+bool replace_end(const char *path, char *temporary, int fd, bool ok);
 void make_directory(const char *path);        // exit 3 on failure; parents must exist
 bool fsync_directory(const char *path);
 void remove_tree(const char *path);           // rm -r, silent if absent
