@@ -34,20 +34,32 @@ void comm_start_thread(pthread_t *thread, void *(*start)(void *), void *context)
   if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
 }
 
-// Block by block, so that a sum stays in the first cache.
+// sum += x, (n): eight floats or four doubles at a time; element by element the same additions.
+typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
+
+#define DEFINE_ADD(name, type, vector) \
+  static void name(type *sum, const type *x, size_t n) { \
+    enum { WIDTH = sizeof(vector) / sizeof(type) }; \
+    size_t i = 0; \
+    for (; i + WIDTH <= n; i += WIDTH) *(vector *)(sum + i) += *(const vector *)(x + i); \
+    for (; i < n; i++) sum[i] += x[i]; \
+  }
+DEFINE_ADD(add_floats, float, Floats)
+DEFINE_ADD(add_doubles, double, Doubles)
+
+// Block by block, so that a sum stays in the first cache; in a place of its own, for out may be one of the parts.
 void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type) {
-  enum { BLOCK = 1024 };
+  enum { BLOCK = 2048 };
   const size_t size = comm_type_size(type);
+  double sum[BLOCK];
   for (size_t first = 0; first < n; first += BLOCK) {
     const size_t m = MIN((size_t)BLOCK, n - first);
-    float floats[BLOCK];
-    double doubles[BLOCK];
-    void *sum = type == COMM_F32 ? (void *)floats : (void *)doubles;
     memcpy(sum, (const char *)parts[0] + first * size, m * size);
     for (int r = 1; r < world; r++) {
-      const char *x = (const char *)parts[r] + first * size;
-      if (type == COMM_F32) for (size_t i = 0; i < m; i++) floats[i] += ((const float *)(const void *)x)[i];
-      else for (size_t i = 0; i < m; i++) doubles[i] += ((const double *)(const void *)x)[i];
+      const void *x = (const char *)parts[r] + first * size;
+      if (type == COMM_F32) add_floats((float *)sum, x, m);
+      else add_doubles(sum, x, m);
     }
     memcpy((char *)out + first * size, sum, m * size);
   }

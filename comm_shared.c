@@ -253,25 +253,6 @@ static void all_have_finished(Comm *c) {
 
 // ---- sums ----
 
-// Four or two numbers at a time; element by element the same additions.
-typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
-typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
-
-#define DEFINE_ADD(name, type, vector) \
-  static void name(type *out /* = a + b, (n) */, const type *a, const type *b, size_t n) { \
-    enum { WIDTH = sizeof(vector) / sizeof(type) }; \
-    size_t i = 0; \
-    for (; i + WIDTH <= n; i += WIDTH) *(vector *)(out + i) = *(const vector *)(a + i) + *(const vector *)(b + i); \
-    for (; i < n; i++) out[i] = a[i] + b[i]; \
-  }
-DEFINE_ADD(add_floats, float, Floats)
-DEFINE_ADD(add_doubles, double, Doubles)
-
-static void add(void *out, const void *a, const void *b, size_t n, CommType type) {
-  if (type == COMM_F32) add_floats(out, a, b, n);
-  else add_doubles(out, a, b, n);
-}
-
 // The ranks' parts of piece p: elements p*quantum.. of each part; the last ones are shorter, or empty.
 typedef struct { size_t quantum, pieces, size; } Cut;
 
@@ -289,20 +270,6 @@ static CommPart piece_of(const Cut *k, size_t n, int world, int rank, size_t p) 
 // What is staged for rank r stands at r * quantum.
 static char *at(char *buffer, const Cut *k, int r) { return buffer + (size_t)r * k->quantum * k->size; }
 
-// The sum over ranks, in rank order, of this rank's elements of the piece. Block by block, so that a sum stays in the first cache.
-static void add_own_part(Comm *c, char *out, const char *own, size_t n, const Cut *k, CommType type) {
-  enum { BLOCK = 2048 };
-  for (size_t i = 0; i < n; i += BLOCK) {
-    size_t m = MIN((size_t)BLOCK, n - i), offset = i * k->size;
-    if (c->world == 1) memcpy(out + offset, own + offset, m * k->size);
-    const char *sum = c->rank == 0 ? own + offset : at(staging(c, 0), k, c->rank) + offset;
-    for (int r = 1; r < c->world; r++) {
-      add(out + offset, sum, r == c->rank ? own + offset : at(staging(c, r), k, c->rank) + offset, m, type);
-      sum = out + offset;
-    }
-  }
-}
-
 // The first half of both sums: stage, wait, add the own part into `out`.
 static CommPart reduce_piece(Comm *c, char *x, size_t n, CommType type, const Cut *k, size_t p, char *out) {
   CommPart mine = piece_of(k, n, c->world, c->rank, p);
@@ -311,7 +278,9 @@ static CommPart reduce_piece(Comm *c, char *x, size_t n, CommType type, const Cu
     if (r != c->rank) memcpy(at(staging(c, c->rank), k, r), x + theirs.first * k->size, theirs.n * k->size);
   }
   all_have_staged(c, p == 0);
-  add_own_part(c, out ? out : x + mine.first * k->size, x + mine.first * k->size, mine.n, k, type);
+  const void *parts[COMM_MOST_RANKS];
+  for (int r = 0; r < c->world; r++) parts[r] = r == c->rank ? x + mine.first * k->size : at(staging(c, r), k, c->rank);
+  comm_add(out, parts, c->world, mine.n, type);
   c->bytes_received += (uint64_t)(c->world - 1) * mine.n * k->size;
   return mine;
 }
