@@ -161,7 +161,7 @@ check "the supervisor killed: no process is left" gone "$ranks"
 check "... and the ranks saved" test -n "$(newest orphans)"
 
 # A rank that runs a third of the time is named within 20 steps, with its phase: once on the terminal, as long as no other one is, and in the log as long
-# as it is slow. Where other programs keep the cores busy the other rank is slow as well: three attempts.
+# as it is slow. Where other programs keep the cores busy the other rank is slow as well: six attempts.
 slow_rank() {   # victim
   local victim=$1 begin out=slow$1
   rm -rf $out
@@ -171,14 +171,14 @@ slow_rank() {   # victim
   begin=$(losses $out | wc -l)
   for _ in $(seq 4000); do     # sanitizers make steps long
     kill -STOP $1; sleep 0.02; kill -CONT $1; sleep 0.01   # several times a step: the usual step is slow
-    [ "$(losses $out | wc -l)" -lt $((begin + 50)) ] || break
+    [ "$(losses $out | wc -l)" -lt $((begin + 100)) ] || break
     [ "$(grep -c "\"slow rank\", \"text\": \"rank $victim " $out/log.jsonl)" -ge 3 ] && break
   done
   kill -TERM $pid; finish
   grep -q "rank $victim computes [0-9.]* times as long as the others, most of it in " err && [ -z "$(grep -o 'rank [0-9]* computes' err | uniq -d)" ] &&
     awk -v begin=$begin '/"what": "slow rank", "text": "rank '$victim' / { match($0, /"step": [0-9]+/); if (!n++) first = substr($0, RSTART + 8, RLENGTH - 8) } END { exit !(n >= 3 && first <= begin + 20) }' $out/log.jsonl
 }
-for victim in 0 1; do check "slow rank $victim" eval "slow_rank $victim || slow_rank $victim || slow_rank $victim"; done
+for victim in 0 1; do check "slow rank $victim" eval "for _ in 1 2 3 4 5 6; do slow_rank $victim && break; done"; done
 
 if [ -n "$GPT_TEST_SLOW" ]; then
   tiny="$tiny --lr 0.002"      # at the default rate of so narrow a model (0.007) differences of rounding grow to 1.4e-5 in 50 steps
