@@ -294,7 +294,7 @@ template <int HS> __device__ __forceinline__ void put_rows(bf16 *head, size_t st
 template <int HS>
 __global__ void __launch_bounds__(FLASH_THREADS) flash_forward_kernel(bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, AttentionPlan p) {
   constexpr int KEYS = FlashTile<HS>::FORWARD;
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   bf16 *query_tile = reinterpret_cast<bf16 *>(smem), *key_tiles = query_tile + FLASH_ROWS * HS, *value_tiles = key_tiles + 2 * KEYS * HS;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const size_t tiles = CEIL_DIV(p.T, (size_t)FLASH_ROWS), bh = blockIdx.x / tiles, b = bh / p.NH, h = bh % p.NH, kv_head = h / (p.NH / p.KVH);
@@ -413,7 +413,7 @@ template <int HS>
 __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf16 *dq, float *delta, const bf16 *dout, const bf16 *out, const bf16 *q, const bf16 *k, const bf16 *v,
                                                                             const float *lse, AttentionPlan p, size_t first_head) {
   constexpr int KEYS = FlashTile<HS>::BACKWARD;
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   bf16 *query_tile = reinterpret_cast<bf16 *>(smem), *dout_tile = query_tile + FLASH_ROWS * HS, *key_tiles = dout_tile + FLASH_ROWS * HS, *value_tiles = key_tiles + 2 * KEYS * HS;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const size_t tiles = CEIL_DIV(p.T, (size_t)FLASH_ROWS), bh = first_head + blockIdx.x / tiles, b = bh / p.NH, h = bh % p.NH, kv_head = h / (p.NH / p.KVH);
@@ -466,7 +466,7 @@ template <int HS>
 __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_key_kernel(bf16 *dk, bf16 *dv, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v,
                                                                           const float *lse, const float *delta, AttentionPlan p, size_t first_head) {
   constexpr int QUERIES = FlashTile<HS>::BACKWARD;
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   bf16 *key_tile = reinterpret_cast<bf16 *>(smem), *value_tile = key_tile + FLASH_ROWS * HS, *query_tiles = value_tile + FLASH_ROWS * HS, *dout_tiles = query_tiles + 2 * QUERIES * HS;
   float *bases = reinterpret_cast<float *>(dout_tiles + 2 * QUERIES * HS), *deltas = bases + 2 * QUERIES;   // of the queries of both stages
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;

@@ -234,9 +234,10 @@ Device *reference_device(void);
 Device *cpu_device(int threads);
 // NVIDIA GPUs of capability 8.0 and up (train_gpt.cu). Storage fp32, or bf16 beside fp32 master weights; acc is fp32. Exit 3 and one
 // sentence where cuda_unavailable() gives one.
-// GEMM_CUBLASLT: matrix products by NVIDIA's library (cublaslt.cuh); exit 3 if it is not found.
+// GEMM_CUBLASLT: matrix products by NVIDIA's library (cublaslt.cuh); exit 3 if it is not found. GEMM_WGMMA: large bf16 products by the instruction
+// that sm_90a alone has (gemm.cuh); exit 3 where the GPU or the binary lacks it.
 typedef enum { CUDA_FP32, CUDA_BF16 } CudaPrecision;
-typedef enum { GEMM_OWN, GEMM_CUBLASLT } GemmLibrary;            // places of --gemm's words
+typedef enum { GEMM_OWN, GEMM_CUBLASLT, GEMM_WGMMA } GemmLibrary;   // places of --gemm's words
 Device *cuda_device(CudaPrecision precision, GemmLibrary library);
 // NULL: cuda_device() would open one; else why not, without a full stop: the build has none, driver, device, memory, exclusive use.
 const char *cuda_unavailable(void);

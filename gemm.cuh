@@ -148,15 +148,24 @@ template <Direction DIR, Activation ACT> __global__ void __launch_bounds__(FLOAT
   if (sums_bias) g.bias_sum[place.m + threadIdx.x] = bias_sum;
 }
 
-// ---- bf16: tiles of TILE x TILE (128 or 64), four warps of TILE/2 x TILE/2 outputs, k in steps of 64, three steps in flight ----
+// ---- bf16: tiles of TILE x TILE (128 or 64), four warps, k in steps of 64, three steps in flight ----
+//
+// Two ways to multiply the tiles of a step. mma.sync: each warp loads fragments into registers and owns TILE/2 x TILE/2 outputs. wgmma (sm_90a,
+// TILE 128): the four warps together have the tensor cores read the tiles from shared memory; of every 64 rows each warp owns 16, over all columns.
 
 enum { BF16_DEPTH = 64, BF16_STAGES = 3, BF16_THREADS = 128 };
+enum { GROUP_BYTES = 8 * 128, PANEL_BYTES = BF16_DEPTH * 128 };   // of a tile, as wgmma_operand means them
 static inline size_t gemm_bf16_shared_bytes(int tile) { return (size_t)BF16_STAGES * 2 * tile * BF16_DEPTH * sizeof(bf16); }
 
 // Where 8 neighbours (a chunk of 16 bytes) of a row of WIDTH elements lie in shared memory, shuffled so that the eight rows which
 // ldmatrix takes at once are in different banks.
 template <int WIDTH> __device__ __forceinline__ int chunk_place(int row, int chunk) {
   return row * WIDTH + ((chunk ^ (WIDTH == 32 ? row / 2 % 4 : row % 8)) * 8);
+}
+
+// The same in a tile of an operand, 64 elements wide where k lies side by side, else a panel of 64 after the other: as wgmma_operand wants it.
+template <int TILE, bool K_SIDE> __device__ __forceinline__ int tile_chunk(int row, int chunk) {
+  return K_SIDE || TILE == 64 ? chunk_place<64>(row, chunk) : chunk / 8 * (BF16_DEPTH * 64) + chunk_place<64>(row, chunk % 8);
 }
 
 // What one thread brings of an operand into shared memory: of each step PARTS chunks, ROWS rows apart. The tile has TILE rows of 64 k
@@ -173,7 +182,7 @@ template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
     from = matrix + (K_SIDE ? column_of<ACT>(i, count) * K + k : k * count + i);
     to_part = K_SIDE ? (ACT == ACTIVATION_SWIGLU ? ROWS / 2 : ROWS) * K : ROWS * count;   // n columns on are n/2 gates on
     to_step = BF16_DEPTH * (K_SIDE ? 1 : count);
-    to = chunk_place<WIDTH>(row, chunk), left = (int)count - (int)i, left_k = (int)k_end - (int)k;
+    to = tile_chunk<TILE, K_SIDE>(row, chunk), left = (int)count - (int)i, left_k = (int)k_end - (int)k;
   }
   // The next step into this tile; zeros outside.
   __device__ __forceinline__ void fetch(bf16 *tile) {
@@ -181,7 +190,7 @@ template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
     for (int part = 0; part < PARTS; part++) {
       const bool inside = K_SIDE ? part * ROWS < left && left_k > 0 : left > 0 && part * ROWS < left_k;
       const bf16 *place = from + (inside ? part * to_part : 0);
-      bf16 *to_shared = tile + to + part * ROWS * WIDTH;   // ROWS is a multiple of 8: the same shuffle
+      bf16 *to_shared = tile + to + part * ROWS * 64;   // ROWS is a multiple of 8: the same shuffle
       if constexpr (WIDE) {
         cp_async_16(to_shared, place, inside);
       } else {
@@ -198,14 +207,14 @@ template <int TILE, bool K_SIDE, bool WIDE, Activation ACT> struct Feed {
 // Fragment of 16 rows m and 16 k as mma_bf16 takes a.
 template <int TILE, bool K_SIDE> __device__ __forceinline__ void a_fragment(uint32_t (&a)[4], const bf16 *tile, int m, int k) {
   const int lane = threadIdx.x % WARP;
-  if (K_SIDE) ldmatrix_x4(a, tile + chunk_place<BF16_DEPTH>(m + lane % 16, k / 8 + lane / 16));
-  else ldmatrix_x4_transposed(a, tile + chunk_place<TILE>(k + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
+  if (K_SIDE) ldmatrix_x4(a, tile + tile_chunk<TILE, true>(m + lane % 16, k / 8 + lane / 16));
+  else ldmatrix_x4_transposed(a, tile + tile_chunk<TILE, false>(k + lane / 16 * 8 + lane % 8, m / 8 + lane / 8 % 2));
 }
 // Two fragments of 16 k and 8 columns n each: b[0], b[1] and b[2], b[3].
 template <int TILE, bool K_SIDE> __device__ __forceinline__ void b_fragments(uint32_t (&b)[4], const bf16 *tile, int n, int k) {
   const int lane = threadIdx.x % WARP;
-  if (K_SIDE) ldmatrix_x4(b, tile + chunk_place<BF16_DEPTH>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
-  else ldmatrix_x4_transposed(b, tile + chunk_place<TILE>(k + lane / 8 % 2 * 8 + lane % 8, n / 8 + lane / 16));
+  if (K_SIDE) ldmatrix_x4(b, tile + tile_chunk<TILE, true>(n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+  else ldmatrix_x4_transposed(b, tile + tile_chunk<TILE, false>(k + lane / 8 % 2 * 8 + lane % 8, n / 8 + lane / 16));
 }
 
 // Two neighbours of a row that starts at p; the second is there if `both`.
@@ -259,39 +268,46 @@ template <Activation ACT> __device__ __forceinline__ void finish_chunk(const Gem
 }
 
 // Split over k (splits > 1): block row y of the grid sums its share of the steps from zero into partial; gemm_bf16_sum_kernel adds them in order.
-template <Direction DIR, Activation ACT, int TILE, bool WIDE>
+template <Direction DIR, Activation ACT, int TILE, bool WIDE, bool WGMMA>
 __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g) {
+  static_assert(!WGMMA || (TILE == 128 && WIDE), "wgmma is for large tiles in shared memory by cp.async");
   constexpr bool A_K_SIDE = DIR != BACKWARD_WEIGHT, B_K_SIDE = DIR == FORWARD;
-  constexpr int STEP = TILE * BF16_DEPTH, SIDE = TILE / 2, ROWS = SIDE / 16, COLUMNS = SIDE / 8;   // elements of an operand's step; a warp's side and its fragments
-  extern __shared__ __align__(128) unsigned char smem[];
+  constexpr int STEP = TILE * BF16_DEPTH;                      // elements of an operand's step
+  constexpr int WIDTH = WGMMA ? TILE : TILE / 2, ROWS = WGMMA ? TILE / 64 : TILE / 32, COLUMNS = WIDTH / 8;   // a warp's columns; its fragments of 16 rows and of 8 columns
+  constexpr int ROW_STEP = WGMMA ? 64 : 16;                    // rows from one of its fragments to the next
+  extern __shared__ __align__(1024) unsigned char smem[];
   bf16 *a_tiles = reinterpret_cast<bf16 *>(smem), *b_tiles = a_tiles + BF16_STAGES * STEP;
   const TilePlace place = tile_place(g.M, g.N, TILE);
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_m = warp % 2 * SIDE, warp_n = warp / 2 * SIDE;
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_m = WGMMA ? warp * 16 : warp % 2 * WIDTH, warp_n = WGMMA ? 0 : warp / 2 * WIDTH;
   const size_t share = CEIL_DIV(CEIL_DIV(g.K, (size_t)BF16_DEPTH), (size_t)g.splits) * BF16_DEPTH, k0 = min(blockIdx.y * share, g.K), k_end = min(k0 + share, g.K);
   const int steps = (int)CEIL_DIV(k_end - k0, (size_t)BF16_DEPTH);
-  // where this thread's outputs begin: rows +8 and +16 i, columns +8 j
+  // where this thread's outputs begin: rows +8 and +ROW_STEP i, columns +8 j
   const size_t m0 = place.m + warp_m + lane / 4, n0 = place.n + warp_n + lane % 4 * 2;
   float *const sum_out = g.splits > 1 ? g.partial + blockIdx.y * g.M * g.N : g.sum;
   const bool from_stored = DIR == BACKWARD_WEIGHT && g.splits == 1;
 
-  float sum[ROWS][COLUMNS][4];   // as mma_bf16's d
-  #pragma unroll
-  for (int j = 0; j < COLUMNS; j++) {
-    const size_t n = n0 + j * 8;
-    float2 start = make_float2(0, 0);
-    if (DIR == FORWARD && g.bias && n < g.N) {
-      start.x = to_float(g.bias[column_of<ACT>(n, g.N)]);
-      if (n + 1 < g.N) start.y = to_float(g.bias[column_of<ACT>(n + 1, g.N)]);
-    }
+  float sum[ROWS][COLUMNS][4] = {};   // as mma_bf16's d
+  auto add_starts = [&] {             // the bias, the stored gradient
     #pragma unroll
-    for (int i = 0; i < ROWS; i++)
-      #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const size_t m = m0 + i * 16 + half * 8;
-        if (from_stored && m < g.M && n < g.N) start = load_pair(sum_out + m * g.N + n, n + 1 < g.N, g.wide_out);
-        sum[i][j][half * 2] = start.x, sum[i][j][half * 2 + 1] = start.y;
+    for (int j = 0; j < COLUMNS; j++) {
+      const size_t n = n0 + j * 8;
+      float2 start = make_float2(0, 0);
+      if (DIR == FORWARD && g.bias && n < g.N) {
+        start.x = to_float(g.bias[column_of<ACT>(n, g.N)]);
+        if (n + 1 < g.N) start.y = to_float(g.bias[column_of<ACT>(n + 1, g.N)]);
       }
-  }
+      #pragma unroll
+      for (int i = 0; i < ROWS; i++)
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const size_t m = m0 + i * ROW_STEP + half * 8;
+          if (from_stored && m < g.M && n < g.N) start = load_pair(sum_out + m * g.N + n, n + 1 < g.N, g.wide_out);
+          sum[i][j][half * 2] += start.x, sum[i][j][half * 2 + 1] += start.y;
+        }
+    }
+  };
+  // For wgmma behind the products: registers that were set before them make ptxas have each product wait for the last (its remark C7515).
+  if (!WGMMA) add_starts();
   // the bias's gradient is the product of a with a column of ones: all columns of its fragment are the same
   const bool sums_bias = DIR == BACKWARD_WEIGHT && g.bias_sum && place.n == 0 && warp_n == 0;
   float *const bias_out = g.splits > 1 ? g.partial + g.splits * g.M * g.N + blockIdx.y * g.M : g.bias_sum;
@@ -300,7 +316,7 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
     #pragma unroll
     for (int i = 0; i < ROWS; i++)
       #pragma unroll
-      for (int e = 0; e < 4; e++) bias[DIR == BACKWARD_WEIGHT ? i : 0][e] = m0 + i * 16 + e / 2 * 8 < g.M ? bias_out[m0 + i * 16 + e / 2 * 8] : 0;
+      for (int e = 0; e < 4; e++) bias[DIR == BACKWARD_WEIGHT ? i : 0][e] = m0 + i * ROW_STEP + e / 2 * 8 < g.M ? bias_out[m0 + i * ROW_STEP + e / 2 * 8] : 0;
 
   Feed<TILE, A_K_SIDE, WIDE, ACTIVATION_NONE> a_feed(g.a, place.m, g.M, k0, k_end, g.K);
   Feed<TILE, B_K_SIDE, WIDE, ACT> b_feed(g.b, place.n, g.N, k0, k_end, g.K);
@@ -310,33 +326,61 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
   };
   #pragma unroll
   for (int step = 0; step < BF16_STAGES - 1; step++) fetch(step);
+  auto add_bias = [&](const uint32_t (&a)[4], int i) { mma_bf16(bias[DIR == BACKWARD_WEIGHT ? i : 0], a, ONES_BF16, ONES_BF16); };
   for (int step = 0; step < steps; step++) {
-    cp_async_wait<BF16_STAGES - 2>();   // this step has landed for this thread ...
-    __syncthreads();                    // ... and for all; and nobody reads the step before any more
-    fetch(step + BF16_STAGES - 1);
     const bf16 *a_tile = a_tiles + step % BF16_STAGES * STEP, *b_tile = b_tiles + step % BF16_STAGES * STEP;
-    #pragma unroll
-    for (int k = 0; k < BF16_DEPTH; k += 16) {
-      uint32_t a[ROWS][4], b[COLUMNS / 2][4];
+    cp_async_wait<BF16_STAGES - 2>();   // this step has landed for this thread ...
+    if constexpr (WGMMA) {
+      shared_writes_to_wgmma();
+      __syncthreads();                  // ... and for all
+      keep_sums_here(sum);
+      wgmma_fence();
       #pragma unroll
-      for (int i = 0; i < ROWS; i++) a_fragment<TILE, A_K_SIDE>(a[i], a_tile, warp_m + i * 16, k);
-      #pragma unroll
-      for (int j = 0; j < COLUMNS / 2; j++) b_fragments<TILE, B_K_SIDE>(b[j], b_tile, warp_n + j * 16, k);
-      #pragma unroll
-      for (int i = 0; i < ROWS; i++)
+      for (int k = 0; k < BF16_DEPTH; k += 16)
         #pragma unroll
-        for (int j = 0; j < COLUMNS; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int i = 0; i < ROWS; i++)
+          wgmma_bf16<A_K_SIDE, B_K_SIDE>(sum[i], wgmma_operand(a_tile + i * 64 * BF16_DEPTH + (A_K_SIDE ? k : k * 64), PANEL_BYTES, GROUP_BYTES),
+                                         wgmma_operand(b_tile + (B_K_SIDE ? k : k * 64), PANEL_BYTES, GROUP_BYTES));
+      wgmma_commit();
       if (sums_bias)
         #pragma unroll
-        for (int i = 0; i < ROWS; i++) mma_bf16(bias[DIR == BACKWARD_WEIGHT ? i : 0], a[i], ONES_BF16, ONES_BF16);
+        for (int k = 0; k < BF16_DEPTH; k += 16)
+          #pragma unroll
+          for (int i = 0; i < ROWS; i++) {
+            uint32_t a[4];
+            a_fragment<TILE, A_K_SIDE>(a, a_tile, warp_m + i * ROW_STEP, k);
+            add_bias(a, i);
+          }
+      wgmma_wait<1>();                  // the products of the step before are done for this warp ...
+      __syncthreads();                  // ... and for all: nobody reads its tiles any more, while this step's products go on
+      fetch(step + BF16_STAGES - 1);
+    } else {
+      __syncthreads();                  // ... and for all; and nobody reads the step before any more
+      fetch(step + BF16_STAGES - 1);
+      #pragma unroll
+      for (int k = 0; k < BF16_DEPTH; k += 16) {
+        uint32_t a[ROWS][4], b[COLUMNS / 2][4];
+        #pragma unroll
+        for (int i = 0; i < ROWS; i++) a_fragment<TILE, A_K_SIDE>(a[i], a_tile, warp_m + i * ROW_STEP, k);
+        #pragma unroll
+        for (int j = 0; j < COLUMNS / 2; j++) b_fragments<TILE, B_K_SIDE>(b[j], b_tile, warp_n + j * 16, k);
+        #pragma unroll
+        for (int i = 0; i < ROWS; i++)
+          #pragma unroll
+          for (int j = 0; j < COLUMNS; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        if (sums_bias)
+          #pragma unroll
+          for (int i = 0; i < ROWS; i++) add_bias(a[i], i);
+      }
     }
   }
+  if constexpr (WGMMA) wgmma_wait<0>(), keep_sums_here(sum), add_starts();
   if (sums_bias && lane % 4 == 0)
     #pragma unroll
     for (int i = 0; i < ROWS; i++)
       #pragma unroll
       for (int half = 0; half < 2; half++)
-        if (m0 + i * 16 + half * 8 < g.M) bias_out[m0 + i * 16 + half * 8] = bias[DIR == BACKWARD_WEIGHT ? i : 0][half * 2];
+        if (m0 + i * ROW_STEP + half * 8 < g.M) bias_out[m0 + i * ROW_STEP + half * 8] = bias[DIR == BACKWARD_WEIGHT ? i : 0][half * 2];
   if (DIR == BACKWARD_WEIGHT || g.splits > 1) {
     #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -344,26 +388,26 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
       for (int j = 0; j < COLUMNS; j++)
         #pragma unroll
         for (int half = 0; half < 2; half++) {
-          const size_t m = m0 + i * 16 + half * 8, n = n0 + j * 8;
+          const size_t m = m0 + i * ROW_STEP + half * 8, n = n0 + j * 8;
           if (m < g.M && n < g.N) store_pair(sum_out + m * g.N + n, make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]), n + 1 < g.N, g.wide_out);
         }
     return;
   }
   // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has its own piece.
   __syncthreads();   // nobody reads the tiles any more; no copy is on its way: the groups still open are empty
-  bf16 *staged = a_tiles + warp * SIDE * SIDE;
+  bf16 *staged = a_tiles + warp * ROWS * 16 * WIDTH;
   #pragma unroll
   for (int i = 0; i < ROWS; i++)
     #pragma unroll
     for (int j = 0; j < COLUMNS; j++)
       #pragma unroll
       for (int half = 0; half < 2; half++)
-        *reinterpret_cast<uint32_t *>(staged + chunk_place<SIDE>(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 2) = pack_bf16(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+        *reinterpret_cast<uint32_t *>(staged + chunk_place<WIDTH>(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 2) = pack_bf16(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
   __syncwarp();
   #pragma unroll
-  for (int part = 0; part < SIDE * SIDE / 8 / WARP; part++) {
-    const int id = part * WARP + lane, row = id / (SIDE / 8), chunk = id % (SIDE / 8);
-    finish_chunk<ACT>(g, place.m + warp_m + row, place.n + warp_n + chunk * 8, staged + chunk_place<SIDE>(row, chunk));
+  for (int part = 0; part < ROWS * 16 * WIDTH / 8 / WARP; part++) {
+    const int id = part * WARP + lane, row = id / (WIDTH / 8), chunk = id % (WIDTH / 8);
+    finish_chunk<ACT>(g, place.m + warp_m + row / 16 * ROW_STEP + row % 16, place.n + warp_n + chunk * 8, staged + chunk_place<WIDTH>(row, chunk));
   }
 }
 

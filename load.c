@@ -12,10 +12,11 @@ static int threads_of(const Options *o) {
 
 Device *device_open(const Options *o) {
   if (o->stochastic_rounding && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--stochastic-rounding on is for --precision bf16: fp32 weights have no master copies to save");
+  if (o->gemm == GEMM_WGMMA && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--gemm wgmma is for --precision bf16: the instruction multiplies no fp32; or use --gemm own");
   int threads = threads_of(o);
   const char *why = o->device != DEVICE_AUTO ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
   if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
-  if (o->gemm == GEMM_CUBLASLT) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm cublaslt needs --device cuda%s%s; or use --gemm own", why ? ", and " : "", why ? why : "");
+  if (o->gemm != GEMM_OWN) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm %s needs --device cuda%s%s; or use --gemm own", o->gemm == GEMM_WGMMA ? "wgmma" : "cublaslt", why ? ", and " : "", why ? why : "");
   if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)
     fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--precision bf16 needs --device cuda%s%s; or use --precision fp32", why ? ", and " : "", why ? why : "");
   return o->device == DEVICE_REFERENCE ? reference_device() : cpu_device(threads);

@@ -40,7 +40,8 @@ struct TensorEntry { void *param; float *master; const float *grad; float *m, *v
 struct CudaState {
   cudaStream_t stream;
   int multiprocessors;
-  CublasLt *cublaslt;                      // NULL: --gemm own
+  CublasLt *cublaslt;                      // NULL: own kernels
+  bool wgmma;                              // large products in bf16 by wgmma
   char description[160];
   unsigned char *scratch;                  // all of the following
   NormEntry *norm_table;                   // (NORM_ENTRIES)
@@ -456,7 +457,7 @@ __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_kernel(Real *
 template <class Real, int W, bool CENTRED, int PIECES>
 __global__ void __launch_bounds__(NORM_WARPS * WARP) norm_backward_short_kernel(Real *dx, float *parts, const Real *dout, const Real *dresidual, const Real *x, const Real *weight,
                                                                                 const float *mean, const float *rstd, size_t rows, size_t C, size_t slice) {
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   const int warp = threadIdx.x / WARP;
   const size_t first = (size_t)blockIdx.x * slice, end = min(first + slice, rows), begin = threadIdx.x % WARP * W;
   float *total = reinterpret_cast<float *>(smem), *total_shift = total + PIECES * W * WARP, gain[PIECES][W] = {}, shift[PIECES][W] = {};
@@ -613,8 +614,8 @@ static int splits_for(const Gemm<bf16> &g, size_t tiles, size_t places) {
   }
   return best;
 }
-template <Direction DIR, Activation ACT, int TILE, bool WIDE> static void launch_tiles(CudaState *state, const Gemm<bf16> &g) {
-  gemm_bf16_kernel<DIR, ACT, TILE, WIDE><<<dim3((unsigned)tiles_of(g.M, g.N, TILE), (unsigned)g.splits), BF16_THREADS, gemm_bf16_shared_bytes(TILE), state->stream>>>(g);
+template <Direction DIR, Activation ACT, int TILE, bool WIDE, bool WGMMA> static void launch_tiles(CudaState *state, const Gemm<bf16> &g) {
+  gemm_bf16_kernel<DIR, ACT, TILE, WIDE, WGMMA><<<dim3((unsigned)tiles_of(g.M, g.N, TILE), (unsigned)g.splits), BF16_THREADS, gemm_bf16_shared_bytes(TILE), state->stream>>>(g);
   if constexpr (DIR != FORWARD) {
     if (g.splits == 1) return;
     gemm_bf16_sum_kernel<DIR><<<grid_for(g.M * g.N / 4 + (g.bias_sum ? g.M : 0), 256), 256, 0, state->stream>>>(g);
@@ -624,11 +625,15 @@ template <Direction DIR, Activation ACT, int TILE, bool WIDE> static void launch
 // Large tiles do more products for each byte, if there are enough of them for all multiprocessors.
 template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *state, Gemm<bf16> g) {
   const size_t processors = (size_t)state->multiprocessors, large = tiles_of(g.M, g.N, 128);
-  if (!g.wide) { launch_tiles<DIR, ACT, 64, false>(state, g); return; }
+  if (!g.wide) { launch_tiles<DIR, ACT, 64, false, false>(state, g); return; }
   if (DIR != FORWARD && g.wide_out) g.splits = splits_for(g, large, 2 * processors);
-  if (large * g.splits >= processors && g.M > 64 && g.N > 64) { launch_tiles<DIR, ACT, 128, true>(state, g); return; }
+  if (large * g.splits >= processors && g.M > 64 && g.N > 64) {
+    if (state->wgmma) launch_tiles<DIR, ACT, 128, true, true>(state, g);
+    else launch_tiles<DIR, ACT, 128, true, false>(state, g);
+    return;
+  }
   g.splits = 1;
-  launch_tiles<DIR, ACT, 64, true>(state, g);
+  launch_tiles<DIR, ACT, 64, true, false>(state, g);
 }
 
 // The product by the library, if it was asked for and takes it; what it leaves to do is done here.
@@ -1182,15 +1187,33 @@ static double flops_a_cycle(int major, int minor, CudaPrecision precision) {
   return major == 9 ? 4096 : major == 10 ? 8192 : 1024;
 }
 
+// Whether the kernels that this GPU runs were made for sm_90a: only their own code can tell.
+__global__ void has_wgmma_kernel(float *yes) { if (threadIdx.x == 0) *yes = HAS_WGMMA; }
+static void require_wgmma(CudaState *state, const cudaDeviceProp *p) {
+  float yes = 0;
+  has_wgmma_kernel<<<1, 32, 0, state->stream>>>(reinterpret_cast<float *>(state->work));
+  launched("start");
+  check(cudaMemcpyAsync(&yes, state->work, sizeof yes, cudaMemcpyDeviceToHost, state->stream), "start");
+  check(cudaStreamSynchronize(state->stream), "start");
+  if (yes == 0 && p->major == 9) fail(EXIT_MACHINE, "--gemm wgmma: this binary has no kernels for sm_90a; build it with make CUDA_ARCHS=sm_90a, or use --gemm own");
+  if (yes == 0) fail(EXIT_MACHINE, "--gemm wgmma: this GPU has compute capability %d.%d, the instruction needs 9.0; use --gemm own", p->major, p->minor);
+  state->wgmma = true;
+}
+
 // Kernels whose tiles need more than 48 KiB of shared memory have to say so once.
-static void allow_shared_memory(void) {
+template <bool WGMMA> static void allow_large_tiles(void) {
   const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
   const int tiles = (int)gemm_bf16_shared_bytes(128);
-  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_NONE, 128, true>, most, tiles), "start");
-  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_GELU, 128, true>, most, tiles), "start");
-  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_SWIGLU, 128, true>, most, tiles), "start");
-  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_INPUT, ACTIVATION_NONE, 128, true>, most, tiles), "start");
-  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_WEIGHT, ACTIVATION_NONE, 128, true>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_NONE, 128, true, WGMMA>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_GELU, 128, true, WGMMA>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<FORWARD, ACTIVATION_SWIGLU, 128, true, WGMMA>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_INPUT, ACTIVATION_NONE, 128, true, WGMMA>, most, tiles), "start");
+  check(cudaFuncSetAttribute(gemm_bf16_kernel<BACKWARD_WEIGHT, ACTIVATION_NONE, 128, true, WGMMA>, most, tiles), "start");
+}
+static void allow_shared_memory(void) {
+  const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  allow_large_tiles<false>();
+  allow_large_tiles<true>();
   check(cudaFuncSetAttribute(flash_forward_kernel<96>, most, (int)flash_forward_bytes<96>()), "start");
   check(cudaFuncSetAttribute(flash_forward_kernel<128>, most, (int)flash_forward_bytes<128>()), "start");
   check(cudaFuncSetAttribute(flash_backward_query_kernel<64>, most, (int)flash_backward_bytes<64>()), "start");
@@ -1275,9 +1298,10 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   }
   allow_shared_memory();
   if (library == GEMM_CUBLASLT) state->cublaslt = open_library();
+  if (library == GEMM_WGMMA) require_wgmma(state, &p);
   state->multiprocessors = p.multiProcessorCount;
   snprintf(state->description, sizeof state->description, "%s%s, %.100s, %d multiprocessors", precision == CUDA_BF16 ? "bf16" : "fp32",
-           library == GEMM_CUBLASLT ? ", cuBLASLt" : "", p.name, p.multiProcessorCount);
+           library == GEMM_CUBLASLT ? ", cuBLASLt" : library == GEMM_WGMMA ? ", wgmma" : "", p.name, p.multiProcessorCount);
   int clock_khz = 0;
   cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0);
   d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->state = state;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # cuda_report.sh FOLDER: `make cuda-report`: what can be known of every kernel without a GPU, and the bars it must keep. FOLDER: the emulated build's.
-#   from ptxas and the machine code, for sm_80 and sm_90a   registers, shared memory, spills, instructions of tensor cores (HMMA), ldmatrix (LDSM) and
+#   from ptxas and the machine code, for sm_80 and sm_90a   registers, shared memory, spills, instructions of tensor cores (HMMA; of kernels for sm_90a alone HGMMA), ldmatrix (LDSM) and
 #                                 cp.async (LDGSTS) in the code, blocks that fit a multiprocessor and the share of its threads that they are
 #   from the PTX as it runs in the emulator (report.c)   bytes moved over bytes needed, sectors of 32 bytes a request, wavefronts of shared memory over
 #                                 those without bank conflicts, tensor-core work over the arithmetic needed
@@ -17,17 +17,20 @@ compile() {   # arch: FOLDER/report.ARCH.log and .sass
     /bytes spill stores/ { spills = $5 + $9 } /Used [0-9]+ registers/ { match($0, /[0-9]+ bytes smem/); print kernel "\t" $5 "\t" (RLENGTH > 0 ? substr($0, RSTART, RLENGTH) + 0 : 0) "\t" spills }' > "$folder/report.$1.log"
   "$folder/sass" "$folder/report.$1.cubin" | c++filt > "$folder/report.$1.sass"
 }
-run() {   # precision: FOLDER/report.PRECISION.tsv and .needed
-  OMP_NUM_THREADS=1 GPT_CUDA_PTX=$folder/train_gpt.sm_80.ptx GPT_CUDA_PROFILE=$folder/report.$1.tsv "$folder/report" "$1" > "$folder/report.$1.needed" 2> "$folder/report.$1.err" || { cat "$folder/report.$1.err"; return 1; }
+run() {   # bf16, wgmma or fp32, and the PTX's arch: FOLDER/report.bf16.tsv and .needed ...
+  OMP_NUM_THREADS=1 GPT_CUDA_PTX=$folder/train_gpt.$2.ptx GPT_CUDA_PROFILE=$folder/report.$1.tsv "$folder/report" "$1" > "$folder/report.$1.needed" 2> "$folder/report.$1.err" || { cat "$folder/report.$1.err"; return 1; }
 }
 compile sm_80 & one=$!
 compile sm_90a & two=$!
-run bf16 && run fp32 || exit 1
+run bf16 sm_80 && run fp32 sm_80 && run wgmma sm_90a || exit 1
 wait $one && wait $two || exit 1
 
 cat "$folder/report.bf16.needed" "$folder/report.fp32.needed" > "$folder/report.needed"
 tail -q -n +2 "$folder/report.bf16.tsv" "$folder/report.fp32.tsv" > "$folder/report.ran"
-awk -F '\t' -v folder="$folder" '
+tail -q -n +2 "$folder/report.wgmma.tsv" | grep '128, true, true>' >> "$folder/report.ran"   # the others have run
+# ptxas says where it has each wgmma wait for the one before
+waiting=$(c++filt < "$folder/report.sm_90a.raw" | grep 'C75' | grep -c "in the function 'void") wgmmas=$(c++filt < "$folder/report.sm_90a.raw" | grep -c 'Compiling entry function.*128, true, true>')
+awk -F '\t' -v folder="$folder" -v waiting="$waiting" -v wgmmas="$wgmmas" '
   # shares of a multiprocessor: 65,536 registers, given to a warp in pieces of 256; shared memory and 1 KiB a block; 2,048 threads, 32 blocks (CUDA C++ Programming Guide, table of compute capabilities)
   function blocks(registers, shared, threads, most_shared,   warps, fit, b) {
     warps = int((threads + 31) / 32); fit = 32
@@ -64,7 +67,8 @@ awk -F '\t' -v folder="$folder" '
         b80 = blocks(registers[k, 80], shared[k, 80] + dynamic[k], threads[k], 164); b90 = blocks(registers[k, 90], shared[k, 90] + dynamic[k], threads[k], 228)
         o80 = sprintf("%.0f%%", 100 * b80 * threads[k] / 2048); o90 = sprintf("%.0f%%", 100 * b90 * threads[k] / 2048)
       }
-      line = short "\t" registers[k, 80] "\t" registers[k, 90] "\t" shared[k, 80] + dynamic[k] "\t" spills[k, 80] + spills[k, 90] "\t" b80 "\t" b90 "\t" o80 "\t" o90 "\t" hmma[k, 80] "\t" ldsm[k, 80] "\t" ldgsts[k, 80] "\t" \
+      wgmma = name ~ /128, true, true>/   # which is for sm_90a alone
+      line = short "\t" registers[k, 80] "\t" registers[k, 90] "\t" shared[k, 80] + dynamic[k] "\t" spills[k, 80] + spills[k, 90] "\t" b80 "\t" b90 "\t" o80 "\t" o90 "\t" hmma[k, wgmma ? 90 : 80] "\t" ldsm[k, 80] "\t" ldgsts[k, 80] "\t" \
              (ran[k] ? ratio(moved[k], need[k]) : "-") "\t" (ran[k] ? ratio(sectors[k], requests[k]) : "-") "\t" (ran[k] ? ratio(ideal[k], requests[k]) : "-") "\t" conflicts "\t" work
       print line > (folder "/report.tsv")
       print line
@@ -74,6 +78,7 @@ awk -F '\t' -v folder="$folder" '
     miss("shared memory: " conflicting + 0 " of " product_seen " matrix products and attention kernels have bank conflicts" why_conflict, conflicting + !product_seen)
     miss("global memory: " wasteful + 0 " of " streams " streaming kernels move more than 1.05 times the bytes needed" why_stream, wasteful + !streams)
     miss("tensor cores: " too_much + 0 " of " work_seen " kernels do more than 1.02 times the arithmetic needed" why_work, too_much + !work_seen)
+    miss("wgmma: in " waiting " of " wgmmas " kernels products wait for each other", waiting + !wgmmas)
     for (i = 1; i <= bar_count; i++) print bars[i]
     printf "%d passed, %d failed\n", bar_count - missed, missed
     exit missed > 0

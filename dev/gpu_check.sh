@@ -50,6 +50,10 @@ if wanted tests; then
     fi
   done
   program "the device" "$build/test_cuda"
+  if ./gpt bench gemm --device cuda --precision bf16 --gemm wgmma --model tiny --steps 1 > /dev/null 2>&1; then
+    program "products by wgmma" env TEST_DEVICE=cuda-bf16-wgmma "$build/test_ops" linear
+    program "the device with wgmma" env TEST_DEVICE=cuda-bf16-wgmma "$build/test_cuda"
+  fi
 fi
 wanted training && program "training, sampling and evaluation beside the CPU" env CUDA_TESTS=train bash tests/cuda.sh "$build"
 if wanted sanitizer && command -v compute-sanitizer > /dev/null; then   # test_cuda asks for refusals, which memcheck would report
@@ -72,7 +76,9 @@ bench() {   # key, flags of gpt bench...
 }
 if wanted speed; then
   libraries="own"
-  ./gpt bench gemm --device cuda --gemm cublaslt --model tiny --steps 1 > /dev/null 2>&1 && libraries="own cublaslt"
+  for library in cublaslt wgmma; do
+    ./gpt bench gemm --device cuda --precision bf16 --gemm $library --model tiny --steps 1 > /dev/null 2>&1 && libraries="$libraries $library"
+  done
   for library in $libraries; do
     bench gemm_bf16_$library gemm --device cuda --precision bf16 --gemm $library --model gpt2-124M --batch 16 --context 1024
     bench train_124M_bf16_$library train --device cuda --precision bf16 --gemm $library --model gpt2-124M --batch 32 --context 1024 --steps 10

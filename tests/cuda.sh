@@ -3,6 +3,7 @@
 #   ops      every operation against the reference, fp32 and bf16, 42 shapes each, in the plain build: forward, reverse, random order and lazily run streams
 #   checked  the same in the checked build (races, barriers, bounds, uninitialised memory), and training, sampling, evaluation
 #   ptx      the same as the PTX that nvcc makes: sm_80 in order, sm_90a in random order; where there is nvcc
+#            products by wgmma, too, in all of these but sm_80
 #   train    30 steps of a tiny model of both families beside the CPU device; stopped and resumed; one to four micro-batches; sampling, evaluation
 # Passing here is not having run on a GPU. CUDA_TESTS="ops train ..." runs only those parts. Last line: "N passed, N failed".
 set -u
@@ -46,6 +47,9 @@ operations() {   # name, environment, suffix of the program
     job program "$1, operations, $device" "TEST_DEVICE=$device $2" "$folder/test_ops$3"
   done
   job program "$1, the device" "$2" "$folder/test_cuda$3"
+  case $1 in *sm_80*) return ;; esac   # which has no wgmma
+  job program "$1, products by wgmma" "TEST_DEVICE=cuda-bf16-wgmma $2" "$folder/test_ops$3 linear"
+  job program "$1, large products by wgmma" "TEST_DEVICE=cuda-bf16-wgmma $2" "$folder/test_cuda$3 products"
 }
 
 # ---- training ----
@@ -125,6 +129,10 @@ half_precision() {   # the same in bf16
   resume part --steps 30
   same_weights "$name bf16, stochastic rounding, stopped and resumed" whole part
   launches_of --family $1 --batch 4 --precision bf16
+  if "$folder/gpt" bench gemm --model tiny --steps 1 --device cuda --precision bf16 --gemm wgmma > wgmma.log 2>&1; then
+    train wgmma $base --device cuda --precision bf16 --gemm wgmma
+    within "$name bf16, --gemm wgmma, 30 steps beside the CPU, absolute" "$(difference cpu wgmma 30 absolute)" 1e-2
+  fi
   timeout 100 "$folder/gpt" sample bf16 --device cuda --precision bf16 --tokens 40 --temperature 0 --prompt "abc" > sample.txt 2> sample.log
   verdict "$name bf16, sampling with the cache" $(( $(wc -c < sample.txt) > 40 ? 0 : 1 ))
 }

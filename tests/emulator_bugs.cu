@@ -4,7 +4,7 @@
 //   emulator_bugs NUMBER   runs one: exit 0 nothing noticed, 1 a wrong result (or a launch error), else a diagnosis of the emulator
 // Builds: f plain forward, r plain reverse, x plain random order, l lazy streams, c checked (C: a diagnosis that names the line), p as PTX in random order.
 #include "cuda.cuh"   // bf16, ALL_LANES
-#include "ptx.cuh"    // cp.async, ldmatrix
+#include "ptx.cuh"    // cp.async, ldmatrix, wgmma
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,6 +250,51 @@ static bool streams_without_event() {
   return right;
 }
 
+// ---- wgmma: x (192,64) is a (64,64) and then b (128,64), k side by side; out (64,128) = a b^T ----
+
+enum WgmmaBug { WGMMA_RIGHT, NO_FENCE, NO_PROXY_FENCE, NO_WAIT, OVERWRITTEN, OTHER_LAYOUT, OTHER_OPERANDS, UNFINISHED };
+template <WgmmaBug BUG> __global__ void multiplies(float *out, const bf16 *x) {
+  extern __shared__ __align__(1024) unsigned char smem[];
+  bf16 *tile = reinterpret_cast<bf16 *>(smem);
+  const int t = threadIdx.x, lane = t % 32, warp = t / 32;
+  for (int chunk = t; chunk < 192 * 8; chunk += 128) cp_async_16(tile + chunk / 8 * 64 + ((chunk % 8 ^ chunk / 8 % 8) * 8), x + chunk * 8, true);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (BUG != NO_PROXY_FENCE) shared_writes_to_wgmma();
+  __syncthreads();
+  float sum[16][4] = {};
+  if (BUG != NO_FENCE) wgmma_fence();
+  for (int k = 0; k < 64; k += 16) {
+    uint64_t a = wgmma_operand(tile + k, 0, 1024), b = wgmma_operand(tile + 64 * 64 + k, 0, 1024);
+    if (BUG == OTHER_LAYOUT) a ^= 3ull << 62;
+    if (BUG == OTHER_OPERANDS && warp == 2) a += 2;
+    wgmma_bf16<true, true>(sum, a, b);
+  }
+  wgmma_commit();
+  if (BUG == OVERWRITTEN) tile[64 * 64 + t] = __float2bfloat16(99);
+  if (BUG != NO_WAIT && BUG != UNFINISHED) wgmma_wait<0>();
+  for (int j = 0; j < 16; j++)
+    for (int e = 0; e < 4; e++) out[(warp * 16 + lane / 4 + e / 2 * 8) * 128 + j * 8 + lane % 4 * 2 + e % 2] = sum[j][e];
+  if (BUG == NO_WAIT) wgmma_wait<0>();
+}
+static float factor(int i) { return (float)(i * 7 % 15 - 7); }   // sums of 64 products are exact
+static float product_of_factors(int i) {
+  float sum = 0;
+  for (int k = 0; k < 64; k++) sum += factor(i / 128 * 64 + k) * factor((64 + i % 128) * 64 + k);
+  return sum;
+}
+template <WgmmaBug BUG> static bool product() {
+  enum { BYTES = 192 * 64 * sizeof(bf16) };
+  static bf16 host[192 * 64];
+  for (int i = 0; i < 192 * 64; i++) host[i] = __float2bfloat16(factor(i));
+  bf16 *x;
+  cudaMalloc(&x, BYTES);
+  cudaMemcpy(x, host, BYTES, cudaMemcpyHostToDevice);
+  float *o = memory(64 * 128);
+  multiplies<BUG><<<1, 128, BYTES>>>(o, x);
+  return is(o, 64 * 128, product_of_factors);
+}
+
 static const struct { const char *noticed_by; bool (*run)(); const char *name; } cases[] = {
   {"", control, "control: no bug"},
   {"frxCp", barrier_towards_next, "barrier missing, next thread read"},
@@ -284,6 +329,14 @@ static const struct { const char *noticed_by; bool (*run)(); const char *name; }
   {"frxcp", too_many_threads, "2,048 threads"},
   {"l", stream_without_sync, "stream read without sync"},
   {"l", streams_without_event, "two streams without an event"},
+  {"p", product<WGMMA_RIGHT>, "wgmma (where sm_80 is asked for: it has none)"},
+  {"frxcp", product<NO_FENCE>, "wgmma without its fence"},
+  {"frxcp", product<NO_PROXY_FENCE>, "wgmma of copies without the proxy fence"},
+  {"frxcp", product<NO_WAIT>, "wgmma's sums read too early"},
+  {"frxCp", product<OVERWRITTEN>, "wgmma's tile overwritten too early"},
+  {"frxcp", product<OTHER_LAYOUT>, "wgmma of another layout"},
+  {"frxcp", product<OTHER_OPERANDS>, "wgmma of warps that do not agree"},
+  {"frxcp", product<UNFINISHED>, "wgmma never waited for"},
 };
 
 int main(int argc, char **argv) {

@@ -1,7 +1,7 @@
 // op_test.h: owns the way an operation of a device is tested: against the reference, and against itself.
 //
 // The device is the CPU's, or what TEST_DEVICE names: cuda, cuda-bf16 (then of every two cases one has sizes and addresses that allow
-// 16-byte accesses), and cuda-cublaslt, cuda-bf16-cublaslt.
+// 16-byte accesses), and cuda-cublaslt, cuda-bf16-cublaslt, cuda-bf16-wgmma.
 //
 // An operation is a row: its shapes, its arrays for a shape, the call, and the bound on each output element. For every row
 //   check_against_reference   42 odd shapes (1, primes, tile edges +-1), canaries around every array, inputs unchanged,
@@ -59,8 +59,11 @@ struct Case {
 
 static inline bool on_cuda(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda", 4); }
 static inline bool on_bf16(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda-bf16", 9); }
-static inline bool on_cublaslt(void) { const char *name = getenv("TEST_DEVICE"); return name && strstr(name, "-cublaslt"); }
-static inline Device *device_under_test(int threads) { return on_cuda() ? cuda_device(on_bf16() ? CUDA_BF16 : CUDA_FP32, on_cublaslt() ? GEMM_CUBLASLT : GEMM_OWN) : cpu_device(threads); }
+static inline GemmLibrary gemm_library(void) {
+  const char *name = getenv("TEST_DEVICE");
+  return name && strstr(name, "-cublaslt") ? GEMM_CUBLASLT : name && strstr(name, "-wgmma") ? GEMM_WGMMA : GEMM_OWN;
+}
+static inline Device *device_under_test(int threads) { return on_cuda() ? cuda_device(on_bf16() ? CUDA_BF16 : CUDA_FP32, gemm_library()) : cpu_device(threads); }
 // One rounding to storage.
 static inline double unit_of_storage(void) { return on_bf16() ? U_BF16 : U; }
 // x as it is after it was stored; ties to even.

@@ -80,6 +80,8 @@ check "--tokenizer=T is --tokenizer T" sh -c "'$gpt' tokenizer encode --tokenize
 check "info --json: the last line is an object" sh -c "'$gpt' tokenizer info --tokenizer gpt2 --json | tail -1 | grep -q '^{.*50257.*}$'"
 refuse 2 "--stochastic-rounding on is for --precision bf16" bench train --stochastic-rounding on
 refuse 2 "--gemm cublaslt needs --device cuda" bench gemm --device cpu --gemm cublaslt
+refuse 2 "--gemm wgmma needs --device cuda" bench gemm --device cpu --gemm wgmma --precision bf16
+refuse 2 "--gemm wgmma is for --precision bf16" bench gemm --gemm wgmma
 refuse 2 "--precision bf16 needs --device cuda" bench train --device cpu --precision bf16
 refuse 2 "missing.txt" tokenizer train missing.txt --vocab 300 --out x.json
 refuse 2 "--out is missing" tokenizer train text.txt --vocab 300

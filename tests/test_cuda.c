@@ -9,8 +9,9 @@
 #include <float.h>      // FLT_MAX
 
 static CudaPrecision precision;
+static GemmLibrary library;   // TEST_DEVICE=cuda-bf16-wgmma: the products' other way, in bf16 only
 static double unit(void) { return precision == CUDA_BF16 ? 0x1p-8 : 0x1p-24; }   // one rounding to storage
-static Device *opened(void) { return cuda_device(precision, GEMM_OWN); }
+static Device *opened(void) { return cuda_device(precision, library); }
 
 // ---- arrays on the device ----
 
@@ -217,6 +218,51 @@ static void long_products_are_their_sums(void) {
     }
   free(x), free(dy), free(sums), free(biases), free(w), free(dout);
   d->destroy(d);
+}
+
+// Products of so many large tiles (11 x 13) that every GPU takes those: all directions and activations, edges that are no multiples of a tile, beside
+// the reference.
+static void large_products_are_the_references(void) {
+  enum { M = 1400, N = 1544, K = 136 };
+  Device *d = opened(), *r = reference_device();
+  double *a = random_doubles("a", (size_t)M * N, 1), *b = random_doubles("b", (size_t)N * K, 1), *c = random_doubles("c", N, 1), *e = random_doubles("e", (size_t)N * M, 1);
+  // as they are stored
+  real *da = real_of(d, a, (size_t)M * N), *db = real_of(d, b, (size_t)N * K), *dc = real_of(d, c, N), *dpre = real_of(d, NULL, (size_t)M * N), *dpost = real_of(d, NULL, (size_t)M * N);
+  d->download_real(d, a, da, (size_t)M * N), d->download_real(d, b, db, (size_t)N * K), d->download_real(d, c, dc, N);
+  real *ra = real_of(r, a, (size_t)M * N), *rb = real_of(r, b, (size_t)N * K), *rc = real_of(r, c, N), *rpre = real_of(r, NULL, (size_t)M * N), *rpost = real_of(r, NULL, (size_t)M * N);
+  acc *dsum = acc_of(d, e, (size_t)N * M), *dbias = acc_of(d, c, N), *rsum = acc_of(r, e, (size_t)N * M), *rbias = acc_of(r, c, N);
+  double *got = xmalloc((size_t)N * M, 8), *want = xmalloc((size_t)N * M, 8), *pre = xmalloc((size_t)N * M, 8);
+  // all factors are below 1: a chain of n products and its rounding to storage
+  const double chain = (K + 2) * 0x1p-24 * (K + 1);
+
+  for (int activation = ACTIVATION_NONE; activation <= ACTIVATION_SWIGLU; activation++) {
+    const size_t width = activation == ACTIVATION_SWIGLU ? N / 2 : N;
+    d->linear_forward(d, dpre, activation ? dpost : NULL, da, db, dc, M, K, N, (Activation)activation);
+    r->linear_forward(r, rpre, activation ? rpost : NULL, ra, rb, rc, M, K, N, (Activation)activation);
+    d->download_real(d, got, dpre, (size_t)M * N), r->download_real(r, pre, rpre, (size_t)M * N);
+    for (size_t i = 0; i < (size_t)M * N; i++) if (!(fabs(got[i] - pre[i]) <= chain + unit() * fabs(pre[i]))) { CHECK_NEAR(got[i], pre[i], chain + unit() * fabs(pre[i]), "pre %zu, activation %d", i, activation); break; }
+    if (!activation) continue;
+    d->download_real(d, got, dpost, M * width), r->download_real(r, want, rpost, M * width);
+    for (size_t i = 0; i < M * width; i++) {   // slopes of gelu and silu are below 1.13
+      const size_t row = i / width, j = i % width;
+      const double x = pre[row * N + j], up = activation == ACTIVATION_SWIGLU ? pre[row * N + width + j] : 1, silu = x / (1 + exp(-x));
+      double bound = 1.13 * fabs(up) * (chain + unit() * fabs(x)) + (unit() + 8 * 0x1p-24) * fabs(want[i]) + 1e-6;
+      if (activation == ACTIVATION_SWIGLU) bound += fabs(silu) * (chain + unit() * fabs(up)) * 1.01;
+      if (!(fabs(got[i] - want[i]) <= bound)) { CHECK_NEAR(got[i], want[i], bound, "post %zu, activation %d", i, activation); break; }
+    }
+  }
+  // dx (M,N) = dout (M,K) . weight (K,N)
+  d->linear_backward_input(d, dpre, da, db, M, N, K), r->linear_backward_input(r, rpre, ra, rb, M, N, K);
+  d->download_real(d, got, dpre, (size_t)M * N), r->download_real(r, want, rpre, (size_t)M * N);
+  for (size_t i = 0; i < (size_t)M * N; i++) if (!(fabs(got[i] - want[i]) <= chain + unit() * fabs(want[i]))) { CHECK_NEAR(got[i], want[i], chain + unit() * fabs(want[i]), "dx %zu", i); break; }
+  // dweight (N,M) += of K rows; its factors are pieces of the same arrays
+  d->linear_backward_weight(d, dsum, dbias, db, da, K, M, N), r->linear_backward_weight(r, rsum, rbias, rb, ra, K, M, N);
+  d->download_acc(d, got, dsum, (size_t)N * M), r->download_acc(r, want, rsum, (size_t)N * M);
+  for (size_t i = 0; i < (size_t)N * M; i++) if (!(fabs(got[i] - want[i]) <= chain)) { CHECK_NEAR(got[i], want[i], chain, "dweight %zu", i); break; }
+  d->download_acc(d, got, dbias, N), r->download_acc(r, want, rbias, N);
+  for (size_t i = 0; i < N; i++) CHECK_NEAR(got[i], want[i], chain, "dbias %zu", i);
+  free(a), free(b), free(c), free(e), free(got), free(want), free(pre);
+  d->destroy(d), r->destroy(r);
 }
 
 static void crossentropy_does_not_see_the_chunk(void) {
@@ -558,13 +604,16 @@ int main(int argc, char **argv) {
     RUN(no_device_is_said);
     return TEST_END();
   }
-  for (precision = CUDA_FP32; precision <= CUDA_BF16; precision++) {
+  const char *device = getenv("TEST_DEVICE");
+  if (device && !strcmp(device, "cuda-bf16-wgmma")) library = GEMM_WGMMA;
+  for (precision = library == GEMM_WGMMA ? CUDA_BF16 : CUDA_FP32; precision <= CUDA_BF16; precision++) {
     RUN(memory_is_zeroed_copied_and_refused);
     RUN(values_are_rounded_once);
     RUN(large_uploads_come_in_pieces);
     RUN(norms_may_alias_and_are_their_parts);
     RUN(linear_forward_fused_is_unfused);
     RUN(long_products_are_their_sums);
+    RUN(large_products_are_the_references);
     RUN(crossentropy_does_not_see_the_chunk);
     RUN(nan_is_never_hidden);
     RUN(decoding_is_the_full_pass);

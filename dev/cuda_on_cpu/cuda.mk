@@ -23,7 +23,7 @@ EMU_PLAIN   := $(EMU_BASE) -O2 $(EMU_ISA)
 EMU_WATCHED := $(EMU_BASE) -O1 -fsanitize=thread -fsanitize=bounds,alignment -fno-sanitize-recover=all $(if $(findstring clang,$(EMU_CXX)),,-Wno-tsan)
 EMU_LINK    := -fopenmp -lrt -lm
 
-EMU_PARTS        := emulator warp_ops memory runtime symbols profile ptx_parse ptx_ops ptx_run nccl
+EMU_PARTS        := emulator warp_ops wgmma memory runtime symbols profile ptx_parse ptx_ops ptx_run nccl
 EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
 EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o $(CUDA_OBJECT),$(OBJECTS))
@@ -74,7 +74,7 @@ $(EMULATED)/test_%: $(BUILD)/test_%.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain
 	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
 
 # What can be known of every kernel without a GPU: registers, spills, occupancy, bytes moved, bank conflicts, tensor-core work
-cuda-report: $(EMULATED)/report $(EMULATED)/sass $(EMULATED)/train_gpt.sm_80.ptx
+cuda-report: $(EMULATED)/report $(EMULATED)/sass $(EMULATED)/train_gpt.sm_80.ptx $(EMULATED)/train_gpt.sm_90a.ptx
 	@bash dev/cuda_report.sh $(EMULATED)
 $(EMULATED)/report: $(EMULATED)/report.c.o $(EMU_OBJECTS) $(EMULATED)/train_gpt.plain.o $(EMULATOR)
 	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)

@@ -202,6 +202,13 @@ struct LdMatrix { const void *row; uint32_t *r; int n; bool trans; const void *p
 void ldmatrix(LdMatrix *x, const char *file, int line);
 struct Mma { float *d; const uint32_t *a, *b; const float *c; };
 void mma_m16n8k16_bf16(Mma *x, const char *file, int line);
+struct Wgmma { float (*d)[4]; uint64_t a, b; bool a_transposed, b_transposed; const void *pc = nullptr; };
+uint64_t shared_address(const void *p);
+void async_proxy_fence();
+void wgmma_m64n128k16_bf16(Wgmma *x, const char *file, int line);
+void wgmma_fence(const char *file, int line);
+void wgmma_commit(const char *file, int line);
+void wgmma_wait(int keep, const char *file, int line);
 }
 
 // ---- runtime API -------------------------------------------------------------------------------

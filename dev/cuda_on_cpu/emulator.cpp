@@ -287,6 +287,7 @@ static void end_thread() {
   Core &c = *core;
   const int me = c.current, w = me >> 5;
   if (!c.thread[me].copies.empty()) cp_async_wait(-1);
+  if (!c.warp[w].products.empty()) fail("the thread ends with a wgmma under way that nobody waited for");
   clear_ready(me);
   c.warp[w].live &= ~(1u << (me & 31));
   c.live--;
@@ -334,10 +335,12 @@ static void begin_block(const Launch &l, const void *args, uint3 b) {
     const int lanes = std::min(32, c.threads - w * 32);
     c.warp[w].live = c.warp[w].ready = lanes == 32 ? ~0u : (1u << lanes) - 1;
     c.warp[w].at_barrier = c.warp[w].epoch = 0;
+    c.warp[w].product_groups = 0, c.warp[w].products_asked = 0, c.warp[w].sums_fenced = false;
+    c.asked[w / 4].clear();
   }
   uint3 index = {0, 0, 0};
   for (int t = 0; t < c.threads; t++) {
-    c.thread[t].index = index, c.thread[t].stack = NULL, c.thread[t].groups_closed = 0;
+    c.thread[t].index = index, c.thread[t].stack = NULL, c.thread[t].groups_closed = 0, c.thread[t].unfenced = false;
     if (++index.x == l.block.x) { index.x = 0; if (++index.y == l.block.y) index.y = 0, index.z++; }
   }
 }

@@ -1,7 +1,7 @@
 // emulator.h: owns what the files of the emulator share.
 //
 //   emulator.cpp   fibers, the order in which they run, barriers, blocks and grids
-//   warp_ops.cpp   what a whole warp does at once, cp.async, atomics
+//   warp_ops.cpp   what a whole warp does at once, cp.async, atomics; wgmma.cpp: what four warps do
 //   memory.cpp     device memory, what an address is, faults
 //   runtime.cpp    the CUDA run-time interface: streams, events, graphs, copies
 //   symbols.cpp    names, source lines and shared arrays, from the program's own symbol table
@@ -42,9 +42,18 @@ long block_at(long i, long n);
 // ---- the block that a thread of this machine runs ----
 
 struct WarpOp { unsigned mask, arrived; const char *what, *file; int line; Combine combine; void *slot[32]; };   // lanes that wait for each other
-struct Warp { unsigned live, ready, at_barrier, epoch, pending; WarpOp op[8]; };                               // pending: which op[] have arrivals
+struct WgmmaTiles { uint64_t a, b; bool a_transposed, b_transposed; };                                       // operands as wgmma_operand makes them (ptx.cuh)
+struct Product { WgmmaTiles tiles; float (*sums[32])[4]; int group; const void *pc; };                         // a wgmma under way; sums of each lane
+struct Warp {
+  unsigned live, ready, at_barrier, epoch, pending;    // pending: which op[] have arrivals
+  WarpOp op[8];
+  std::vector<Product> products;
+  int product_groups;                                  // closed
+  size_t products_asked;
+  bool sums_fenced;                                    // since products were waited for
+};
 struct Copy { char *to; const char *from; int bytes, valid, group; const void *pc; };                          // a cp.async in flight
-struct Thread { void *stack_pointer, *stack; uint3 index; int groups_closed; std::vector<Copy> copies; };
+struct Thread { void *stack_pointer, *stack; uint3 index; int groups_closed; std::vector<Copy> copies; bool unfenced; };   // unfenced: copies landed since its last proxy fence
 struct Range { uintptr_t lo, hi; };
 struct Core {
   const Launch *launch;     // NULL: host code runs
@@ -61,6 +70,7 @@ struct Core {
   std::vector<void *> free_stacks;
   Warp warp[32];
   Thread thread[1024];
+  std::vector<WgmmaTiles> asked[8];                    // of each four warps: what the first of them asked for, in order
 };
 extern thread_local Core *core;
 static const size_t STACK = 256 * 1024;                // address space of a fiber's stack; only touched pages cost memory
@@ -70,6 +80,11 @@ unsigned char *dynamic_shared();
 void run_grid(const Launch &l, const void *args);
 // An operation of all lanes, on lane's values side by side: d = a b + c, m16n8k16, bf16 and fp32 (fragments as in ptx.cuh).
 void tensor_product(float *const d[4], const uint32_t *const a[4], const uint32_t *const b[2], const float *const c[4]);
+
+// The same of wgmma, m64n128k16: what one warp of the four has of it; d[r][l]: register r of lane l. NULL: the operand's layout is known, else why not.
+struct WgmmaMemory { const char *begin; size_t bytes; };   // a block's shared memory, from address 0 on
+void wgmma_product(const WgmmaMemory &m, const WgmmaTiles &t, int warp, float *const d[64]);
+const char *wgmma_refusal(uint64_t operand);
 
 // ---- messages ----
 

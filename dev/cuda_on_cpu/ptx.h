@@ -14,7 +14,7 @@
 
 namespace ptx {
 using cuemu::Launch;
-enum { LANES = 32, MOST_OPERANDS = 16 };
+enum { LANES = 32, MOST_OPERANDS = 72 };
 static const uint32_t ALL_LANES = 0xffffffffu;
 
 enum Type : uint8_t { NO_TYPE, PRED, B8, U8, S8, B16, U16, S16, BF16, B32, U32, S32, F32, BF16X2, B64, U64, S64, F64 };
@@ -91,6 +91,7 @@ struct Block {
   size_t shared_bytes;
   uint32_t votes, voters;                 // of a bar.red: threads whose predicate is true, and all
 };
+struct Product { const Instruction *i; cuemu::WgmmaTiles tiles; int group; };              // a wgmma under way
 enum { REMEMBERED_RANGES = 64 };
 struct Warp {
   Block *block;
@@ -101,6 +102,8 @@ struct Warp {
   const Instruction *reduction;           // the bar.red at which it waits, or NULL
   std::vector<Copy> copies;
   int groups_closed[LANES];
+  std::vector<Product> products;
+  int product_groups;                     // closed
   cuemu::Range known[REMEMBERED_RANGES];  // allocations that instructions found last: most find the same again
 };
 

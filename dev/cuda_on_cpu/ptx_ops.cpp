@@ -541,6 +541,29 @@ void multiply_matrices(Warp &w, const Instruction &i, uint32_t) {   // d(4), a(4
   if (cuemu::settings().profile) cuemu::profile_count(cuemu::COUNT_MMA);
 }
 
+// wgmma: d(64), a, b, whether d counts, signs of a and b, transpositions of a and b. Products are done when they are waited for.
+void multiply_tiles(Warp &w, const Instruction &i, uint32_t) {
+  auto whole = [&](int n) { return lanes_at<uint32_t>(w, i.operand[n])[0]; };
+  const Product p = {&i, {lanes_at<uint64_t>(w, i.operand[64])[0], lanes_at<uint64_t>(w, i.operand[65])[0], whole(69) != 0, whole(70) != 0}, w.product_groups};
+  for (int n = 64; n < 66; n++)
+    for (int l = 1; l < LANES; l++) if (lanes_at<uint64_t>(w, i.operand[n])[l] != lanes_at<uint64_t>(w, i.operand[n])[0]) fail_in(w, i, l, "wgmma: the lane has another operand than lane 0");
+  if (predicate_at(w, i.operand[66]) != ALL_LANES || whole(67) != 1 || whole(68) != 1) fail_in(w, i, 0, "wgmma: only d + a b is known");
+  for (uint64_t operand : {p.tiles.a, p.tiles.b}) if (const char *why = cuemu::wgmma_refusal(operand)) fail_in(w, i, 0, "wgmma: %s", why);
+  if (cuemu::settings().profile) for (int n = 0; n < 16; n++) cuemu::profile_count(cuemu::COUNT_MMA);
+  w.products.push_back(p);
+}
+void close_products(Warp &w, const Instruction &, uint32_t) { w.product_groups++; }
+void wait_for_products(Warp &w, const Instruction &i, uint32_t) {
+  const int keep = (int)lanes_at<uint32_t>(w, i.operand[0])[0];
+  size_t done = 0;
+  for (; done < w.products.size() && w.products[done].group < w.product_groups - keep; done++) {
+    float *d[64];
+    for (int r = 0; r < 64; r++) d[r] = lanes_at<float>(w, w.products[done].i->operand[r]);
+    cuemu::wgmma_product({w.block->shared, w.block->shared_bytes}, w.products[done].tiles, w.number, d);
+  }
+  w.products.erase(w.products.begin(), w.products.begin() + (long)done);
+}
+
 // ---- which function an opcode is ----
 
 struct Request { const Opcode &op; Instruction *i; std::vector<Type> *types; Type type; };
@@ -824,6 +847,17 @@ bool choose_mma(const Request &r) {
   if (whole != "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32.") return false;
   return together(r, &multiply_matrices, {F32, F32, F32, F32, B32, B32, B32, B32, B32, B32, F32, F32, F32, F32}, -1);
 }
+bool choose_wgmma(const Request &r) {
+  std::string whole;
+  for (const std::string &p : r.op.part) whole += p + ".";
+  if (whole == "wgmma.fence.sync.aligned.") return together(r, &nothing, {}, -1);
+  if (whole == "wgmma.commit_group.sync.aligned.") return together(r, &close_products, {}, -1);
+  if (whole == "wgmma.wait_group.sync.aligned.") return together(r, &wait_for_products, {U32}, -1);
+  if (whole != "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16.") return false;
+  std::vector<Type> types(64, F32);
+  for (Type t : {B64, B64, PRED, B32, B32, B32, B32}) types.push_back(t);
+  return together(r, &multiply_tiles, types, -1);
+}
 bool choose_bar(const Request &r) {
   if (r.op.has("warp")) return together(r, &nothing, {B32}, 0);
   r.i->flow = BARRIER;                                         // of all threads, whatever its number
@@ -849,7 +883,7 @@ bool choose(const Opcode &op, Instruction *i, std::vector<Type> *types) {
     {"sin", float_unary<Sine>}, {"cos", float_unary<Cosine>}, {"tanh", float_unary<HyperbolicTangent>}, {"copysign", choose_copysign},
     {"mov", choose_mov}, {"selp", choose_selp}, {"setp", choose_setp}, {"cvt", choose_cvt}, {"cvta", choose_cvta},
     {"ld", choose_ld}, {"ldu", choose_ld}, {"st", choose_st}, {"atom", choose_atom}, {"red", choose_atom}, {"cp", choose_cp}, {"membar", choose_fence}, {"fence", choose_fence},
-    {"shfl", choose_shfl}, {"vote", choose_vote}, {"redux", choose_redux}, {"match", choose_match}, {"activemask", choose_activemask}, {"ldmatrix", choose_ldmatrix}, {"mma", choose_mma},
+    {"shfl", choose_shfl}, {"vote", choose_vote}, {"redux", choose_redux}, {"match", choose_match}, {"activemask", choose_activemask}, {"ldmatrix", choose_ldmatrix}, {"mma", choose_mma}, {"wgmma", choose_wgmma},
     {"bar", choose_bar}, {"barrier", choose_bar}, {"bra", choose_bra}, {"ret", choose_ret}, {"exit", choose_ret}, {"trap", choose_trap},
     {"prefetch", choose_nothing}, {"nanosleep", choose_nothing}, {"griddepcontrol", choose_nothing}};   // launches run one after the other, so the last one has nothing to wait for
   auto found = choosers.find(op.part[0]);

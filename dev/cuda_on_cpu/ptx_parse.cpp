@@ -245,7 +245,8 @@ private:
       if (c == '}') { if (scopes.size() > 1) scopes.pop_back(); at++; continue; }
       size_t end = at;
       while (end < s.size() && is_name(s[end])) end++;
-      if (end < s.size() && s[end] == ':') { labels[s.substr(at, end - at)] = (int)k->instructions.size(); at = end + 1; continue; }
+      if (end < s.size() && s[end] == ':' && s.substr(end, 2) != "::") {   // shared::cta is no label
+        labels[s.substr(at, end - at)] = (int)k->instructions.size(); at = end + 1; continue; }
       const bool line = s.substr(at, 4) == ".loc" && at + 4 < s.size() && is_space(s[at + 4]);                       // ends with its line, all else with a semicolon
       end = std::min(s.find(line ? '\n' : ';', at), s.size());
       if (line) parse_location(s.substr(at, end - at));

@@ -39,7 +39,8 @@ void begin_warp(Warp &w, Block &b, int number, int lanes, char *registers) {
   w.block = &b, w.number = number, w.registers = registers;
   w.alive = lanes_below(lanes), w.at_barrier = w.waiting = 0;
   w.reduction = NULL;
-  w.copies.clear();
+  w.copies.clear(), w.products.clear();
+  w.product_groups = 0;
   std::fill(w.pc, w.pc + LANES, 0), std::fill(w.groups_closed, w.groups_closed + LANES, 0);
   for (const Constant &c : b.kernel->constants)
     for (int l = 0; l < LANES; l++)

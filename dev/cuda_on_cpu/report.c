@@ -71,7 +71,7 @@ static void products(bool half) {
   d->linear_forward(d, dx, NULL, x, weight, NULL, 64, C, 128, ACTIVATION_NONE);   // two small tiles
   d->sync(d);
   if (!half) return;
-  say("gemm_bf16_kernel<(Direction)0, (Activation)0, 128", flop);
+  say("gemm_bf16_kernel<(Direction)0, (Activation)0, 128", flop);   // by mma.sync, and by wgmma
   say("gemm_bf16_kernel<(Direction)0, (Activation)1, 128", flop);
   say("gemm_bf16_kernel<(Direction)0, (Activation)2, 128", flop);
   say("gemm_bf16_kernel<(Direction)0, (Activation)0, 64", 2.0 * 64 * C * 128);
@@ -99,12 +99,11 @@ static void attention(bool half) {
 }
 
 int main(int argc, char **argv) {
-  const bool half = argc == 2 && !strcmp(argv[1], "bf16");
-  if (argc != 2 || (!half && strcmp(argv[1], "fp32"))) { fprintf(stderr, "usage: report bf16|fp32\n"); return 2; }
-  d = cuda_device(half ? CUDA_BF16 : CUDA_FP32, GEMM_OWN);
-  streaming();
+  const bool wgmma = argc == 2 && !strcmp(argv[1], "wgmma"), half = wgmma || (argc == 2 && !strcmp(argv[1], "bf16"));
+  if (argc != 2 || (!half && strcmp(argv[1], "fp32"))) { fprintf(stderr, "usage: report bf16|wgmma|fp32\n"); return 2; }
+  d = cuda_device(half ? CUDA_BF16 : CUDA_FP32, wgmma ? GEMM_WGMMA : GEMM_OWN);
   products(half);
-  attention(half);
+  if (!wgmma) streaming(), attention(half);
   d->destroy(d);
   return 0;
 }

@@ -1,6 +1,6 @@
 // sass.c: owns the counting of instructions in a cubin, the machine code that ptxas makes for one kind of GPU.
 //
-//   sass FILE.cubin       one row a kernel: its name as the linker knows it, instructions, and how many are HMMA (tensor cores, bf16), LDSM (ldmatrix),
+//   sass FILE.cubin       one row a kernel: its name as the linker knows it, instructions, and how many are HMMA or HGMMA (tensor cores, bf16), LDSM (ldmatrix),
 //                         LDGSTS (cp.async), LDL and STL (registers spilled to local memory), BAR (barriers)
 // A cubin is an ELF file with a section .text.NAME for each kernel. From capability 7.0 on an instruction takes 16 bytes, and the low 12 bits of
 // its first word are its operation (bits 9 to 11: the kind of its operands), as nvdisasm shows them for code of every kind in this project.
@@ -14,7 +14,7 @@
 
 enum { INSTRUCTION = 16 };
 static const struct { const char *name; uint16_t operations[3]; } counted[] = {
-  {"HMMA", {0x23c}}, {"LDSM", {0x83b}}, {"LDGSTS", {0xfae, 0x9ae}}, {"LDL", {0x983}}, {"STL", {0x387}}, {"BAR", {0xb1d}},
+  {"HMMA", {0x23c, 0x9f0}}, {"LDSM", {0x83b}}, {"LDGSTS", {0xfae, 0x9ae}}, {"LDL", {0x983}}, {"STL", {0x387}}, {"BAR", {0xb1d}},
 };
 enum { COUNTED = sizeof counted / sizeof *counted };
 

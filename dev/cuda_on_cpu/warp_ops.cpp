@@ -122,6 +122,7 @@ void cp_async_wait(int keep) {                                             // -1
     if (settings().copies_land_late) land(c);
   }
   me.copies.erase(me.copies.begin(), me.copies.begin() + (long)landed);
+  if (landed) me.unfenced = true;
 }
 }  // namespace cuemu
 using namespace cuemu;
