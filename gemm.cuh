@@ -374,7 +374,11 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
       }
     }
   }
-  if constexpr (WGMMA) wgmma_wait<0>(), keep_sums_here(sum), add_starts();
+  if constexpr (WGMMA) {
+    wgmma_wait<0>();
+    keep_sums_here(sum);
+    add_starts();
+  }
   if (sums_bias && lane % 4 == 0)
     #pragma unroll
     for (int i = 0; i < ROWS; i++)

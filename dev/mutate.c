@@ -78,8 +78,8 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   // kernels: in the order of `emulated`
   {"attention.cuh", false, "attention_bf16 attention_fp32 cuda"},
   {"cuda.cuh", false, "operations_bf16 operations_fp32 attention_bf16 attention_fp32 cuda"},
-  {"gemm.cuh", false, "operations_bf16 operations_fp32 cuda"},
-  {"ptx.cuh", false, "operations_bf16 attention_bf16 cuda"},
+  {"gemm.cuh", false, "operations_bf16 operations_fp32 wgmma cuda"},
+  {"ptx.cuh", false, "operations_bf16 attention_bf16 wgmma cuda"},
   {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
@@ -91,6 +91,7 @@ static const struct { const char *name, *program, *environment; } emulated[] = {
   {"operations_fp32", "test_ops", "TEST_DEVICE=cuda"},
   {"attention_bf16", "test_attention", "TEST_DEVICE=cuda-bf16"},
   {"attention_fp32", "test_attention", "TEST_DEVICE=cuda"},
+  {"wgmma", "test_cuda", "TEST_DEVICE=cuda-bf16-wgmma"},
   {"cuda", "test_cuda", ""},
   {"operations_bf16_reverse", "test_ops", "TEST_DEVICE=cuda-bf16 GPT_CUDA_SCHED=reverse"},
   {"operations_fp32_reverse", "test_ops", "TEST_DEVICE=cuda GPT_CUDA_SCHED=reverse"},
@@ -101,6 +102,7 @@ static const struct { const char *name, *program, *environment; } emulated[] = {
   {"cuda_random", "test_cuda", RANDOM_ORDER},
   {"operations_bf16_checked", "test_ops_checked", "TEST_DEVICE=cuda-bf16"},
   {"attention_bf16_checked", "test_attention_checked", "TEST_DEVICE=cuda-bf16"},
+  {"wgmma_checked", "test_cuda_checked", "TEST_DEVICE=cuda-bf16-wgmma"},
   {"cuda_checked", "test_cuda_checked", ""},
   {"operations_fp32_checked", "test_ops_checked", "TEST_DEVICE=cuda"},
   {"attention_fp32_checked", "test_attention_checked", "TEST_DEVICE=cuda"},
@@ -585,7 +587,7 @@ static bool is_release(const Source *s, size_t i) {
 
 // Waits for other threads, for copies on their way or for a stream.
 static bool is_wait(const Source *s, size_t i) {
-  static const char *const words[] = {"__syncthreads", "__syncwarp", "cp_async_wait", "cp_async_commit", "__threadfence"};
+  static const char *const words[] = {"__syncthreads", "__syncwarp", "cp_async_wait", "cp_async_commit", "__threadfence", "wgmma_fence", "wgmma_commit", "wgmma_wait", "shared_writes_to_wgmma"};
   for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, i, words[w])) return true;
   return false;
 }
