@@ -36,15 +36,23 @@ masked() {
 }
 recorded() {   # NAME FLAGS...
   local name=$1; shift
-  train text.txt --tokenizer byte --layers 1 --channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64 --threads 1 --dropout 0.1 --warmup 3 --out $name "$@"
-  echo "=== $*"; masked < out; masked < $name/log.jsonl
+  train text.txt --tokenizer byte --layers 1 --threads 1 --dropout 0.1 --warmup 3 --out $name "$@"
+  echo "=== $*"; masked < out; masked < err; masked < $name/log.jsonl
 }
-{ recorded g1 --steps 8 --val-every 4 --val-tokens 100 --sample-every 4 --save-every 3 --log-tensors 4 --log-every 3
-  recorded g2 --steps 7 --family llama --kv-heads 1 --tie off --schedule wsd --val-every 0 --sample-every 0 --save-every 0 --skip-outliers 2
-  recorded g3 --steps 5 --schedule linear --overfit-batch on --weight-decay 0 --grad-clip 0 --device reference
-  echo "=== plan"; "$gpt" plan text.txt --tokenizer byte --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tail -1 | masked; } > transcript
+small="--channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64"
+{ recorded g1 $small --steps 8 --val-every 4 --val-tokens 100 --sample-every 4 --save-every 3 --log-tensors 4 --log-every 3
+  recorded g2 $small --steps 7 --family llama --kv-heads 1 --tie off --schedule wsd --val-every 0 --sample-every 0 --save-every 0
+  recorded g3 $small --steps 5 --schedule linear --overfit-batch on --weight-decay 0 --grad-clip 0 --device reference
+  recorded g4 --channels 16 --heads 2 --context 16 --batch 1 --tokens-per-step 16 --steps 24 --lr 0.0005 --skip-outliers 0.5 --beta1 0 --val-fraction 0 --save-every 0 --log-every 12
+  recorded g5 --channels 8 --heads 1 --context 208 --batch 1 --tokens-per-step 208 --steps 2 --log-every 1   # a sample is cut at 200 tokens
+  recorded g6 --channels 8 --heads 1 --context 1 --batch 1 --tokens-per-step 1 --steps 3                      # one target a step
+  echo "=== plans"
+  for tokenizer in byte bpe:259; do "$gpt" plan text.txt --tokenizer $tokenizer --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tee plan_$tokenizer | tail -1 | masked; done; } > transcript
 [ "$GPT_TEST_GOLDEN" = write ] && cp transcript "$golden"
-check "the transcript of three runs and a plan" diff "$golden" transcript
+check "the transcript of six runs and two plans" diff "$golden" transcript
+# the sums of what is masked above
+check "... a plan's memory is the sum of its kinds" awk '{ n = $0; sub(/.*"memory_bytes": /, "", n); kinds = $0; sub(/.*"memory": {/, "", kinds); split(kinds, each, ", "); sum = 0
+  for (i in each) { sub(/.*: /, "", each[i]); sum += each[i] } if (sum != n + 0 || sum < 1e5) { print; exit 1 } }' <(tail -qn 1 plan_*)
 
 train --layers 1 --channels 16 --heads 1 --steps 2 --out stories
 check "the embedded stories are judged" grep -qE '^stories +bits per character over 1000 unseen stories: floor 0\.[0-9]+ \(the grammar itself\), word trigram 0\.[0-9]+, model ' out
@@ -120,16 +128,25 @@ check "another seed is another run" sh -c '! cmp -s run/step_00000005/model.safe
 train text.txt $tiny --steps 4 --dry-run --out dry
 check "--dry-run writes nothing" test ! -e dry
 check "--dry-run prints the memory" grep -q '^memory ' out
-"$gpt" train text.txt $tiny --steps 2000000 --log-every 1 --out long > out 2> err & pid=$!
-for _ in $(seq 100); do sleep 0.05; [ "$(grep -c '^step ' out)" -ge 3 ] && break; done
+"$gpt" train text.txt ${tiny/--batch 4/--batch 64} --steps 2000000 --log-every 1 --save-every 0 --out long > out 2> err & pid=$!; began=$SECONDS
+for _ in $(seq 100); do sleep 0.05; [ "$(grep -c '^step ' out)" -ge 6 ] && break; done
+written=$(ls long/report.html 2> err) took=$((SECONDS - began))
 kill -TERM $pid; wait $pid
 # the steps that are left times the milliseconds of one, which are printed to a tenth
 check "the time that is left" awk '/^step / { sub("/", " "); left = $3 - $2; for (i = 4; i < NF; i++) { if ($(i + 1) == "ms") ms = $i; if ($i == "eta") split($(i + 1), eta, ":") }
   if (ms > 0) { n++; d = (eta[1] * 60 + eta[2]) / (left * ms / 1000) - 1; if (d < 0) d = -d; if (!(d <= 0.06 / ms + 0.01)) bad = 1 } } END { exit bad || n < 3 }' out
+# what is printed is smoothed: a tenth of the new step, nine of the old time; the log has each step's own, and both have the speed that goes with it
+check "a step's milliseconds and tokens/s" awk 'function off(a, b) { d = a / b - 1; return d < 0 ? -d : d }
+  FNR == NR { if (!/"kind": "step"/) next; split($0, at, /"(ms|tokens|tokens_per_s)": /); n++; ms = at[2] + 0; smooth[n] = n == 1 ? ms : 0.9 * smooth[n - 1] + 0.1 * ms; if (!(off(ms * at[4] / 1000, 1024) < 0.0005 / ms + 0.001)) bad = 1; next }
+  /^step .* loss / { k++; match($0, /[0-9.]+ ms/); ms = substr($0, RSTART) + 0; match($0, /[0-9.]+k tok/); rate = substr($0, RSTART) + 0; match($0, /[0-9]+% of peak/); share = substr($0, RSTART) + 0
+    if (k == 1) { share1 = share; rate1 = rate } more = rate / rate1; d = share - share1 * more; if (!(share > 0 && share <= 100 && (d < 0 ? -d : d) <= 0.51 * (1 + more))) bad = 1
+    if (!(off(ms, smooth[k]) < 0.06 / ms + 0.001) || !(off(rate * smooth[k], 1024) < 0.06 / rate + 0.001)) bad = 1 } END { exit bad || k < 6 }' long/log.jsonl out
+check "report.html is not written with every step" test -z "$written" -o $took -ge 4
+check "... but when a signal ends the run" test -s long/report.html
 train text.txt $tiny --steps 4 --out plain
 check "without --trace there is none" sh -c "! grep -q '^trace ' out"
 train text.txt $tiny --steps 4 --trace --out trace
-check "--trace prints operations" test "$(grep -c '^trace ' out)" -gt 20
+check "--trace prints the operations of one step" test "$(grep -c '^trace ' out)" = 51
 check "--trace prints sums" grep -q '^sum .*operations' out
 check "... which are most of the step, and no more than it" awk '/^sum .* operations .* of the step/ { share = $6 + 0; if (share > 30 && share <= 100) ok = 1 } END { exit !ok }' out
 train text.txt $tiny --steps 4 --log-tensors 2 --out tensors

@@ -38,6 +38,11 @@ train $tiny --ranks 4 --batch 3 --steps 5 --out again
 check "the same bits from run to run" cmp "$(newest r4_3)/model.safetensors" "$(newest again)/model.safetensors"
 check "... and the same log of losses" cmp <(losses r4_3) <(losses again)
 check "one banner, one line a step" test "$(grep -c '^step ' out)" = 6
+check "... one end" test "$(grep -c '^done: ' out)" = 1
+outliers="${tiny/384/32} --batch 1 --steps 24 --skip-outliers 0.3 --lr 1e-5"
+train $outliers --out outliers1; train $outliers --ranks 2 --out outliers2
+check "2 ranks: outliers are dropped, and said once each" test "$(grep -c 'the step was dropped' err)" = "$(grep -c outlier outliers1/log.jsonl)" -a "$(grep -c outlier outliers2/log.jsonl)" -gt 0
+check "... the losses of one rank" same_losses outliers1 outliers2 1e-6 24
 for family in "--family llama --kv-heads 1" "--tie off" "--device reference"; do
   train $tiny $family --batch 12 --steps 3 --out a --overwrite; train $tiny $family --ranks 2 --batch 3 --steps 3 --out b --overwrite
   check "2 ranks, $family" same_losses a b 1e-6 3
@@ -60,12 +65,32 @@ moments() { head -c -1024 "$(newest $1)/trainer.safetensors"; }
 check "... the same moments" cmp <(moments zsaved) <(moments zplain)
 train ${tiny/channels 32/channels 64} --ranks 4 --zero 1 --batch 6 --steps 1 --trace --out ztrace
 check "--zero 1 --trace: optimizer's bytes a rank are a quarter" awk '/^zero / { if ($4 / $9 > 0.2475 && $4 / $9 < 0.2525) ok = 1 } END { exit !ok }' out
-check "--zero 1 --trace: bytes as the ring's formula says" awk '/^comm / { n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }' out
+ring='{ n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }'
+check "--zero 1 --trace: bytes as the ring's formula says" awk "/^comm / $ring" out
 train $tiny --ranks 2 --batch 6 --steps 1 --trace --out trace
-check "--trace: bytes as the ring's formula says" awk '/^comm / { n = $0; sub(/.*\): /, "", n); sub(/ bytes.*/, "", n); f = $0; sub(/.*N S is /, "", f); sub(/;.*/, "", f); if (n > 0 && n / f > 0.99 && n / f < 1.01) ok = 1 } END { exit !ok }' out
+check "--trace: bytes as the ring's formula says" awk "/^comm / $ring" out
+# all of it but the times, to the byte; and the times are of this step, and hidden as much as they say
+communication() { grep -E '^(comm|zero) ' | sed 's/; [0-9.]* ms in calls.*//'; }
+{ train $tiny --ranks 3 --batch 4 --steps 1 --trace --out trace3; communication < out; cp out out3
+  train $tiny --ranks 3 --zero 1 --batch 4 --steps 1 --trace --out trace3zero; communication < out; cat out >> out3; } > said
+cat > expected << 'END'
+comm      all_reduce over 3 ranks (shared memory): 182416 bytes received in 5 calls; 2 (N-1)/N S is 182283
+comm      reduce_scatter and all_gather over 3 ranks (shared memory): 182432 bytes received in 10 calls; 2 (N-1)/N S is 182293
+zero      optimizer state: 91392 bytes on this rank, 273408 in all
+END
+check "--trace: what ranks say to each other" diff expected said
+check "--trace: how long they do" awk '/^sum .* operations/ { whole = $0; sub(/.* the step.s /, "", whole); whole += 0 } /^comm / { n++; t = $0; sub(/.*; /, "", t); split(t, ms, /[^0-9.]+/)
+  hidden = ms[2] < ms[1] ? 100 * (1 - ms[2] / ms[1]) : 0; d = hidden - ms[3]; if (!(ms[1] > 0 && ms[1] <= whole && ms[2] > 0 && ms[2] <= whole && d * d < 4)) bad = 1 } END { exit bad || n != 2 }' out3
 
 train $tiny --ranks 3 --batch 4 --minutes 0.002 --out minutes
 check "--minutes: all ranks take the same number of steps" expect_code $? 0
+begin=$SECONDS; train $tiny --batch 24 --minutes 0.01 --log-every 1000 --out minutes1
+check "--minutes: so many steps as fit" awk -v took=$((SECONDS - begin + 1)) '/^minutes / { ms = $4; d = $8 * ms / 600; if ($8 > 1 && ms > 0 && 3 * ms < 1000 * took && d > 0.9 && d < 1.1) ok = 1 } END { exit !ok }' out
+steps=$(grep -c '"kind": "step"' minutes1/log.jsonl)
+train $tiny --batch 24 --steps $steps --log-every 1000 --out minutes2
+check "... and the settings of a run of so many" diff <(grep -v '^#' minutes1/config.txt) <(grep -v '^#' minutes2/config.txt)
+train $tiny --batch 24 --minutes 1e-9 --out minutes3
+check "... at least one" test "$(grep -c '"kind": "step"' minutes3/log.jsonl)" = 1
 
 # ---- elastic: the checkpoint knows no ranks ----
 
@@ -103,6 +128,7 @@ for steps in $((bad - 1)) $bad; do train $poked --steps $steps --out until_$step
 check "... it changes no weight" cmp "$(newest until_$((bad - 1)))/model.safetensors" "$(newest until_$bad)/model.safetensors"
 train $poked --steps 60 --ranks 2 --out skipped2
 check "... by two ranks as by one" same_losses skipped skipped2 1e-6 59
+check "... who say it once" test "$(grep -c "step $bad: embedding_forward: layer 0 residual: 1 of [0-9]* numbers are not finite: the step was dropped" err)" = 1 -a "$(grep -c 'not finite' err)" = 1
 train ${poked/skip/stop} --steps 60 --out halted
 check "... and --on-nonfinite stop stops there" expect_code $? 1
 check "... with its place" grep -q "step $bad: embedding_forward: layer 0 residual" err
@@ -122,7 +148,11 @@ wait_for_a_step() { for _ in $(seq 400); do grep -q '"kind": "step"' $1/log.json
 wait_for_steps() { for _ in $(seq 400); do [ "$(grep -c '"kind": "save"' $1/log.jsonl 2> /dev/null)" -ge "$2" ] 2> /dev/null && return 0; sleep 0.02; done; return 1; }
 gone() { local p; for p in $1; do for _ in $(seq 100); do [ -e /proc/$p ] && ! grep -q '^State:.Z' /proc/$p/status 2> /dev/null || continue 2; sleep 0.02; done; echo "  process $p is still there"; return 1; done; }
 # a machine with fewer cores than ranks may warn of a slow one
-one_line() { [ "$(grep -vc '^gpt: warning: ' err)" = 1 ] && grep -qE "rank $1 .* bytes .*step [0-9]+.*--resume $2" err || { cat err; return 1; }; }
+# the step it names is the last one that was logged, or the one after it
+one_line() {
+  local logged=$(losses $2 | wc -l)
+  [ "$(grep -vc '^gpt: warning: ' err)" = 1 ] && grep -qE "rank $1 .* bytes .*step ($logged|$((logged + 1)));.*--resume $2" err || { echo "  $logged steps logged: $(cat err)"; return 1; }
+}
 goes_on() {   # --resume does a step and saves when asked to stop
   local last=$(newest $1) done=$(losses $1 | wc -l)
   start --resume $1 --save-every 0
@@ -150,6 +180,7 @@ for signal in INT TERM; do
   kill -$signal $ranks $pid 2> /dev/null; finish
   check "SIG$signal: exit code" expect_code $? $([ $signal = INT ] && echo 130 || echo 143)
   check "SIG$signal: one checkpoint, nothing on stderr" sh -c "[ \$(ls -d stop$signal/step_* | wc -l) = 1 ] && ! grep -v '^gpt: warning: ' err"
+  check "SIG$signal: the way on is printed once" test "$(grep -c 'go on with: gpt train --resume' out)" = 1
   check "SIG$signal: no process is left" gone "$ranks"
   check "SIG$signal: --resume goes on" goes_on stop$signal
 done
