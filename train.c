@@ -481,7 +481,7 @@ static void trainer_free(Trainer *t) {
   t->comm->destroy(t->comm);
   gpt_destroy(t->sampler);
   gpt_destroy(t->model);
-  if (t->device) t->device->destroy(t->device);
+  t->device->destroy(t->device);
   free(t->ids);
   free(t->targets);
   story_judge_free(t->judge);

@@ -124,6 +124,8 @@ check "... with the same bits" same_model run again
 train text.txt $tiny --steps 5 --out run --overwrite
 check "--overwrite replaces a run" test "$(newest run)" = run/step_00000005
 train text.txt $tiny --steps 5 --seed 2 --out seed2
+train text.txt --init run --device reference --steps 1 --val-every 0 --sample-every 0 --out elsewhere
+check "fp32 weights start a run in fp64" test -e elsewhere/step_00000001
 check "another seed is another run" sh -c '! cmp -s run/step_00000005/model.safetensors seed2/step_00000005/model.safetensors'
 train text.txt $tiny --steps 4 --dry-run --out dry
 check "--dry-run writes nothing" test ! -e dry
@@ -259,6 +261,9 @@ refuse 2 "with --tokens-per-step 96 these batches fit: 1, 2, 3, 6" train text.tx
 refuse 2 "no such preset; did you mean tiny" train text.txt --model tinny
 refuse 2 "--min-lr 0.5 is more than --lr 0.1" train text.txt --tokenizer byte --lr 0.1 --min-lr 0.5
 refuse 3 "smaller model: fewer --layers or --channels" train text.txt --tokenizer byte --context 16 --batch 4 --heads 2 --layers 500 --channels 16384
+refuse 3 "use fewer --ranks, a smaller model" train text.txt --tokenizer byte --context 16 --batch 4 --heads 2 --layers 500 --channels 16384 --ranks 2
+# numbers of parameters are two fifths of the bytes here
+refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --batch 2048 --heads 2 --layers 50 --channels 8192
 refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --batch 1000000 --heads 2 --layers 100 --channels 64 --tokens-per-step 16M
 
 # folders and models

@@ -36,6 +36,10 @@ static void shapes(void) {
   }
   for (int64_t step = 4; step <= 30; step++) CHECK(learning_rate(&wsd, step) == 1e-3);
   CHECK_NEAR(learning_rate(&wsd, 35), 0.55e-3, 1e-18, "half of the decay");
+  for (int shape = SCHEDULE_COSINE; shape < SCHEDULE_CONSTANT; shape++) {      // as short as can be
+    Options o = schedule(shape, 2, 0, 2);
+    CHECK_MSG(learning_rate(&o, 0) == 1e-3 && learning_rate(&o, 1) == 1e-4, "schedule %d: two steps", shape);
+  }
 }
 
 // The last rate is min_lr to the bit, whatever the numbers; nothing is out of bounds where a run is as short as its warm-up.
@@ -66,7 +70,8 @@ static void bias_correction_counts_updates(void) {
   CHECK_NEAR(s.bias1, 1 - 0.9 * 0.9 * 0.9, 1e-15, "third update");
   CHECK_NEAR(s.bias2, 1 - 0.99 * 0.99 * 0.99, 1e-15, "third update");
   o.beta1 = 0;
-  CHECK(adamw_settings(&o, &(TrainerState){0}).bias1 == 1);
+  o.beta2 = 0;
+  CHECK(adamw_settings(&o, &(TrainerState){0}).bias1 == 1 && adamw_settings(&o, &(TrainerState){0}).bias2 == 1);
 }
 
 // ---- the outlier window ----
@@ -77,6 +82,7 @@ static void window_gives_the_limit(void) {
   CHECK_MSG(outlier_limit(&s, 3) == 0, "15 norms are too few for a limit");
   s.outlier_window[s.outlier_count++] = 3;
   CHECK_NEAR(outlier_limit(&s, 3), 2 + 3 * 1, 1e-12, "mean 2, deviation 1");
+  CHECK_NEAR(outlier_limit(&s, 0.5), 2.5, 1e-12, "half a deviation");
   CHECK(outlier_limit(&s, 0) == 0);
   for (int i = 0; i < OUTLIER_WINDOW; i++) s.outlier_window[s.outlier_count++ % OUTLIER_WINDOW] = 5;
   CHECK_NEAR(outlier_limit(&s, 3), 5, 1e-12, "what is older than the window is forgotten");
@@ -92,6 +98,8 @@ static void advance_counts_and_keeps_bad_norms_out(void) {
   CHECK(t.state.step == 3 && t.state.updates == 1 && t.state.sample_index == 18 && t.state.tokens_seen == 288 && t.state.outlier_count == 1);
   trainer_advance(&t, &(StepResult){.grad_norm = 100, .finite = true}, 5);      // dropped: enters as the limit
   CHECK(t.state.outlier_count == 2 && t.state.outlier_window[0] == 2 && t.state.outlier_window[1] == 5);
+  trainer_advance(&t, &(StepResult){.grad_norm = 100, .finite = true}, 0.5);
+  CHECK(t.state.outlier_window[2] == 0.5);
 }
 
 // ---- whole trainers ----
@@ -183,6 +191,20 @@ static void micro_batches_change_no_bit(void) {
     if (c) CHECK_STR(hex, expected);
     trainer_close(&t);
   }
+}
+
+// What ranks compare: data, forward, backward and update of all micro-batches are most of the time, and no more than it.
+static void a_step_is_timed_by_phase(void) {
+  Trainer t = trainer_open("--batch 1 --tokens-per-step 512 --steps 20");
+  double start = seconds_now(), sum = 0;
+  for (int step = 0; step < 5; step++) train_step(&t);
+  double seconds = seconds_now() - start;
+  for (int p = 0; p < PHASE_COUNT; p++) {
+    CHECK_MSG(t.times.own[p] > 0, "phase %d: %g s", p, t.times.own[p]);
+    sum += t.times.own[p];
+  }
+  CHECK_MSG(sum > 0.3 * seconds && sum <= seconds, "%g s of %g", sum, seconds);   // 0.95 of it seen; one micro-batch would be 0.006
+  trainer_close(&t);
 }
 
 static void one_batch_is_learned_by_heart(void) {
@@ -282,6 +304,22 @@ static void a_bad_step_changes_nothing_and_is_explained(void) {
     }
 }
 
+// Of the numbers each is finite, but not their squares: the scale of the last norm, and so the head's gradient, is about 1e156.
+static void a_norm_that_overflows_is_explained(void) {
+  Trainer t = trainer_open("--batch 4 --steps 4 --device reference --out huge");
+  run_create_folder(t.run, "", 0);
+  for (size_t i = 0; i < 16; i++) poke(t.model, "transformer.ln_f.weight", i, 1e156, NULL);
+  run_save(t.run, t.model, &t.state);
+  trainer_close(&t);
+  char *argv[] = {"--resume", "copy"};          // this process has locked huge itself
+  CHECK(system("cp -r huge copy") == 0);
+  Options o;
+  options_parse(&o, COMMAND_TRAIN, "train", ARRAY_LEN(argv), argv);
+  EXPECT_FAIL(EXIT_NO, "step 1: every tensor is finite, but the sum of squares of the gradients overflows; the weights are as before",
+              if (!freopen("/dev/null", "w", stdout)) abort(); train_command(&o));
+  free(o.args);
+}
+
 static void an_outlier_is_dropped_and_learned(void) {
   Trainer t = trainer_open("--batch 4 --steps 200 --skip-outliers 3");
   char before[65], after[65];
@@ -368,9 +406,11 @@ int main(int argc, char **argv) {
   RUN(advance_counts_and_keeps_bad_norms_out);
   RUN(a_step_trains);
   RUN(micro_batches_change_no_bit);
+  RUN(a_step_is_timed_by_phase);
   RUN(one_batch_is_learned_by_heart);
   RUN(files_are_divided);
   RUN(a_bad_step_changes_nothing_and_is_explained);
+  RUN(a_norm_that_overflows_is_explained);
   RUN(an_outlier_is_dropped_and_learned);
   RUN(a_watched_step_is_the_same_step);
   RUN(trace_adds_up);
