@@ -19,6 +19,7 @@
 #include "utf8.h"        // utf8_decode
 #include <errno.h>       // errno
 #include <fcntl.h>       // open
+#include <fnmatch.h>     // fnmatch
 #include <signal.h>      // sigaction
 #include <stdlib.h>      // free
 #include <string.h>      // strcmp
@@ -188,10 +189,9 @@ static void writer_end(Build *b, Writer *w) {
 // ---- cleaning up ----
 
 static bool is_ours(const char *name) {
-  size_t n = strlen(name);
-  bool ours = !strncmp(name, "train_", 6) || !strncmp(name, "val_", 4);
-  bool shard = n > 4 && !strcmp(name + n - 4, ".bin"), temporary = n > 8 && !strcmp(name + n - 8, ".bin.tmp");
-  return (ours && (shard || temporary)) || !strcmp(name, "build.json") || !strcmp(name, "tokenizer.json");
+  static const char *const patterns[] = {"train_*.bin", "val_*.bin", "train_*.bin.tmp", "val_*.bin.tmp", "build.json", "tokenizer.json"};
+  for (size_t i = 0; i < ARRAY_LEN(patterns); i++) if (fnmatch(patterns[i], name, 0) == 0) return true;
+  return false;
 }
 
 // Runs inside fail(): half a shard goes always, everything where the request was refused.
@@ -359,7 +359,7 @@ static void plan_split(Build *b) {
 // The distinct characters of all texts; with an end-of-text token if there are several documents.
 static Tokenizer *char_tokenizer(Build *b) {
   int64_t ignored, several = count_documents(b, 2, &ignored) > 1;
-  uint8_t *seen = xcalloc(0x110000, 1);
+  bool *seen = xcalloc(0x110000, sizeof *seen);
   Piece p;
   DocumentsResult r;
   documents_start(b->documents, b->split, b->o->jsonl, CUT_CHARACTER, PIECE_BYTES);
@@ -371,7 +371,7 @@ static Tokenizer *char_tokenizer(Build *b) {
         fail(EXIT_REQUEST, "%s: %s %lld: byte 0x%02x is no UTF-8, and --tokenizer char takes characters; take byte or gpt2", p.name,
              b->split == SPLIT_JSONL ? "line" : "byte", (long long)(b->split == SPLIT_JSONL ? p.at : p.at + (int64_t)i),
              (uint8_t)p.text[i]);
-      seen[code] = 1;
+      seen[code] = true;
       i += (size_t)length;
     }
   next_or_fail(b, r);

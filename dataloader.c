@@ -378,7 +378,7 @@ static void each_document(Dataloader *l, DocumentFn *visit, int64_t *result) {
       if (end) first = at + i;
     }
   }
-  if (first >= 0 && first < l->n - 1) visit(l, first, l->n - 1, result);
+  if (first >= 0) visit(l, first, l->n - 1, result);
   free(ids);
 }
 
@@ -468,7 +468,7 @@ static Window window_of(const Dataloader *l, int64_t window, int64_t shift) {
 
 static Window window_of_sample(const Dataloader *l, int64_t index) {
   int64_t epoch = index / l->windows, place = data_permute(index % l->windows, l->windows, l->seed, (uint64_t)epoch);
-  return window_of(l, place, l->order == ORDER_STREAM ? shift_of(l, epoch) : 0);
+  return window_of(l, place, shift_of(l, epoch));
 }
 
 // Every window holds at least one target: the grid begins less than a row before the first and ends less than one

@@ -8,6 +8,7 @@
 #include "test.h"
 #include "tokenizer.h"
 #include "utf8.h"
+#include "util.h"          // sha256_of
 #include <errno.h>         // errno
 #include <fcntl.h>         // open
 #include <limits.h>        // LONG_MAX
@@ -103,6 +104,21 @@ ssize_t pread(int fd, void *to, size_t n, off_t at) {
   ssize_t got = (ssize_t)syscall(SYS_pread64, fd, to, n, at);
   if (!sound && got > 0) *(uint8_t *)to ^= 1;
   return got;
+}
+
+// How many files this process has open.
+static int descriptors(void) {
+  int open_now = 0;
+  for (int fd = 0; fd < 1024; fd++) open_now += fcntl(fd, F_GETFD) >= 0;
+  return open_now;
+}
+
+// Text that must never change, by its hash; where it has, it is shown, and the hash that it has.
+static void expect_hash(const char *text, size_t n, const char *expected) {
+  char hex[65];
+  sha256_of(text, n, hex);
+  CHECK_STR(hex, expected);
+  if (strcmp(hex, expected)) printf("%.*s\n", (int)n, text);
 }
 
 // At the beginning and the end of main.

@@ -42,6 +42,29 @@ static void order_is_pinned(void) {
   dataloader_close(l);
 }
 
+// The same of many lengths and rows, of stream and documents: the places of all samples of three epochs, by their hash.
+static void every_order_is_pinned(void) {
+  static const int64_t settings[][2] = {{2, 1}, {2, 5}, {50, 8}, {17, 16}, {300, 7}, {1000, 999}, {1025, 1}, {4097, 1}, {4097, 64}, {2001, 3}};
+  Buffer places = {0};
+  for (size_t i = 0; i < ARRAY_LEN(settings); i++)
+    for (DataOrder order = ORDER_STREAM; order <= ORDER_DOCUMENTS; order++) {
+      int64_t n = settings[i][0];
+      int32_t *tokens = xcalloc((size_t)n, sizeof *tokens);
+      for (int64_t t = 0; t < n; t++) tokens[t] = t % 13 || t == n - 1 ? 1 : 0;
+      Dataloader *l = dataloader_open_tokens(tokens, n, 2, 0);
+      dataloader_arrange(l, settings[i][1], order, 1337 + i);
+      buffer_printf(&places, "n %lld, T %lld, %d: %lld a epoch:", (long long)n, (long long)settings[i][1], order, (long long)dataloader_windows(l));
+      for (int64_t k = 0, place; k < 3 * dataloader_windows(l); k++) {
+        int64_t count = dataloader_targets(l, k, &place);
+        buffer_printf(&places, " %lld+%lld", (long long)place, (long long)count);
+      }
+      dataloader_close(l);
+      free(tokens);
+    }
+  expect_hash(places.data, places.len, "8109c7414d34c964e791777f4824798aae66f6a99faf8a47a228a6fec4778519");
+  buffer_free(&places);
+}
+
 // One setting: reads every sample of some epochs, checks rows against the tokens, counts targets.
 static void cover(Dataloader *l, const int32_t *tokens, int64_t n, int64_t T, int64_t epochs) {
   int64_t windows = dataloader_windows(l), counted = 0;
@@ -220,6 +243,14 @@ static void header_is_as_documented(void) {
   CHECK_EQ((int32_t)load_u32le(h + 8), -1);
   CHECK_EQ(load_u64le(h + 40), 0x1122334455);
   CHECK_EQ((int32_t)load_u32le(h + 60), -1);
+  // how many there are stands in 32 bits if it fits; no tokenizer is no hash
+  s.tokenizer[0] = 0;
+  for (int64_t more = 0; more < 2; more++) {
+    s.count = INT32_MAX + more;
+    shard_header(&s, h);
+    CHECK_EQ((int32_t)load_u32le(h + 8), more ? -1 : INT32_MAX);
+  }
+  for (int i = SHARD_AT_TOKENIZER; i < SHARD_AT_CRC; i++) CHECK_EQ(h[i], 0);
 }
 
 // Ours as llm.c's loader reads them (header of 256 int32: magic, version, count; then exactly count uint16), its files and
@@ -248,6 +279,20 @@ static void other_programs_files(void) {
     CHECK(!memcmp(ids, got, sizeof ids));
     dataloader_close(l);
   }
+  // ids need 16 bits up to a vocabulary of 65,536, and what a pattern is may be a name
+  for (int32_t largest = 65535; largest <= 65536; largest++) {
+    Dataloader *l = dataloader_open_tokens(&largest, 1, largest + 1, -1);
+    dataloader_read(l, 0, 1, got);
+    CHECK_EQ(got[0], largest);
+    dataloader_close(l);
+  }
+  char *odd = in_folder("odd[1]*.bin");
+  write_shard(odd, ids, 300, 2, true, 50257, 50256, 'b');
+  Dataloader *l = dataloader_open_shards(odd, SHARD_HEADER, 50257);
+  CHECK_EQ(dataloader_tokens(l), 300);
+  dataloader_close(l);
+  unlink(odd);
+  free(odd);
   EXPECT_FAIL(EXIT_REQUEST, "no whole number of 4-byte ids", { write_file(path, "12345", 5); shard_open(path, SHARD_RAW_U32); });
   unlink(path);
   free(path);
@@ -283,6 +328,13 @@ static void wrong_shards_are_refused(void) {
   WRONG("byte 48: -1 documents in 100 tokens", 48, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, 0);
   WRONG("byte 56: a vocabulary of 0, it must be", 56, "\0\0", 2, 0);
   WRONG("byte 60: end-of-text id 4071, the vocabulary has 1000", 61, "\x0f", 1, 0);
+  WRONG("byte 60: end-of-text id -2, the vocabulary has 1000", 60, "\xfe\xff\xff\xff", 4, 0);
+  WRONG("byte 48: 101 documents in 100 tokens", 48, "\x65", 1, 0);
+  WRONG("byte 56: a vocabulary of 2147483648, it must be 1 to 2147483647", 56, "\0\0\0\x80", 4, 0);
+  open_changed(path, 48, "\x64", 1, 0);                         // the most and the least that can be
+  open_changed(path, 56, "\xff\xff\xff\x7f\xff\xff\xff\xff", 8, 0);
+  write_shard(path, (const int32_t[]){0, 0}, 2, 2, true, 1, -1, 'c');
+  dataloader_close(dataloader_open_shards(path, SHARD_HEADER, 0));
   WRONG("byte 1044: id 59914, the vocabulary has 1000", 1045, "\xea", 1, 0);
   WRONG("byte 1044: id 1000, the vocabulary has 1000", 1044, "\xe8\x03", 2, 0);
   WRONG("byte 60: end-of-text id 1000, the vocabulary has 1000", 60, "\xe8\x03", 2, 0);
@@ -335,6 +387,12 @@ static void mixed_shards_are_refused(void) {
   EXPECT_FAIL(EXIT_REQUEST, "byte 56: vocabulary 900", open_pair());
   write_shard(b, ids, 10, 2, false, 0, -1, 'a');
   EXPECT_FAIL(EXIT_REQUEST, "pair_a.bin: names its tokenizer", open_pair());
+  write_shard(b, ids, 10, 2, true, 1000, 998, 'a');
+  EXPECT_FAIL(EXIT_REQUEST, "byte 56: vocabulary 1000 and end-of-text id 998, ", open_pair());
+  dataloader_close(dataloader_open_shards(a, SHARD_HEADER, 2000));
+  write_shard(a, ids, 10, 2, false, 0, -1, 'a');
+  EXPECT_FAIL(EXIT_REQUEST, "pair_b.bin: names its tokenizer", open_pair());
+  write_shard(a, ids, 10, 2, true, 1000, 999, 'a');
   EXPECT_FAIL(EXIT_REQUEST, "made for a vocabulary of 1000 ids, this tokenizer or model has 500", dataloader_open_shards(a, SHARD_HEADER, 500));
   unlink(a);
   unlink(b);
@@ -368,6 +426,7 @@ static void many_shards(void) {
   Dataloader *l = dataloader_open_shards(pattern, SHARD_HEADER, 0);
   dataloader_read(l, 0, SHARDS, got);
   for (int i = 0; i < SHARDS; i++) CHECK_EQ(got[i], i);
+  CHECK(descriptors() < SHARDS);
   write_shard(last, got, 2, 2, true, 1000, 999, 'c');      // another whole shard in its place
   EXPECT_FAIL(EXIT_MACHINE, "many_299.bin: byte 1024: reading 1 tokens failed", dataloader_read(l, 299, 1, got));
   if (truncate(last, 1024)) abort();
@@ -444,6 +503,28 @@ static void data_hash_tells_data_apart(void) {
     }
   }
   for (int kind = 0; kind < 3; kind++) CHECK(strcmp(hash[0][kind], hash[1][kind]));
+  // pinned, for a run goes on with the text of this hash only: with a checksum, without, in memory
+  CHECK_STR(hash[1][0], "8a47e612be6d5b8a90dd2c82af051637c38c5ccf5dec1854c29ba440c454e6dd");
+  CHECK_STR(hash[1][1], "6a3f085ade8ccd571d7668ca42531ce4cd265f0d30f24b8bcd9d3aa8f3db31b9");
+  CHECK_STR(hash[1][2], "a6932aee6d06c7b3e7bede30bf230951166d1b4c85eed973445fbe93be9a1dcf");
+  // without a checksum, and too large to be read whole: pieces from its first to its last token
+  for (int more = 0; more < 2; more++) {
+    int64_t n = ((int64_t)1 << 24) + more * 70001;
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0666);
+    for (int64_t i = 0; i < n; i += 999) if (pwrite(fd, "\7", 1, (off_t)(2 * i)) != 1) abort();
+    if (ftruncate(fd, 2 * n)) abort();
+    close(fd);
+    Sha256 sha;
+    uint8_t digest[32];
+    Dataloader *l = dataloader_open_shards(path, SHARD_RAW_U16, 10);
+    sha256_init(&sha);
+    dataloader_hash(l, &sha);
+    sha256_final(&sha, digest);
+    sha256_hex(digest, hash[0][more]);
+    dataloader_close(l);
+  }
+  CHECK_STR(hash[0][0], "2bc78a98503e911e92113f84dc47ff51dbd10490448d6981ddd36888d192a7cc");
+  CHECK_STR(hash[0][1], "d49c4e11466e984fc8a44d36dceee315a84e6c18c2523d10dd11136194024159");
   unlink(path);
   free(path);
 }
@@ -471,11 +552,16 @@ static void the_smallest_stream(void) {
   dataloader_close(l);
 }
 
+static int opened;
+static void files_are_closed(void) { CHECK_MSG(opened == 0, "%d files are still open", opened); }
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   begin_folder("dataloader");
+  const int open_before = descriptors();
   RUN(permutation_is_a_bijection);
   RUN(order_is_pinned);
+  RUN(every_order_is_pinned);
   RUN(every_token_once);
   RUN(documents_in_a_long_stream);
   RUN(epochs_differ);
@@ -490,5 +576,7 @@ int main(int argc, char **argv) {
   RUN(counts_past_32_bits);
   RUN(data_hash_tells_data_apart);
   end_folder();
+  opened = descriptors() - open_before;
+  RUN(files_are_closed);
   return TEST_END();
 }
