@@ -40,7 +40,7 @@ CUDA_ARCHS   ?= $(or $(CUDA_GPU),sm_80)
 ALL_ARCHS    := sm_80 sm_86 sm_89 sm_90a sm_100a sm_120a
 CUDA_TARGETS := $(if $(filter all,$(CUDA_ARCHS)),$(ALL_ARCHS),$(CUDA_ARCHS))
 CUDA_OBJECT  := $(if $(NVCC),build/cuda/train_gpt$(subst $(eval) ,,$(CUDA_TARGETS:sm_%=-%)).o,$(BUILD)/cuda_missing.o)
-OBJECTS      += $(CUDA_OBJECT)
+OBJECTS      += $(CUDA_OBJECT) $(if $(NVCC),$(BUILD)/comm_nccl.o)
 # -fmad=false: as on the CPU, every fused multiply-add is written out. The host part needs no C++ library.
 NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics --threads 2
 # V=1 shows the compiler's command lines

@@ -210,7 +210,7 @@ static int bench_operations(const Options *o) {
   GptConfig c = bench_config(o);
   int64_t B = o->batch != AUTO_INT ? o->batch : 4;
   int samples = o->steps != AUTO_INT ? (int)MIN(MAX(o->steps, (int64_t)1), (int64_t)1000) : 7;
-  Device *d = device_open(o);
+  Device *d = device_open(o, 0);
   printf("%s: %s\n", d->name, d->description);
   if (o->command == COMMAND_BENCH_GEMM) bench_gemm(o, d, &c, (size_t)(B * c.context), samples);
   else bench_attention(o, d, &c, (size_t)B, samples);
@@ -273,7 +273,7 @@ int bench_command(const Options *o) {
   int64_t B = o->batch != AUTO_INT ? o->batch : 4, T = c.context, rows = B * T, steps = o->steps != AUTO_INT ? MAX(o->steps, 1) : 10;
   GptOptions options = {.config = c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding};
   MemoryTable memory;
-  Device *d = device_open(o);
+  Device *d = device_open(o, 0);
   gpt_memory(&memory, d, &options);
   require_memory(d, &memory, gpt_scratch(d, &options), "use a smaller --batch, --context or --model");
   Gpt *m = gpt_create(d, &options);

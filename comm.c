@@ -87,10 +87,11 @@ Comm *comm_none(void) {
 
 // ---- the queue ----
 
-typedef struct { CommOperation operation; CommType type; void *x; size_t n; } Job;
+typedef struct { CommCall call; CommType type; void *x; size_t n; } Job;
 
 struct CommQueue {
   Comm *comm;
+  bool threaded;                  // a thread makes the calls: neither is this rank alone, nor does the device work beside the computation by itself
   pthread_t thread;
   pthread_mutex_t mutex;          // guards what follows
   pthread_cond_t changed;
@@ -101,7 +102,7 @@ struct CommQueue {
 };
 
 static void make_call(Comm *c, const Job *j) {
-  if (j->operation == COMM_ALL_REDUCE) c->all_reduce(c, j->x, j->n, j->type);
+  if (j->call == CALL_ALL_REDUCE) c->all_reduce(c, j->x, j->n, j->type);
   else c->reduce_scatter(c, j->x, j->n, j->type);
 }
 
@@ -130,27 +131,45 @@ static void *work(void *context) {
 CommQueue *comm_queue_create(Comm *c) {
   CommQueue *q = xcalloc(1, sizeof *q);
   q->comm = c;
-  if (c->world == 1) return q;
   pthread_mutex_init(&q->mutex, NULL);
+  q->threaded = c->world > 1 && !c->begin;
+  if (!q->threaded) return q;
   pthread_cond_init(&q->changed, NULL);
   comm_start_thread(&q->thread, work, q);
   return q;
 }
 
-void comm_queue_add(CommQueue *q, CommOperation operation, void *x, size_t n, CommType type) {
+static void begin_on_device(CommQueue *q, CommCall call, void *x, size_t n, CommType type) {
+  const uint64_t before = q->comm->bytes_received;
+  q->comm->begin(q->comm, call, x, n, type);
+  q->times.bytes += q->comm->bytes_received - before;
+  q->times.calls++;
+}
+
+static void wait_for_device(CommQueue *q) {
+  Comm *c = q->comm;
+  const double start = seconds_now(), before = c->seconds;
+  c->finish(c);
+  q->times.waited += seconds_now() - start;
+  q->times.busy += c->seconds - before;
+}
+
+void comm_queue_add(CommQueue *q, CommCall call, void *x, size_t n, CommType type) {
   if (q->comm->world == 1) return;
+  if (!q->threaded) { begin_on_device(q, call, x, n, type); return; }
   pthread_mutex_lock(&q->mutex);
   if (q->count == q->capacity) {
     q->capacity = 2 * q->capacity + 16;
     q->jobs = xrealloc(q->jobs, q->capacity, sizeof *q->jobs);
   }
-  q->jobs[q->count++] = (Job){operation, type, x, n};
+  q->jobs[q->count++] = (Job){call, type, x, n};
   pthread_cond_broadcast(&q->changed);
   pthread_mutex_unlock(&q->mutex);
 }
 
 void comm_queue_wait(CommQueue *q) {
   if (q->comm->world == 1) return;
+  if (!q->threaded) { wait_for_device(q); return; }
   double start = seconds_now();
   pthread_mutex_lock(&q->mutex);
   while (q->done < q->count) pthread_cond_wait(&q->changed, &q->mutex);
@@ -170,7 +189,7 @@ CommQueueTimes comm_queue_times(CommQueue *q) {
 
 void comm_queue_destroy(CommQueue *q) {
   if (!q) return;
-  if (q->comm->world > 1) {
+  if (q->threaded) {
     pthread_mutex_lock(&q->mutex);
     q->quit = true;
     pthread_cond_broadcast(&q->changed);

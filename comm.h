@@ -1,22 +1,23 @@
 // comm.h: the second contract: what the ranks of a run say to each other. Every transport promises the same.
 //
 // A RANK is one process that trains the same model on its own part of a step. Transports (comm.c: none; comm_shared.c:
-// processes on one machine over shared memory; comm_tcp.c: processes of any machines) implement one struct of functions; flow calls
-// them and knows no more.
+// processes on one machine over shared memory; comm_tcp.c: processes of any machines; comm_nccl.c: their GPUs) implement one struct of
+// functions; flow calls them and knows no more.
 // A world of one rank is a value, not a branch: its calls return at once.
 //
 // ORDER. All ranks make the same calls in the same order with the same sizes; a rank that makes another call, or none, is named.
 // One thread of a rank calls at a time.
 //
 // SAME BITS. A sum of N ranks is the chain x0 + x1 + ... + x(N-1) in rank order, whoever adds, so that every rank gets the
-// same bits, and the same again from run to run.
+// same bits, and the same again from run to run. NCCL adds in an order of its own, which depends on n, N and the machine: the same for all ranks.
 //
 // PARTS. comm_part cuts n elements into one part for each rank, on multiples of 16 elements; a rank's part may be empty.
 //
-// MEMORY. x lies where the transport can read it: shared memory serves devices whose memory is the process's own.
+// MEMORY. A transport says by its kind where x lies: shared memory and TCP take the process's own memory, NCCL the memory of the rank's GPU. So
+// a run has two: one for what ranks say to each other, and comm_nccl_join's for the arrays of the device, which is the same one where that has no memory of its own.
 //
 // BYTES. bytes_received counts what a rank reads from others: for all_reduce of S bytes over N ranks 2 (N-1)/N S, for
-// reduce_scatter and all_gather (N-1)/N S each: what a ring sends (Patarasuk & Yuan 2009), and no algorithm needs less.
+// reduce_scatter and all_gather (N-1)/N S each: what a ring sends (Patarasuk & Yuan 2009), and no algorithm needs less. NCCL does not tell: these numbers are taken.
 //
 // FAULTS. No call waits for ever: a rank that ended, was stopped, came with another call, or did not come before the deadline ends the
 // wait of all, and one sentence names it with operation, bytes and step. A call that fails does not return.
@@ -28,8 +29,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum { COMM_F32, COMM_F64 } CommType;
+typedef enum { COMM_F32, COMM_F64, COMM_16 /* two bytes of whatever kind: gathered, never added */ } CommType;
+typedef enum { CALL_NONE, CALL_ALL_REDUCE, CALL_REDUCE_SCATTER, CALL_ALL_GATHER, CALL_BROADCAST, CALL_SEND, CALL_RECEIVE, CALL_BARRIER, CALL_COUNT } CommCall;
 typedef struct Comm Comm;
+struct Device;
 
 struct Comm {
   int rank, world;              // 0 <= rank < world
@@ -49,18 +52,29 @@ struct Comm {
   void (*receive)(Comm *c, void *x /* = */, size_t bytes, int from);
   void (*barrier)(Comm *c);
   void (*destroy)(Comm *c);     // this rank leaves in peace
+
+  // ---- of a transport whose calls only give work to the device; NULL where a call returns when it is done ----
+  // CALL_ALL_REDUCE or CALL_REDUCE_SCATTER of x as it will be when the device has done all that it has been given so far; returns at once.
+  void (*begin)(Comm *c, CommCall call, void *x, size_t n, CommType type);
+  void (*finish)(Comm *c);      // until all that was begun is done
+
+  // ---- for a transport that rides on this one (comm_nccl.c): what makes its faults those of the group. NULL where none may ----
+  void (*meet)(Comm *c, CommCall call, uint64_t bytes, int detail);   // a barrier to which all ranks must come with the same three
+  void (*announce)(Comm *c, CommCall call, uint64_t bytes);           // what this rank is doing, for messages; CALL_NONE: nothing any more
+  bool (*fault_known)(Comm *c);                   // call it about every 50 ms while waiting: the group has a fault (a rank ended, stands still, ...)
+  void (*report)(Comm *c, const char *text);      // this rank has found one; the first of a group counts
+  void (*leave)(Comm *c) __attribute__((noreturn));  // after either: ends the process
 };
 
 typedef struct { size_t first, n; } CommPart;   // in elements
 CommPart comm_part(size_t n, int world, int rank);
-static inline size_t comm_type_size(CommType type) { return type == COMM_F32 ? sizeof(float) : sizeof(double); }
+static inline size_t comm_type_size(CommType type) { return type == COMM_F32 ? sizeof(float) : type == COMM_F64 ? sizeof(double) : 2; }
 
 Comm *comm_none(void);          // a world of one
 
 // ---- for transports ----
 // out = parts[0] + parts[1] + ... + parts[world-1], (n) each, element by element in this order; out may be one of them.
 void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type);
-typedef enum { CALL_NONE, CALL_ALL_REDUCE, CALL_REDUCE_SCATTER, CALL_ALL_GATHER, CALL_BROADCAST, CALL_SEND, CALL_RECEIVE, CALL_BARRIER, CALL_COUNT } CommCall;
 extern const char *const comm_call_names[CALL_COUNT];
 // "in all_reduce of 4096 bytes at step 17", or "between collectives (0 bytes under way) at step 17"
 void comm_where(char text[128], CommCall call, uint64_t bytes, int64_t step);
@@ -68,12 +82,12 @@ void comm_check_peer(const Comm *c, const char *call, int peer);   // exit 3: th
 // A thread that takes no signals: their handlers belong to the rank's first thread. Exit 3 if the system refuses it.
 void comm_start_thread(pthread_t *thread, void *(*work)(void *), void *context);
 
-// ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order ----
+// ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order; or the device itself (begin, finish) ----
 // While it has work, no other thread of the rank may use the communicator: comm_queue_wait comes first.
 typedef struct CommQueue CommQueue;
-typedef enum { COMM_ALL_REDUCE, COMM_REDUCE_SCATTER } CommOperation;
 CommQueue *comm_queue_create(Comm *c);                     // a world of one needs no thread, and gets none
-void comm_queue_add(CommQueue *q, CommOperation operation, void *x, size_t n, CommType type);   // x is the queue's until comm_queue_wait
+// call: CALL_ALL_REDUCE or CALL_REDUCE_SCATTER. x is the queue's until comm_queue_wait
+void comm_queue_add(CommQueue *q, CommCall call, void *x, size_t n, CommType type);
 void comm_queue_wait(CommQueue *q);                        // until all that was added is done
 typedef struct { uint64_t bytes, calls; double busy, waited; } CommQueueTimes;   // received bytes; seconds in calls; seconds of them that were waited for
 CommQueueTimes comm_queue_times(CommQueue *q);             // since the last call of this function
@@ -101,6 +115,13 @@ void comm_shared_watch(CommShared *s);
 // Memory for the supervisor and its ranks: a signal that asks all to stop, and the run's folder.
 typedef struct { _Atomic int stop_signal, training; char folder[4096]; } CommBoard;
 CommBoard *comm_shared_board(CommShared *s);
+
+// ---- NCCL between the GPUs of ranks (comm_nccl.c; cuda_missing.c in a build without CUDA) ----
+// The transport for arrays that live where d computes: NCCL's, riding on host, where d has memory of its own; else host itself. Collective. Host has the deadline
+// and the step, and outlives what is returned; one call at a time on the two together. Exit 3: NCCL is not found, is too old, or does not start.
+Comm *comm_nccl_join(Comm *host, struct Device *d);
+enum { COMM_NCCL_VERSION_ROOM = 16 };
+const char *comm_nccl_version(char text[COMM_NCCL_VERSION_ROOM]);   // NULL, and text is as "2.28.9"; or why there is none, without a full stop
 
 // ---- TCP between processes of any machines (comm_tcp.c) ----
 typedef struct {

@@ -209,12 +209,16 @@ static void wait_for(Comm *c, int rank, Counter *counter, uint32_t target) {
 
 // ---- what every call begins and ends with ----
 
-static double enter(Comm *c, CommCall call, uint64_t bytes, int detail) {
+static void shared_announce(Comm *c, CommCall call, uint64_t bytes) {
   Slot *own = slot(c, c->rank);
   own->bytes = bytes;
-  own->detail = detail;
   own->step = c->step;
   own->call = (int)call;
+}
+
+static double enter(Comm *c, CommCall call, uint64_t bytes, int detail) {
+  slot(c, c->rank)->detail = detail;
+  shared_announce(c, call, bytes);
   if (atomic_load(&member(c)->shared->header->fault)) leave_silently();
   return seconds_now();
 }
@@ -344,12 +348,13 @@ static void shared_broadcast(Comm *c, void *x, size_t bytes, int root) {
   leave(c, start);
 }
 
-static void shared_barrier(Comm *c) {
-  double start = enter(c, CALL_BARRIER, 0, 0);
+static void shared_meet(Comm *c, CommCall call, uint64_t bytes, int detail) {
+  double start = enter(c, call, bytes, detail);
   all_have_staged(c, true);
   all_have_finished(c);
   leave(c, start);
 }
+static void shared_barrier(Comm *c) { shared_meet(c, CALL_BARRIER, 0, 0); }
 
 static void shared_send(Comm *c, const void *x, size_t bytes, int to) {
   comm_check_peer(c, "send", to);
@@ -382,6 +387,18 @@ static void shared_receive(Comm *c, void *x, size_t bytes, int from) {
     publish(&mail->taken);
   }
   leave(c, start);
+}
+
+// ---- for a transport that rides on this one ----
+
+static bool shared_fault_known(Comm *c) {
+  comm_shared_watch(member(c)->shared);
+  return atomic_load(&member(c)->shared->header->fault);
+}
+static void shared_report(Comm *c, const char *text) { comm_shared_abort(member(c)->shared, c->rank, "%s", text); }
+static _Noreturn void shared_leave(Comm *c) {
+  (void)c;
+  leave_silently();
 }
 
 // ---- joining and leaving ----
@@ -425,7 +442,8 @@ Comm *comm_shared_join(CommShared *s, int rank) {
   pthread_cond_init(&m->quit_changed, NULL);
   *c = (Comm){.rank = rank, .world = s->world, .transport = "shared memory", .deadline = 1800, .state = m,
               .all_reduce = shared_all_reduce, .reduce_scatter = shared_reduce_scatter, .all_gather = shared_all_gather, .broadcast = shared_broadcast,
-              .send = shared_send, .receive = shared_receive, .barrier = shared_barrier, .destroy = shared_destroy};
+              .send = shared_send, .receive = shared_receive, .barrier = shared_barrier, .destroy = shared_destroy,
+              .meet = shared_meet, .announce = shared_announce, .fault_known = shared_fault_known, .report = shared_report, .leave = shared_leave};
   comm_start_thread(&m->heart, beat, c);
   return c;
 }

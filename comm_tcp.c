@@ -388,8 +388,9 @@ static _Noreturn void leave_with_fault(Comm *c) {
 }
 
 enum { NOBODY = 255 };
-static _Noreturn void fault(Comm *c, int mute, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static _Noreturn void fault(Comm *c, int mute, const char *fmt, ...) {
+// The first fault of the group, if it is one: all others are told of it.
+static void note_fault(Comm *c, int mute, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void note_fault(Comm *c, int mute, const char *fmt, ...) {
   Member *m = member(c);
   pthread_mutex_lock(&m->mutex);
   if (!m->fault) {
@@ -405,7 +406,6 @@ static _Noreturn void fault(Comm *c, int mute, const char *fmt, ...) {
     tell_all(m, news, n + 4);
   }
   pthread_mutex_unlock(&m->mutex);
-  leave_with_fault(c);
 }
 
 // This rank's own fail(): it has said its line, the others need not.
@@ -416,35 +416,50 @@ static void tell_failure(void *context) {
   pthread_mutex_unlock(&m->mutex);
 }
 
+static bool has_fault(Member *m) {
+  pthread_mutex_lock(&m->mutex);
+  const bool known = m->fault;
+  pthread_mutex_unlock(&m->mutex);
+  return known;
+}
+
 // The connection with rank r has ended. Its last word, if there was one, comes over pulse.
-static _Noreturn void ended(Comm *c, int r) {
+static void note_end(Comm *c, int r) {
   Member *m = member(c);
   char here[128];
   where_text(c, here);
   for (int i = 0; i < 20 && atomic_load(&m->peers[r].state) == ALIVE; i++) usleep(20000);
-  pthread_mutex_lock(&m->mutex);
-  const bool known = m->fault;
-  pthread_mutex_unlock(&m->mutex);
-  if (known) leave_with_fault(c);
-  if (atomic_load(&m->peers[r].state) == LEFT) fault(c, r, "rank %d has ended its part while rank %d is %s", r, c->rank, here);
-  fault(c, r, "rank %d has ended (killed, or out of memory, or its machine is gone) while rank %d is %s", r, c->rank, here);
+  if (has_fault(m)) return;
+  if (atomic_load(&m->peers[r].state) == LEFT) note_fault(c, r, "rank %d has ended its part while rank %d is %s", r, c->rank, here);
+  else note_fault(c, r, "rank %d has ended (killed, or out of memory, or its machine is gone) while rank %d is %s", r, c->rank, here);
+}
+static _Noreturn void ended(Comm *c, int r) {
+  note_end(c, r);
+  leave_with_fault(c);
+}
+
+// Whether the group has a fault: known already, or some other rank's connection has ended, or its heart stands still.
+static bool tcp_fault_known(Comm *c) {
+  Member *m = member(c);
+  char here[128];
+  for (int other = 0; other < c->world; other++) if (other != c->rank && atomic_load(&m->peers[other].state) == LOST) note_end(c, other);
+  where_text(c, here);
+  for (int other = 0; other < c->world; other++)
+    if (other != c->rank && atomic_load(&m->peers[other].state) == ALIVE && atomic_load(&m->peers[other].still) >= m->still_seconds)
+      note_fault(c, other, "rank %d has stood still for %.0f seconds (stopped, or its machine or the network is down) while rank %d is %s", other, m->still_seconds, c->rank, here);
+  return has_fault(m);
 }
 
 // Called while waiting for rank r, after `waited` seconds without a byte from anybody.
 static void look_around(Comm *c, int r, double waited) {
   Member *m = member(c);
   char here[128];
-  pthread_mutex_lock(&m->mutex);
-  const bool known = m->fault;
-  pthread_mutex_unlock(&m->mutex);
-  if (known) leave_with_fault(c);
-  for (int other = 0; other < c->world; other++) if (other != c->rank && atomic_load(&m->peers[other].state) == LOST) ended(c, other);
+  if (has_fault(m) || tcp_fault_known(c)) leave_with_fault(c);
   if (atomic_load(&m->peers[r].state) == LEFT) ended(c, r);
   where_text(c, here);
-  for (int other = 0; other < c->world; other++)
-    if (other != c->rank && atomic_load(&m->peers[other].state) == ALIVE && atomic_load(&m->peers[other].still) >= m->still_seconds)
-      fault(c, other, "rank %d has stood still for %.0f seconds (stopped, or its machine or the network is down) while rank %d is %s", other, m->still_seconds, c->rank, here);
-  if (waited > c->deadline) fault(c, r, "rank %d did not come within the deadline of %.3g seconds: rank %d is %s", r, c->deadline, c->rank, here);
+  if (waited <= c->deadline) return;
+  note_fault(c, r, "rank %d did not come within the deadline of %.3g seconds: rank %d is %s", r, c->deadline, c->rank, here);
+  leave_with_fault(c);
 }
 
 // ---- the exchange ----
@@ -499,10 +514,7 @@ static double enter(Comm *c, CommCall call, uint64_t bytes) {
   Member *m = member(c);
   m->call = call;
   m->bytes = bytes;
-  pthread_mutex_lock(&m->mutex);
-  const bool known = m->fault;
-  pthread_mutex_unlock(&m->mutex);
-  if (known) leave_with_fault(c);
+  if (has_fault(m)) leave_with_fault(c);
   return seconds_now();
 }
 static void leave(Comm *c, double start) {
@@ -515,8 +527,9 @@ static void compare(Comm *c, int r, const Header *own, const Header *other) {
   if (other->call == own->call && other->detail == own->detail && other->bytes == own->bytes) return;
   char here[128];
   where_text(c, here);
-  fault(c, NOBODY, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
+  note_fault(c, NOBODY, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
         other->call < CALL_COUNT ? comm_call_names[other->call] : "an unknown call", (unsigned long long)other->bytes, (long long)other->step, c->rank, here);
+  leave_with_fault(c);
 }
 static double enter_together(Comm *c, CommCall call, uint64_t bytes, int detail) {
   const double start = enter(c, call, bytes);
@@ -596,7 +609,8 @@ static void tcp_broadcast(Comm *c, void *x, size_t bytes, int root) {
   exchange(c, t);
   leave(c, start);
 }
-static void tcp_barrier(Comm *c) { leave(c, enter_together(c, CALL_BARRIER, 0, 0)); }
+static void tcp_meet(Comm *c, CommCall call, uint64_t bytes, int detail) { leave(c, enter_together(c, call, bytes, detail)); }
+static void tcp_barrier(Comm *c) { tcp_meet(c, CALL_BARRIER, 0, 0); }
 
 // With a word of the receiver at the end: it has taken it.
 static void tcp_send(Comm *c, const void *x, size_t bytes, int to) {
@@ -627,6 +641,11 @@ static void tcp_receive(Comm *c, void *x, size_t bytes, int from) {
   c->bytes_received += bytes;
   leave(c, start);
 }
+
+// ---- for a transport that rides on this one ----
+
+static void tcp_announce(Comm *c, CommCall call, uint64_t bytes) { member(c)->call = call, member(c)->bytes = bytes; }
+static void tcp_report(Comm *c, const char *text) { note_fault(c, NOBODY, "%s", text); }
 
 // ---- the heart ----
 
@@ -752,7 +771,8 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
   pthread_mutex_init(&m->mutex, NULL);
   *c = (Comm){.rank = m->rank, .world = m->world, .transport = "TCP", .deadline = 1800, .state = m,
               .all_reduce = tcp_all_reduce, .reduce_scatter = tcp_reduce_scatter, .all_gather = tcp_all_gather, .broadcast = tcp_broadcast,
-              .send = tcp_send, .receive = tcp_receive, .barrier = tcp_barrier, .destroy = tcp_destroy};
+              .send = tcp_send, .receive = tcp_receive, .barrier = tcp_barrier, .destroy = tcp_destroy,
+              .meet = tcp_meet, .announce = tcp_announce, .fault_known = tcp_fault_known, .report = tcp_report, .leave = leave_with_fault};
   comm_start_thread(&m->heart, beat, m);
   if (m->own_process) at_fail(tell_failure, m);
   return c;

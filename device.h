@@ -128,6 +128,13 @@ struct Device {
   // NULL: none.
   size_t (*linear_scratch)(const Device *d, size_t rows, size_t IC, size_t OC);
   size_t (*attention_scratch)(const Device *d, const AttentionShape *shape, WantGradient gradient);
+  // ---- a second stream, for a transport that works on the device's own memory (comm_nccl.c). All NULL: its memory is the process's own, which any
+  // transport reads and writes once sync has returned. ----
+  void *(*side_stream)(Device *d);                        // a cudaStream_t
+  void (*side_begin)(Device *d);                          // what is put on the side stream from now on waits for all operations so far; a span begins
+  void (*side_end)(Device *d);                            // the span ends behind what has been put there since
+  int (*side_busy)(Device *d);                            // 1: not all spans are done. Operations never wait for them: the host does, by asking
+  double (*side_seconds)(Device *d);                      // that the spans since the last call of this took, all of which are done
   real *(*real_at)(real *p, size_t i);                    // &p[i]
   acc *(*acc_at)(acc *p, size_t i);
   scalar *(*stat_at)(scalar *p, size_t i);
@@ -241,6 +248,10 @@ typedef enum { GEMM_OWN, GEMM_CUBLASLT, GEMM_WGMMA } GemmLibrary;   // places of
 Device *cuda_device(CudaPrecision precision, GemmLibrary library);
 // NULL: cuda_device() would open one; else why not, without a full stop: the build has none, driver, device, memory, exclusive use.
 const char *cuda_unavailable(void);
+// Both are about the GPU that cuda_select chose, as CUDA numbers them; at first it is 0. How many there are: 0 where there is none, or no driver.
+// A process that has asked any of these questions cannot fork others that use a GPU: CUDA does not survive it.
+void cuda_select(int number);
+int cuda_devices(void);
 // What that sentence depends on, and the sentence (for tests). error: the runtime's cudaError_t; versions as 1000 major + 10 minor
 typedef struct { int driver, runtime, error, devices, major, minor; size_t memory_free, memory_needed; } CudaFacts;
 const char *cuda_refusal(const CudaFacts *facts);

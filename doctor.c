@@ -1,5 +1,6 @@
 // doctor.c: owns `gpt doctor`: processor, instruction sets, memory, what the build found, and a self-test. See doctor.h.
 #include "doctor.h"
+#include "comm.h"      // comm_nccl_version
 #include "detmath.h"   // det_pow
 #include "load.h"      // cpu_device, cuda_unavailable, Options
 #include "machine.h"   // what there is
@@ -103,7 +104,9 @@ int doctor_command(const Options *o) {
 #endif
   const char *why = cuda_unavailable();
   printf("CUDA         %s%s\n", why ? "training runs on the CPU: " : "yes: training runs on the GPU", why ? why : "");
-  printf("NCCL         not in this version: one process\n");
+  char version[COMM_NCCL_VERSION_ROOM];
+  const char *none = comm_nccl_version(version);
+  printf("NCCL         %s%s\n", none ? none : version, none ? "; several GPUs (--gpus N) would need it, nothing else does" : why ? ": is here, and not used without a GPU" : ": --gpus N trains on N GPUs of this machine");
   Device *d = cpu_device(o->threads == AUTO_INT ? 0 : (int)o->threads);   // the self-test is of the CPU's bits
   if (d->peak_flops > 0) printf("peak         %.0f GFLOP/s in %s\n", 1e-9 * d->peak_flops, d->description);
   int code = print_self_test(d);

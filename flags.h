@@ -89,6 +89,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(WORD,   gemm,          "gemm",          "own",    0, 0, "own|cublaslt|wgmma", COMMAND_RUNNING, FREE, "machine", "matrix products on cuda: own kernels; NVIDIA's library where it is found; own kernels with wgmma (bf16, Hopper)") \
   FLAG(WORD,   recompute,     "recompute",     "none",   0, 0, "none|light|block", COMMAND_SHAPED, FREE, "machine", "computed again in the backward pass to save memory: none, light (norms and activations), block") \
   FLAG(INT,    ranks,         "ranks",         "1",      1, 64, "", COMMAND_TRAINING | COMMAND_DATA_CHECK, FREE, "ranks", "processes of this machine that train together, each on its part of every step") \
+  FLAG(INT,    gpus,          "gpus",          "0",      0, 64, "", COMMAND_TRAINING, FREE, "ranks", "GPUs of this machine, 0 to N-1, that train together, a process each; 0: --device and --ranks say") \
   FLAG(TEXT,   rendezvous,    "rendezvous",    NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "ranks", "HOST:PORT of rank 0: this process is one rank of several, on any machines, started by Slurm, MPI or by hand") \
   FLAG(TEXT,   token,         "token",         NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "ranks", "F with the secret of this run's ranks (with --rendezvous): the same for all, for no one else") \
   FLAG(INT,    rank,          "rank",          "auto",   0, 63, "", COMMAND_TRAIN, NOT_STORED, "ranks", "number of this process, from 0 (with --rendezvous); auto: what Slurm or MPI says") \

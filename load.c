@@ -10,12 +10,17 @@ static int threads_of(const Options *o) {
   return o->ranks > 1 && !getenv("OMP_NUM_THREADS") ? MAX(1, machine_cores() / ranks_here(o)) : 0;
 }
 
-Device *device_open(const Options *o) {
+const char *device_reason(const Options *o) {
+  return o->device != DEVICE_AUTO || o->gpus ? NULL : o->ranks > 1 ? "several ranks compute on the CPU unless --gpus says otherwise" : cuda_unavailable();
+}
+
+Device *device_open(const Options *o, int gpu) {
   if (o->stochastic_rounding && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--stochastic-rounding on is for --precision bf16: fp32 weights have no master copies to save");
   if (o->gemm == GEMM_WGMMA && o->precision != PRECISION_BF16) fail(EXIT_REQUEST, "--gemm wgmma is for --precision bf16: the instruction multiplies no fp32; or use --gemm own");
   int threads = threads_of(o);
-  const char *why = o->device != DEVICE_AUTO ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
-  if (o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
+  cuda_select(gpu);
+  const char *why = device_reason(o);
+  if (o->gpus || o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
   if (o->gemm != GEMM_OWN) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm %s needs --device cuda%s%s; or use --gemm own", o->gemm == GEMM_WGMMA ? "wgmma" : "cublaslt", why ? ", and " : "", why ? why : "");
   if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)
     fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--precision bf16 needs --device cuda%s%s; or use --precision fp32", why ? ", and " : "", why ? why : "");
@@ -49,7 +54,7 @@ LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int
   }
   if (T == 0) T = purpose == PURPOSE_SAMPLE ? MIN(l.config.context, 128) : l.config.context;
   GptOptions options = {.config = l.config, .purpose = purpose, .B = B, .T = T};
-  l.device = device_open(o);
+  l.device = device_open(o, 0);
   MemoryTable table;
   gpt_memory(&table, l.device, &options);
   require_memory(l.device, &table, gpt_scratch(l.device, &options), purpose == PURPOSE_SAMPLE ? "close other programs or take a smaller model" : "use a smaller --batch");

@@ -6,8 +6,10 @@
 #include "model.h"        // Gpt
 #include "tokenizer.h"    // Tokenizer
 
-// The device that --device, --precision and --threads ask for.
-Device *device_open(const Options *o);
+// The device that --device, --precision, --threads and --gpus ask for; where it is a GPU, the one with this number.
+Device *device_open(const Options *o, int gpu);
+// Why --device auto takes the CPU; NULL where it takes a GPU, or another device was asked for.
+const char *device_reason(const Options *o);
 
 typedef struct {
   Checkpoint *checkpoint;

@@ -65,6 +65,7 @@ struct Gpt {
   acc *m, *v;                     // (table.total), or of this rank's shard alone
   Shard *shards;                  // (layers + 2) which elements these are
   Part gathered;                  // whose moments of all ranks lie in grads; PART_GRADIENT: none
+  bool masters_differ;            // sharded: each rank's master weights are up to date in its own parts only
   acc *lookup_grad;               // (Vp, C) tied only: the lookup's accumulator; the head's is grads itself
   scalar *stats;                    // (STAT_COUNT)
   Reducer reducer;                // of gradients and losses over ranks
@@ -313,7 +314,7 @@ size_t gpt_scratch(const Device *d, const GptOptions *options) {
 static void reduce_nothing(void *context, acc *x, size_t n) { (void)context; (void)x; (void)n; }
 static void reduce_no_scalars(void *context, scalar *x, size_t n) { (void)context; (void)x; (void)n; }
 static void wait_for_nothing(void *context) { (void)context; }
-static void gather_nothing(void *context, acc *x, size_t n) { (void)context; (void)x; (void)n; }
+static void gather_nothing(void *context, void *x, size_t n, size_t size) { (void)context; (void)x; (void)n; (void)size; }
 
 void gpt_set_reducer(Gpt *m, const Reducer *reducer) {
   static const Reducer alone = {reduce_nothing, reduce_no_scalars, wait_for_nothing, gather_nothing, NULL};
@@ -562,18 +563,23 @@ void gpt_finish_gradients(Gpt *m) {
   m->reducer.wait(m->reducer.context);
 }
 
-// x (table.total): every bucket's parts from the ranks that own them.
-static void gather_all(Gpt *m, acc *x) {
-  for (int i = 0; i < m->config.layers + 2; i++) m->reducer.gather(m->reducer.context, m->d->acc_at(x, m->shards[i].bucket), m->shards[i].size);
+// x (table.total), of `size` bytes an element: every bucket's parts from the ranks that own them.
+static void gather_all(Gpt *m, void *x, size_t size) {
+  for (int i = 0; i < m->config.layers + 2; i++) m->reducer.gather(m->reducer.context, (char *)x + m->shards[i].bucket * size, m->shards[i].size, size);
 }
 
 void gpt_gather(Gpt *m, Part part) {
   if (m->o.shards <= 1) return;
+  if (part == PART_WEIGHT) {
+    if (m->masters_differ) gather_all(m, m->master, m->d->acc_size);
+    m->masters_differ = false;
+    return;
+  }
   for (int i = 0; i < m->config.layers + 2 && part != PART_GRADIENT; i++) {
     const Shard *s = &m->shards[i];
     m->d->copy(m->d, m->d->acc_at(m->grads, s->first), m->d->acc_at(part == PART_M ? m->m : m->v, s->at), s->n * m->d->acc_size);
   }
-  gather_all(m, m->grads);
+  gather_all(m, m->grads, m->d->acc_size);
   m->gathered = part;
 }
 
@@ -591,7 +597,8 @@ void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay) {
       .n = own.n, .site = rng_site(row->name), .weight_decay = row->decays ? weight_decay : 0};
   }
   d->adamw(d, tensors, count, settings, m->stats);
-  if (m->o.shards > 1) gather_all(m, (acc *)m->params);
+  if (m->o.shards > 1) gather_all(m, m->params, m->d->real_size);
+  m->masters_differ = m->o.shards > 1 && m->master;
   d->refresh(d, m->params, m->table.total);
   free(tensors);
 }
@@ -650,7 +657,7 @@ static acc *part_of(Gpt *m, Part part) {
 }
 
 void gpt_read(Gpt *m, Part part, const TensorRow *row, size_t first, size_t n, double *values) {
-  if (sharded(m, part) && m->gathered != part) gpt_gather(m, part);
+  if ((sharded(m, part) && m->gathered != part) || (part == PART_WEIGHT && m->masters_differ)) gpt_gather(m, part);
   acc *from = part_of(m, sharded(m, part) ? PART_GRADIENT : part);
   if (from) m->d->download_acc(m->d, values, m->d->acc_at(from, row->offset + first), n);
   else m->d->download_real(m->d, values, m->d->real_at(m->params, row->offset + first), n);

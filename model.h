@@ -127,7 +127,7 @@ typedef struct {
   void (*gradients)(void *context, acc *x /* = sum over ranks, (n) */, size_t n);   // may return before it is done
   void (*scalars)(void *context, scalar *x /* = sum over ranks, (n) */, size_t n);
   void (*wait)(void *context);                                                      // until all of it is done
-  void (*gather)(void *context, acc *x /* = in the parts of others, (n) */, size_t n);   // sharded only; done when it returns
+  void (*gather)(void *context, void *x /* = in the parts of others, (n) of `size` bytes */, size_t n, size_t size);   // sharded only; done when it returns
   void *context;
 } Reducer;
 
@@ -144,7 +144,8 @@ void gpt_finish_gradients(Gpt *m);
 void gpt_set_reducer(Gpt *m, const Reducer *reducer);      // copied; NULL: one rank alone, nothing to reduce (so it is at first)
 void gpt_update(Gpt *m, const AdamWSettings *settings, double weight_decay);   // AdamW on every trainable tensor (of the shard, then gathered), then refresh
 // Collective, sharded only: PART_M or PART_V of all ranks, or PART_GRADIENT's sums, to be read by gpt_read on any rank until the next
-// gpt_begin_step; the moments take the place of the gradients. gpt_read does it itself where PART_M or PART_V was not gathered.
+// gpt_begin_step; the moments take the place of the gradients. PART_WEIGHT: the master weights, until the next gpt_update; nothing where the weights
+// have no other copy. gpt_read does it itself where PART_WEIGHT, PART_M or PART_V was not gathered.
 void gpt_gather(Gpt *m, Part part);
 double gpt_loss_sum(Gpt *m);                               // sum of losses of the step so far, nats; waits
 double gpt_grad_norm(Gpt *m);                              // after gpt_finish_gradients; waits

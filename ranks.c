@@ -1,6 +1,7 @@
 // ranks.c: owns the processes of a run: fork, the supervisor's loop, the one line when a rank fails, what launchers say, and what ranks
 // agree on after each step. See ranks.h. Tests: tests/test_ranks.sh, tests/test_join.sh
 #include "ranks.h"
+#include "device.h"       // cuda_devices, cuda_unavailable
 #include "version.h"      // GPT_VERSION, GPT_COMMIT
 #include "util.h"         // fail, seconds_now
 #include <errno.h>        // errno
@@ -223,10 +224,10 @@ static Comm *start_here(int world) {
 // ---- ranks that others started ----
 
 // Numbers that launchers give to each process they start: Slurm (a step's tasks), Open MPI, and MPICH with its kin.
-static const struct { const char *launcher, *rank, *world, *here; } launchers[] = {
-  {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE"},
-  {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
-  {"MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"},
+static const struct { const char *launcher, *rank, *world, *here, *local; } launchers[] = {
+  {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"},
+  {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
+  {"MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"},
 };
 // -1: it is not there, or is no number of a rank.
 static int number_of(const char *variable) {
@@ -246,6 +247,34 @@ int ranks_here(const Options *o) {
   const int l = launcher_here(), here = l < 0 ? -1 : number_of(launchers[l].here);
   const bool loopback = !strncmp(o->rendezvous, "127.", 4) || !strncmp(o->rendezvous, "localhost:", 10);
   return here > 0 ? here : loopback ? (int)o->ranks : 1;
+}
+
+int ranks_gpu(const Options *o, const Comm *c) {
+  if (o->gpus) return c->rank;
+  const int l = o->rendezvous ? launcher_here() : -1, local = l < 0 ? -1 : number_of(launchers[l].local);
+  return MAX(local, 0);
+}
+
+// A process of its own counts the GPUs: this one forks ranks, which CUDA does not survive once it has been asked.
+static void require_gpus(int world) {
+  struct { int count; char why[320]; } answer = {0};
+  int ends[2];
+  fflush(NULL);
+  const pid_t pid = pipe2(ends, O_CLOEXEC) == 0 ? fork() : -1;
+  if (pid < 0) fail(EXIT_MACHINE, "a process that counts the GPUs could not be started: %s", strerror(errno));
+  if (pid == 0) {
+    const char *why = cuda_unavailable();
+    answer.count = why ? 0 : cuda_devices();
+    snprintf(answer.why, sizeof answer.why, "%s", why ? why : "");
+    _exit(write(ends[1], &answer, sizeof answer) != (ssize_t)sizeof answer);
+  }
+  close(ends[1]);
+  const bool answered = read(ends[0], &answer, sizeof answer) == (ssize_t)sizeof answer;
+  close(ends[0]);
+  waitpid(pid, NULL, 0);
+  if (!answered) fail(EXIT_MACHINE, "--gpus %d: CUDA ended the process that counts the GPUs; does nvidia-smi work?", world);
+  if (answer.why[0]) fail(EXIT_MACHINE, "--gpus %d: %s; or use --ranks %d on the CPU", world, answer.why, world);
+  if (answer.count < world) fail(EXIT_MACHINE, "--gpus %d: this machine has %d (CUDA_VISIBLE_DEVICES may hide some); use --gpus %d", world, answer.count, answer.count);
 }
 
 static CommMeeting meeting;
@@ -281,10 +310,15 @@ static void say(const char *text) { say_loss(text, folder); }
 
 void ranks_place(Options *o) {
   const int l = launcher_here();
+  if (o->gpus && o->ranks > 1) fail(EXIT_REQUEST, "--gpus %lld and --ranks %lld are both given: --gpus starts one rank for each GPU, --ranks starts them on the CPU", (long long)o->gpus, (long long)o->ranks);
+  if (o->gpus && o->rendezvous) fail(EXIT_REQUEST, "--gpus %lld and --rendezvous are both given: --gpus starts ranks on this machine, with --rendezvous each process is one rank; it takes a GPU with --device cuda", (long long)o->gpus);
+  // one of the two says how many ranks there are, and what a resumed run has stored of the other does not count
+  o->given[FLAG_ranks] |= o->given[FLAG_gpus] || o->rendezvous;
+  o->given[FLAG_gpus] |= o->given[FLAG_ranks];
   const char *alone = o->token ? "token" : o->rank != AUTO_INT ? "rank" : o->world != AUTO_INT ? "world" : NULL;
   if (!o->rendezvous) {
     if (alone) fail(EXIT_REQUEST, "--%s needs --rendezvous HOST:PORT, where the ranks meet; or let --ranks N start them on this machine", alone);
-    if (l >= 0 && o->ranks == 1)
+    if (l >= 0 && o->ranks == 1 && o->gpus <= 1)
       fail(EXIT_REQUEST, "%s started %d processes: for one run give all --rendezvous HOST:PORT --token FILE (README, Several machines); or start one process, with --ranks %d",
            launchers[l].launcher, number_of(launchers[l].world), number_of(launchers[l].world));
     return;
@@ -298,11 +332,11 @@ void ranks_place(Options *o) {
   read_token(o);
   meeting.rank = (int)o->rank, meeting.world = (int)o->world, meeting.version = GPT_VERSION " " GPT_COMMIT, meeting.seconds = 300, meeting.still_seconds = COMM_STILL_SECONDS, meeting.own_process = true, meeting.say = say;
   o->ranks = o->world;
-  o->given[FLAG_ranks] = true;      // what a resumed run has stored does not count
   if (o->rank > 0 && !freopen("/dev/null", "w", stdout)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
 }
 
 Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]) {
+  if (o->gpus) require_gpus(world);
   if (world == 1) return comm_none();
   if (!o->rendezvous) return start_here(world);
   memcpy(meeting.run, agreed, sizeof meeting.run);

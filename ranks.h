@@ -1,6 +1,6 @@
 // ranks.h: a run's ranks: processes of this machine, started, watched over and ended together; or processes of any machines, which others started.
 //
-// gpt train --ranks N stays as the SUPERVISOR and forks N ranks. Rank 0 prints, logs and writes the run; the others compute.
+// gpt train --ranks N (or --gpus N: the same, with a GPU for each) stays as the SUPERVISOR and forks N ranks. Rank 0 prints, logs and writes the run; the others compute.
 // Whatever a rank writes to stderr goes through the supervisor, line by line, "rank R: " before those of ranks but 0: lines never mix.
 // SIGINT and SIGTERM: the supervisor asks all to stop after the step; a second one ends them at once. A rank that dies, is
 // stopped, or fails ends the whole run with ONE line and exit code 3 (or the failing rank's own code). If the supervisor itself is
@@ -18,6 +18,8 @@
 void ranks_place(Options *o);
 // How many ranks share this machine's cores, as far as flags and environment say.
 int ranks_here(const Options *o);
+// The number of the GPU that this rank takes, where it takes one: of --gpus its own; else what the launcher counts on this machine, or 0.
+int ranks_gpu(const Options *o, const Comm *c);
 // A world of one: comm_none(), nothing is forked. With --ranks this function returns once in each rank, and never in the supervisor; with --rendezvous, when all have joined.
 // agreed: a hash of all that ranks must agree on. Before: no thread may run, and nothing of OpenMP may have run.
 Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]);

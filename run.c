@@ -228,8 +228,11 @@ Run *run_prepare(Options *o) {
   else if (o->init) r->init = checkpoint_resolve(o->init);
   if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
-  if (o->ranks > 1 && o->device == DEVICE_CUDA)
-    fail(EXIT_REQUEST, "--ranks %lld with --device cuda: several ranks compute on the CPU only so far; leave out --ranks, or use --device cpu", (long long)o->ranks);
+  if (o->ranks > 1 && o->device == DEVICE_CUDA && !o->rendezvous)
+    fail(EXIT_REQUEST, "--ranks %lld with --device cuda: ranks that --ranks starts compute on the CPU; use --gpus %lld, or --device cpu", (long long)o->ranks, (long long)o->ranks);
+  if (o->gpus && o->device != DEVICE_AUTO && o->device != DEVICE_CUDA)
+    fail(EXIT_REQUEST, "--gpus %lld with --device %s: its ranks compute on GPUs; leave out one of the two", (long long)o->gpus, o->device == DEVICE_CPU ? "cpu" : "reference");
+  if (o->gpus) o->ranks = o->gpus;
   if (!o->resume && o->out) check_parent(o->out);
   stories_defaults(o);
   corpus_open(r);
@@ -268,7 +271,7 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
          (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
   printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
-  const char *why = r->o->device != DEVICE_AUTO || !strcmp(d->name, "cuda") ? NULL : o->ranks > 1 ? "several ranks compute on the CPU" : cuda_unavailable();
+  const char *why = device_reason(o);
   printf("device    %s: %s%s%s%s\n", d->name, d->description, o->ranks > 1 ? " a rank" : "", why ? "; not cuda: " : "", why ? why : "");
   printf("memory    %.1f MiB%s:", (double)(memory->total + resident) / (1 << 20), o->ranks > 1 ? " a rank" : "");
   for (size_t i = 0; i < memory->count; i++) printf(" %s %.1f,", memory->line[i].kind, (double)memory->line[i].bytes / (1 << 20));
@@ -295,7 +298,9 @@ static void write_config(const Run *r, const char *device) {
   machine_processor(processor);
   buffer_printf(&text, "# settings of this run; gpt train --config FILE repeats it, gpt train --resume goes on\n");
   buffer_printf(&text, "# version %s, commit %s, device %s, %s\n# data-sha256 %s\n", GPT_VERSION, GPT_COMMIT, device, processor, r->data_hash);
-  options_write_config(r->o, &text);
+  Options stored = *r->o;
+  if (stored.gpus) stored.ranks = 1;       // --gpus alone says how many ranks there are
+  options_write_config(&stored, &text);
   replace_file(path, text.data, text.len);
   buffer_free(&text);
   free(path);

@@ -70,35 +70,42 @@ StepResult train_step(Trainer *t) {
 
 // ---- the sum over ranks, beside the backward pass ----
 
-static CommType gradient_type(const Trainer *t) { return t->device->acc_size == sizeof(double) ? COMM_F64 : COMM_F32; }
+static CommType type_of_size(size_t size) { return size == sizeof(double) ? COMM_F64 : size == sizeof(float) ? COMM_F32 : COMM_16; }
+
+// What a transport reads itself must be there; one that is the device's own follows its operations.
+static void wait_for_arrays(Trainer *t) { if (!t->device_comm->begin) t->device->sync(t->device); }
 
 static void reduce_gradients(void *context, acc *x, size_t n) {
   Trainer *t = context;
   t->reduced_bytes += n * t->device->acc_size;
-  t->device->sync(t->device);       // x is final
-  comm_queue_add(t->queue, t->run->gpt.shards > 1 ? COMM_REDUCE_SCATTER : COMM_ALL_REDUCE, x, n, gradient_type(t));
+  wait_for_arrays(t);
+  comm_queue_add(t->queue, t->run->gpt.shards > 1 ? CALL_REDUCE_SCATTER : CALL_ALL_REDUCE, x, n, type_of_size(t->device->acc_size));
 }
 
 static void reduce_scalars(void *context, scalar *x, size_t n) {
   Trainer *t = context;
   t->reduced_bytes += n * sizeof(double) * (t->run->gpt.shards > 1 ? 2 : 1);    // an all-reduce is both halves
-  t->device->sync(t->device);
-  comm_queue_add(t->queue, COMM_ALL_REDUCE, x, n, COMM_F64);
+  wait_for_arrays(t);
+  comm_queue_add(t->queue, CALL_ALL_REDUCE, x, n, COMM_F64);
 }
 
 // --zero 1: what each rank has updated goes to all. After the queue's work, so that this thread may call itself.
-static void gather(void *context, acc *x, size_t n) {
+static void gather(void *context, void *x, size_t n, size_t size) {
   Trainer *t = context;
   double start = seconds_now();
-  uint64_t before = t->comm->bytes_received;
-  t->device->sync(t->device);
-  t->comm->all_gather(t->comm, x, n, gradient_type(t));
-  t->gathered_bytes += n * t->device->acc_size;
-  t->received_gathering += t->comm->bytes_received - before;
+  uint64_t before = t->device_comm->bytes_received;
+  wait_for_arrays(t);
+  t->device_comm->all_gather(t->device_comm, x, n, type_of_size(size));
+  t->gathered_bytes += n * size;
+  t->received_gathering += t->device_comm->bytes_received - before;
   t->gathering += seconds_now() - start;
 }
 
-static void reduce_wait(void *context) { comm_queue_wait(((Trainer *)context)->queue); }
+static void reduce_wait(void *context) {
+  Trainer *t = context;
+  t->device->sync(t->device);       // what is waited for from here on is the ranks, not the backward pass
+  comm_queue_wait(t->queue);
+}
 
 static void set_reducer(Trainer *t) {
   Reducer reducer = {reduce_gradients, reduce_scalars, reduce_wait, gather, t};
@@ -106,7 +113,8 @@ static void set_reducer(Trainer *t) {
 }
 
 void trainer_join_ranks(Trainer *t) {
-  if (t->comm->world > 1) t->queue = comm_queue_create(t->comm);
+  t->device_comm = comm_nccl_join(t->comm, t->device);
+  if (t->comm->world > 1) t->queue = comm_queue_create(t->device_comm);
   set_reducer(t);
 }
 
@@ -277,6 +285,7 @@ static void save(Trainer *t) {
   if (t->comm->rank == 0) { run_save(t->run, t->model, &t->state); return; }
   const double deadline = t->comm->deadline;
   t->comm->deadline = INFINITY;      // rank 0 is writing in between: its heart says that it lives
+  gpt_gather(t->model, PART_WEIGHT);
   gpt_gather(t->model, PART_M);
   gpt_gather(t->model, PART_V);
   t->comm->deadline = deadline;
@@ -310,6 +319,7 @@ static void after_step(Trainer *t, const StepResult *result, double seconds) {
   if (writes) report_step(t, result, seconds);
   if (!result->taken) handle_bad_step(t, result);
   if (due(step, o->log_tensors)) {
+    gpt_gather(t->model, PART_WEIGHT);
     gpt_gather(t->model, PART_GRADIENT);
     if (writes) log_tensors(t);
   }
@@ -338,7 +348,7 @@ static void print_communication(Trainer *t) {
   double n = t->comm->world, formula = (n - 1) / n * (double)(zero ? t->reduced_bytes + t->gathered_bytes : 2 * t->reduced_bytes);
   double busy = times.busy + t->gathering, waited = times.waited + t->gathering, hidden = busy > 0 ? 1 - MIN(1.0, waited / busy) : 0;
   printf("comm      %s over %d ranks (%s): %llu bytes received in %llu calls; 2 (N-1)/N S is %.0f; %.2f ms in calls, %.2f ms waited for: %.0f%% hidden\n",
-         zero ? "reduce_scatter and all_gather" : "all_reduce", t->comm->world, t->comm->transport, (unsigned long long)(times.bytes + t->received_gathering),
+         zero ? "reduce_scatter and all_gather" : "all_reduce", t->comm->world, t->device_comm->transport, (unsigned long long)(times.bytes + t->received_gathering),
          (unsigned long long)times.calls + (zero ? (unsigned long long)t->run->config.layers + 2 : 0), formula, 1e3 * busy, 1e3 * waited, 100 * hidden);
   if (zero) printf("zero      optimizer state: %zu bytes on this rank, %zu in all\n", optimizer_bytes(t, t->run->gpt.shards), optimizer_bytes(t, 0));
 }
@@ -467,8 +477,9 @@ static void create_models(Trainer *t, bool only_plan) {
   memory_json(&memory, resident, &r->memory);
   if (t->judge) story_judge_print(t->judge);
   size_t others;                                            // what the other ranks of this machine need
-  if (!mul_size(memory.total, (size_t)(ranks_here(r->o) - 1), &others)) others = SIZE_MAX;
-  require_memory(t->device, &memory, others, r->o->ranks > 1 ? "use fewer --ranks, a smaller model, or a smaller --batch with the same --tokens-per-step" : memory_advice(&memory));
+  const int sharing = t->device->memory_available ? 1 : ranks_here(r->o);      // each rank has a GPU of its own
+  if (!mul_size(memory.total, (size_t)(sharing - 1), &others)) others = SIZE_MAX;
+  require_memory(t->device, &memory, others, sharing > 1 ? "use fewer --ranks, a smaller model, or a smaller --batch with the same --tokens-per-step" : memory_advice(&memory));
   if (only_plan && r->o->json) print_plan_json(r, memory.total + resident);
   if (only_plan) return;
   t->model = gpt_create(t->device, &r->gpt);
@@ -478,6 +489,7 @@ static void create_models(Trainer *t, bool only_plan) {
 
 static void trainer_free(Trainer *t) {
   comm_queue_destroy(t->queue);
+  if (t->device_comm && t->device_comm != t->comm) t->device_comm->destroy(t->device_comm);
   t->comm->destroy(t->comm);
   gpt_destroy(t->sampler);
   gpt_destroy(t->model);
@@ -507,7 +519,7 @@ static int train_or_plan(Options *o, bool only_plan) {
   run_agreement(t.run, agreed);
   t.comm = ranks_start(o, only_plan ? 1 : (int)o->ranks, agreed);
   t.run->gpt.shard_rank = t.comm->rank;
-  t.device = device_open(o);
+  t.device = device_open(o, ranks_gpu(o, t.comm));
   check_resumed_device(&t);
   create_models(&t, only_plan);
   if (only_plan) { trainer_free(&t); return 0; }

@@ -7,6 +7,7 @@
 typedef struct {
   Run *run;
   Comm *comm;                  // to the other ranks; this one takes the micro-batches rank*k .. rank*k+k-1 of each step
+  Comm *device_comm;           // the same for arrays of the device: comm itself where its memory is the process's
   CommQueue *queue;            // sums gradients over ranks beside the backward pass
   uint64_t reduced_bytes, gathered_bytes, received_gathering;   // so far: handed to the queue, to be gathered (--zero 1), received of these
   double gathering;            // seconds

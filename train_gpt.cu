@@ -55,6 +55,10 @@ struct CudaState {
   double *norm_out;
   TensorEntry tensors[TENSOR_ENTRIES], sent[TENSOR_ENTRIES];   // of this adamw; what the device's table holds
   size_t sent_count;
+  cudaStream_t side;                       // NULL until it is asked for
+  cudaEvent_t operations;                  // what the side stream waits for
+  struct Span { cudaEvent_t begin, end; } *spans;   // of the side stream, since they were last counted; (span_room) events, used again and again
+  size_t span_count, span_room;
 };
 static const size_t SCRATCH_BYTES = NORM_ENTRIES * sizeof(NormEntry) + TENSOR_ENTRIES * sizeof(TensorEntry) + PARTIALS * sizeof(double) + WORK_BYTES;
 
@@ -167,6 +171,62 @@ static void cuda_sync(Device *d) { check(cudaStreamSynchronize(stream_of(d)), "s
 template <class Real> static real *cuda_real_at(real *p, size_t i) { return reinterpret_cast<real *>(reals<Real>(p) + i); }
 static acc *cuda_acc_at(acc *p, size_t i) { return reinterpret_cast<acc *>(floats(p) + i); }
 static scalar *cuda_stat_at(scalar *p, size_t i) { return reinterpret_cast<scalar *>(doubles(p) + i); }
+
+// ---- the side stream ----
+
+static void *cuda_side_stream(Device *d) {
+  CudaState *state = state_of(d);
+  if (state->side) return state->side;
+  check(cudaStreamCreateWithFlags(&state->side, cudaStreamNonBlocking), "side stream");
+  check(cudaEventCreateWithFlags(&state->operations, cudaEventDisableTiming), "side stream");
+  return state->side;
+}
+static void cuda_side_begin(Device *d) {
+  CudaState *state = state_of(d);
+  if (state->span_count == state->span_room) {
+    const size_t room = 2 * state->span_room + 16;
+    CudaState::Span *spans = static_cast<CudaState::Span *>(realloc(state->spans, room * sizeof *spans));
+    if (!spans) fail(EXIT_MACHINE, "memory: no %zu bytes for the side stream's events", room * sizeof *spans);
+    state->spans = spans;
+    for (; state->span_room < room; state->span_room++) {
+      check(cudaEventCreate(&spans[state->span_room].begin), "side stream");
+      check(cudaEventCreate(&spans[state->span_room].end), "side stream");
+    }
+  }
+  check(cudaEventRecord(state->operations, stream_of(d)), "side stream");
+  check(cudaStreamWaitEvent(state->side, state->operations, 0), "side stream");
+  check(cudaEventRecord(state->spans[state->span_count].begin, state->side), "side stream");
+}
+static void cuda_side_end(Device *d) {
+  CudaState *state = state_of(d);
+  check(cudaEventRecord(state->spans[state->span_count++].end, state->side), "side stream");
+}
+static int cuda_side_busy(Device *d) {
+  CudaState *state = state_of(d);
+  if (!state->span_count) return 0;
+  const cudaError_t error = cudaEventQuery(state->spans[state->span_count - 1].end);
+  if (error == cudaErrorNotReady) { cudaGetLastError(); return 1; }
+  check(error, "side stream");
+  return 0;
+}
+static double cuda_side_seconds(Device *d) {
+  CudaState *state = state_of(d);
+  double milliseconds = 0;
+  for (size_t i = 0; i < state->span_count; i++) {
+    float span = 0;
+    check(cudaEventElapsedTime(&span, state->spans[i].begin, state->spans[i].end), "side stream");
+    milliseconds += span;
+  }
+  state->span_count = 0;
+  return 1e-3 * milliseconds;
+}
+static void close_side_stream(CudaState *state) {
+  for (size_t i = 0; i < state->span_room; i++) cudaEventDestroy(state->spans[i].begin), cudaEventDestroy(state->spans[i].end);
+  free(state->spans);
+  if (!state->side) return;
+  cudaEventDestroy(state->operations);
+  cudaStreamDestroy(state->side);
+}
 
 // ---- embedding ----
 
@@ -1158,17 +1218,26 @@ extern "C" const char *cuda_refusal(const CudaFacts *f) {
   return text;
 }
 
+static int selected;   // the GPU of this process
+
+extern "C" void cuda_select(int number) { selected = number; }
+extern "C" int cuda_devices(void) {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) { cudaGetLastError(); return 0; }
+  return count;
+}
+
 static CudaFacts look_around(void) {
   CudaFacts f = {};
   f.runtime = CUDART_VERSION, f.memory_needed = SCRATCH_BYTES;
   cudaDriverGetVersion(&f.driver);
   cudaDeviceProp p;
   f.error = (int)cudaGetDeviceCount(&f.devices);
-  if (f.error == 0 && f.devices > 0) f.error = (int)cudaGetDeviceProperties(&p, 0);
+  if (f.error == 0 && f.devices > 0) f.error = (int)cudaGetDeviceProperties(&p, selected);
   if (f.error == 0 && f.devices > 0) {
     f.major = p.major, f.minor = p.minor;
     size_t total;
-    f.error = (int)cudaSetDevice(0);
+    f.error = (int)cudaSetDevice(selected);
     if (f.error == 0 && f.major >= 8) f.error = (int)cudaMemGetInfo(&f.memory_free, &total);
   }
   cudaGetLastError();
@@ -1238,6 +1307,7 @@ static void cuda_destroy(Device *d) {
   if (state->cublaslt) cublaslt_close(state->cublaslt);
   free(state->cublaslt);
   cudaFree(state->scratch);
+  close_side_stream(state);
   cudaStreamDestroy(state->stream);
   free(state);
   free(d);
@@ -1250,6 +1320,7 @@ template <class Real> static void set_operations(Device *d) {
   d->upload_acc_float = cuda_upload_acc_float, d->upload_ids = cuda_upload_ids;
   d->download_real = cuda_download_real<Real>, d->download_acc = cuda_download_acc, d->download_stat = cuda_download_stat;
   d->sync = cuda_sync, d->destroy = cuda_destroy, d->memory_available = cuda_memory_available, d->launches = cuda_launches;
+  d->side_stream = cuda_side_stream, d->side_begin = cuda_side_begin, d->side_end = cuda_side_end, d->side_busy = cuda_side_busy, d->side_seconds = cuda_side_seconds;
   d->real_at = cuda_real_at<Real>, d->acc_at = cuda_acc_at, d->stat_at = cuda_stat_at;
 
   d->embedding_forward = cuda_embedding_forward<Real>, d->embedding_backward = cuda_embedding_backward<Real>;
@@ -1285,7 +1356,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   Device *d = static_cast<Device *>(calloc(1, sizeof *d));
   if (!state || !d) fail(EXIT_MACHINE, "memory: no %zu bytes for the CUDA device's state", sizeof *state);
   cudaDeviceProp p;
-  check(cudaGetDeviceProperties(&p, 0), "start");
+  check(cudaGetDeviceProperties(&p, selected), "start");
   check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "start");
   check(cudaMalloc(&state->scratch, SCRATCH_BYTES), "start");
   state->partials = reinterpret_cast<double *>(state->scratch);
@@ -1303,7 +1374,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   snprintf(state->description, sizeof state->description, "%s%s, %.100s, %d multiprocessors", precision == CUDA_BF16 ? "bf16" : "fp32",
            library == GEMM_CUBLASLT ? ", cuBLASLt" : library == GEMM_WGMMA ? ", wgmma" : "", p.name, p.multiProcessorCount);
   int clock_khz = 0;
-  cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0);
+  cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, selected);
   d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->state = state;
   d->scratch_bytes = SCRATCH_BYTES, d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * flops_a_cycle(p.major, p.minor, precision);
   if (precision == CUDA_BF16) set_operations<bf16>(d);

@@ -306,7 +306,7 @@ static int queue_body(Comm *c) {
     size_t all = count;
     for (int b = 0; b < BUCKETS; b++) {
       x[b] = fill(c->rank);
-      comm_queue_add(q, b == 1 ? COMM_REDUCE_SCATTER : COMM_ALL_REDUCE, x[b], all / (size_t)(b + 1), type);
+      comm_queue_add(q, b == 1 ? CALL_REDUCE_SCATTER : CALL_ALL_REDUCE, x[b], all / (size_t)(b + 1), type);
       expected += (uint64_t)(c->world - 1) * (b == 1 ? 1 : 2) * (all / (size_t)(b + 1)) * comm_type_size(type);
     }
     comm_queue_wait(q);

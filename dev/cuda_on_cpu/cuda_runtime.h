@@ -213,7 +213,8 @@ void wgmma_wait(int keep, const char *file, int line);
 
 // ---- runtime API -------------------------------------------------------------------------------
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-                   cudaErrorInvalidDevicePointer = 17, cudaErrorInvalidResourceHandle = 400, cudaErrorNotReady = 600 };
+                   cudaErrorInvalidDevicePointer = 17, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101,
+                   cudaErrorInvalidResourceHandle = 400, cudaErrorNotReady = 600 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
@@ -257,6 +258,7 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return c
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode m);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
@@ -275,6 +277,8 @@ typedef void (*ParamPtrs)(const void *args, const void **ptrs);
 struct Launch { const void *fn; dim3 grid, block; size_t smem; cudaStream_t stream; size_t args_size; Invoke invoke; ParamPtrs params; };
 void launch(const Launch &l, std::function<const void *()> args_ptr);
 void submit(cudaStream_t s, std::function<void()> work);              // put work on a stream
+// Work that others do: begun when its turn comes; what stands behind it on the stream waits until done() says so. Both are called by the host's thread.
+void submit_to_others(cudaStream_t s, std::function<void()> begin, std::function<bool()> done);
 template <class... A> struct Call { dim3 grid, block; size_t smem; cudaStream_t stream; std::tuple<A...> args; };
 struct Config {
     dim3 grid, block; size_t smem; cudaStream_t stream;

@@ -1,149 +1,359 @@
-// nccl.cpp: owns the NCCL stand-in; see cpu/nccl.h.  Every rank is a process; they share one POSIX shared-memory object.
-// Collectives are checked: all ranks must call the same one with the same arguments (real NCCL would hang).
+// nccl.cpp: owns the stand-in for NCCL, libnccl.so.2 beside the emulated programs: ranks are processes of this machine with an emulated GPU each.
+//
+// A communicator has a thread of its own that does what it is given in order, beside the emulated streams: work on a stream stands still behind a collective until
+// the thread has done it. Sums go round the ranks as in a ring of NCCL's: the part of rank r begins at rank r+1, and every partial sum is rounded to the type.
+// A communicator that does not block (ncclConfig_t) really does not: what it is given reaches the stream only after ncclCommGetAsyncError has been asked twice.
+// As with NCCL nobody notices another call of another rank, or one that is missing: the call does not end until ncclCommAbort.
+//
+// It behaves badly on request, through the environment:
+//   GPT_NCCL_LATE=MS           every call is MS milliseconds late; MS:SEED: a random part of that, another for each rank, communicator and call, so that the
+//                              calls of two communicators end in another order on every rank
+//   GPT_NCCL_FAIL=RANK:N       this rank's N-th call of NCCL (but for questions and ncclCommAbort) fails; RANK:N:later: it seems to succeed, and the communicator reports
+//                              the error a while later; RANK:N:never: it never ends
+// The memory that ranks share is a file without a name, opened by way of rank 0's /proc: nothing is left behind, whoever is killed. Tests: tests/test_nccl.c
 #include "nccl.h"
+#include "emulator.h"       // host_wrote
 #include <atomic>
+#include <condition_variable>
+#include <deque>
 #include <fcntl.h>
+#include <limits.h>
+#include <mutex>
+#include <stdarg.h>
 #include <sys/mman.h>
-#include <time.h>
+#include <thread>
 #include <unistd.h>
-#include <vector>
-static const int MAXR = 16; static const size_t CHUNK = 256 << 10, BOX = 64 << 10;
-struct Desc { long op; size_t n; long type, red, root; };   // no padding: compared with memcmp
-struct Box { std::atomic<long> written, read; size_t len; char data[BOX]; };
-struct Shm {
-    std::atomic<int> joined, arrived, generation, failed;
-    Desc desc[MAXR];
-    char stage[MAXR][CHUNK];
-    Box box[MAXR][MAXR];                                    // [from][to]
+
+static const int MOST_RANKS = 16;
+static const size_t CHUNK = 256 << 10, BOX = 64 << 10;
+
+enum Operation { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, REDUCE, SEND, RECEIVE };
+struct Call { Operation operation; const char *from; char *to; size_t n; int type, op, root; };   // root: of a send or receive, the other rank
+struct Seen { long operation, n, type, op, root; };          // of a Call, what all ranks must agree on
+struct Box { std::atomic<long> written, read; size_t length; char data[BOX]; };
+struct Shared {
+  std::atomic<int> joined, arrived, generation;
+  Seen seen[MOST_RANKS];
+  char stage[MOST_RANKS][CHUNK];
+  Box box[MOST_RANKS][MOST_RANKS];                           // [from][to]
 };
-struct ncclComm { Shm *m; int rank, n; char name[64]; };
-static const char *OPS[] = {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclBroadcast"};
-static size_t size_of(int t) { static const size_t s[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2}; return s[t]; }
-static double secs() { timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + 1e-9 * t.tv_nsec; }
-static void wait_for(ncclComm *c, const std::function<bool()> &ok, const char *what) {
-    double limit = secs() + (getenv("GPT_NCCL_TIMEOUT") ? atof(getenv("GPT_NCCL_TIMEOUT")) : 30);
-    for (int spin = 0; !ok(); spin++) {
-        if (c->m->failed) { fprintf(stderr, "nccl_on_cpu: rank %d: another rank failed\n", c->rank); _exit(71); }
-        if (secs() > limit) { c->m->failed = 1; fprintf(stderr, "nccl_on_cpu: rank %d waited too long in %s: the other ranks do not take part\n", c->rank, what); _exit(71); }
-        if (spin > 100) usleep(20);
-    }
+
+enum Behaviour { WELL, FAIL_NOW, FAIL_LATER, NEVER };
+struct Job { std::vector<Call> calls; Behaviour behaviour; std::atomic<bool> done; };
+typedef std::shared_ptr<Job> JobPointer;
+
+struct ncclComm {
+  Shared *shared;
+  int rank, ranks, number;                                   // number: of this process's communicators
+  bool blocking;
+  std::atomic<bool> ready, aborted;
+  std::atomic<int> error;
+  std::thread thread;
+  std::mutex mutex;                                          // guards queue
+  std::condition_variable changed;
+  std::deque<JobPointer> queue;
+  std::vector<std::pair<cudaStream_t, JobPointer>> held;     // given, but not yet on its stream
+  int questions;                                             // about what is held
+  char last_error[160];
+  cuemu::Random random;
+};
+
+// ---- behaviour ----
+
+static int process_rank = -1, call_count, communicator_count;
+
+static Behaviour next_call() {
+  const char *text = getenv("GPT_NCCL_FAIL");
+  char how[16] = "";
+  int rank, n;
+  call_count++;
+  if (!text || sscanf(text, "%d:%d:%15s", &rank, &n, how) < 2 || rank != process_rank || n != call_count) return WELL;
+  return !strcmp(how, "later") ? FAIL_LATER : !strcmp(how, "never") ? NEVER : FAIL_NOW;
 }
-static void barrier(ncclComm *c, const char *what) {
-    int g = c->m->generation;
-    if (++c->m->arrived == c->n) { c->m->arrived = 0; c->m->generation++; }
-    else wait_for(c, [=] { return c->m->generation != g; }, what);
+static void be_late(ncclComm *c) {
+  const char *text = getenv("GPT_NCCL_LATE");
+  if (!text) return;
+  const double milliseconds = atof(text);
+  usleep((useconds_t)(strchr(text, ':') ? c->random.below((uint32_t)(1000 * milliseconds) + 1) : 1000 * milliseconds));
 }
-static double get(const char *p, int t, size_t i) {
-    switch (t) {
-    case ncclInt8: return ((int8_t *)p)[i]; case ncclUint8: return ((uint8_t *)p)[i]; case ncclInt32: return ((int32_t *)p)[i]; case ncclUint32: return ((uint32_t *)p)[i];
-    case ncclInt64: return (double)((int64_t *)p)[i]; case ncclUint64: return (double)((uint64_t *)p)[i]; case ncclFloat32: return ((float *)p)[i]; case ncclFloat64: return ((double *)p)[i];
-    case ncclBfloat16: return (float)((__nv_bfloat16 *)p)[i]; default: cuemu::fail("nccl_on_cpu: data type %d", t);
-    }
+
+// ---- what a communicator's thread does ----
+
+struct Aborted {};
+static void wait_until(ncclComm *c, const std::function<bool()> &ok) {
+  for (int spin = 0; !ok(); spin++) {
+    if (c->aborted) throw Aborted();
+    if (spin > 100) usleep(20);
+  }
 }
-static void put(char *p, int t, size_t i, double v) {
-    switch (t) {
-    case ncclInt8: ((int8_t *)p)[i] = (int8_t)v; break; case ncclUint8: ((uint8_t *)p)[i] = (uint8_t)v; break; case ncclInt32: ((int32_t *)p)[i] = (int32_t)v; break; case ncclUint32: ((uint32_t *)p)[i] = (uint32_t)v; break;
-    case ncclInt64: ((int64_t *)p)[i] = (int64_t)v; break; case ncclUint64: ((uint64_t *)p)[i] = (uint64_t)v; break; case ncclFloat32: ((float *)p)[i] = (float)v; break; case ncclFloat64: ((double *)p)[i] = v; break;
-    case ncclBfloat16: ((__nv_bfloat16 *)p)[i] = __nv_bfloat16((float)v); break; default: cuemu::fail("nccl_on_cpu: data type %d", t);
-    }
+static void barrier(ncclComm *c) {
+  const int g = c->shared->generation;
+  if (++c->shared->arrived == c->ranks) c->shared->arrived = 0, c->shared->generation++;
+  else wait_until(c, [=] { return c->shared->generation != g; });
+}
+
+static size_t size_of(int type) {
+  static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+  return sizes[type];
+}
+static double get(const char *p, int type, size_t i) {
+  switch (type) {
+    case ncclFloat32: return ((const float *)p)[i];
+    case ncclFloat64: return ((const double *)p)[i];
+    case ncclBfloat16: return (float)((const __nv_bfloat16 *)p)[i];
+    default: cuemu::fail("nccl: sums of data type %d are not in the emulator", type);
+  }
+}
+static double rounded(int type, double v) { return type == ncclFloat32 ? (float)v : type == ncclBfloat16 ? (float)__nv_bfloat16((float)v) : v; }
+static void put(char *p, int type, size_t i, double v) {
+  if (type == ncclFloat32) ((float *)p)[i] = (float)v;
+  else if (type == ncclBfloat16) ((__nv_bfloat16 *)p)[i] = __nv_bfloat16((float)v);
+  else ((double *)p)[i] = v;
 }
 static double combine(int op, double a, double b) { return op == ncclProd ? a * b : op == ncclMax ? (a > b ? a : b) : op == ncclMin ? (a < b ? a : b) : a + b; }
-// Stage one chunk per rank, then every rank reads what it needs.  Sums go round the ring as in NCCL: piece p starts at
-// rank p+1 and is rounded to the data type after every hop, so bf16 sums lose the precision they lose on GPUs.
-static void collective(ncclComm *c, Desc d, const void *send, void *recv) {
-    Shm *m = c->m;
-    size_t es = size_of(d.type), per = CHUNK / es;
-    size_t nsend = d.op == 1 ? d.n * c->n : d.n, nrecv = d.op == 2 ? d.n * c->n : d.n;
-    if (nsend && !cuemu::in_device(send, nsend * es)) cuemu::fail("%s: the send buffer is not a device range of %zu bytes", OPS[d.op], nsend * es);
-    if (nrecv && !cuemu::in_device(recv, nrecv * es)) cuemu::fail("%s: the receive buffer is not a device range of %zu bytes", OPS[d.op], nrecv * es);
-    m->desc[c->rank] = d;
-    barrier(c, OPS[d.op]);
-    for (int r = 0; r < c->n; r++) if (memcmp(&m->desc[r], &d, sizeof d)) {
-        m->failed = 1;
-        fprintf(stderr, "nccl_on_cpu: rank %d calls %s(count %zu, type %ld, op %ld, root %ld), rank %d calls %s(count %zu, type %ld, op %ld, root %ld)\n", c->rank, OPS[d.op], d.n, d.type, d.red, d.root, r, OPS[m->desc[r].op], m->desc[r].n, m->desc[r].type, m->desc[r].red, m->desc[r].root);
-        _exit(71);
+
+static size_t elements_from(const ncclComm *c, const Call &k) { return k.operation == REDUCE_SCATTER ? k.n * c->ranks : k.operation == RECEIVE ? 0 : k.n; }
+static size_t elements_to(const ncclComm *c, const Call &k) {
+  if (k.operation == SEND || (k.operation == REDUCE && k.root != c->rank)) return 0;
+  return k.operation == ALL_GATHER ? k.n * c->ranks : k.n;
+}
+
+// Element i of the staged chunk, which is element `at` of `all`: the ring's sum.
+static double ring_sum(const ncclComm *c, const Call &k, size_t i, size_t at, size_t all) {
+  const int first = (int)(at * c->ranks / all) + 1;
+  double v = get(c->shared->stage[first % c->ranks], k.type, i);
+  for (int hop = 1; hop < c->ranks; hop++) v = rounded(k.type, combine(k.op, v, get(c->shared->stage[(first + hop) % c->ranks], k.type, i)));
+  return k.op == ncclAvg ? v / c->ranks : v;
+}
+static void collective(ncclComm *c, const Call &k) {
+  Shared *s = c->shared;
+  const size_t size = size_of(k.type), chunk = CHUNK / size, from = elements_from(c, k), to = elements_to(c, k);
+  s->seen[c->rank] = {k.operation, (long)k.n, k.type, k.op, k.root};
+  barrier(c);
+  for (int r = 0; r < c->ranks; r++) if (memcmp(&s->seen[r], &s->seen[c->rank], sizeof(Seen))) wait_until(c, [] { return false; });
+  std::vector<char> out(to * size);                          // `to` may be where `from` is
+  for (size_t first = 0; first < from; first += chunk) {
+    const size_t n = std::min(chunk, from - first);
+    memcpy(s->stage[c->rank], k.from + first * size, n * size);
+    barrier(c);
+    for (size_t i = 0; i < n && to; i++) {
+      const size_t at = first + i;
+      if (k.operation == ALL_REDUCE || k.operation == REDUCE) put(out.data(), k.type, at, ring_sum(c, k, i, at, from));
+      if (k.operation == REDUCE_SCATTER && at / k.n == (size_t)c->rank) put(out.data(), k.type, at % k.n, ring_sum(c, k, i, at, from));
     }
-    std::vector<char> out(nrecv * es), acc(es);             // out: send and recv may be the same buffer
-    for (size_t o = 0; o < nsend; o += per) {
-        size_t n = std::min(per, nsend - o);
-        if (d.op != 3 || c->rank == d.root) memcpy(m->stage[c->rank], (char *)send + o * es, n * es);
-        barrier(c, OPS[d.op]);
-        if (d.op == 3) memcpy(&out[o * es], m->stage[d.root], n * es);
-        else if (d.op == 2) for (int r = 0; r < c->n; r++) memcpy(&out[(r * d.n + o) * es], m->stage[r], n * es);
-        else for (size_t i = 0; i < n; i++) {
-            size_t gi = o + i; int piece = d.op == 1 ? (int)(gi / d.n) : (int)(gi * c->n / d.n);
-            if (d.op == 1 && piece != c->rank) continue;
-            double v = get(m->stage[(piece + 1) % c->n], d.type, i);
-            for (int k = 2; k <= c->n; k++) { put(acc.data(), d.type, 0, combine(d.red, v, get(m->stage[(piece + k) % c->n], d.type, i))); v = get(acc.data(), d.type, 0); }
-            put(out.data(), d.type, d.op == 1 ? gi - piece * d.n : gi, d.red == ncclAvg ? v / c->n : v);
-        }
-        barrier(c, OPS[d.op]);
+    if (k.operation == BROADCAST) memcpy(&out[first * size], s->stage[k.root], n * size);
+    if (k.operation == ALL_GATHER) for (int r = 0; r < c->ranks; r++) memcpy(&out[(r * k.n + first) * size], s->stage[r], n * size);
+    barrier(c);
+  }
+  memcpy(k.to, out.data(), out.size());
+}
+
+// Sends and receives of one group go on beside each other; those of one direction and rank keep their order.
+static bool advance(ncclComm *c, Call &k) {                   // returns whether it is finished; n: bytes that are left
+  Box &b = k.operation == SEND ? c->shared->box[c->rank][k.root] : c->shared->box[k.root][c->rank];
+  if ((b.written == b.read) != (k.operation == SEND)) return false;
+  if (k.operation == SEND) {
+    b.length = std::min(k.n, BOX);
+    memcpy(b.data, k.from, b.length);
+    k.from += b.length, k.n -= b.length, b.written++;
+  } else {
+    if (b.length > k.n) wait_until(c, [] { return false; });   // more than was asked for
+    memcpy(k.to, b.data, b.length);
+    k.to += b.length, k.n -= b.length, b.read++;
+  }
+  return !k.n;
+}
+static void exchange(ncclComm *c, std::vector<Call> calls) {
+  for (Call &k : calls) k.n *= size_of(k.type);
+  wait_until(c, [&] {
+    for (size_t i = 0; i < calls.size();) {
+      bool behind = false;
+      for (size_t j = 0; j < i; j++) behind |= calls[j].operation == calls[i].operation && calls[j].root == calls[i].root;
+      if (!behind && advance(c, calls[i])) calls.erase(calls.begin() + (long)i);
+      else i++;
     }
-    memcpy(recv, out.data(), out.size());
+    return calls.empty();
+  });
 }
-struct P2P { ncclComm *c; bool send; char *buf; size_t left; int peer; };
-static bool progress(P2P &x) {                              // returns true when finished
-    Box &b = x.send ? x.c->m->box[x.c->rank][x.peer] : x.c->m->box[x.peer][x.c->rank];
-    if (x.send) { if (b.written != b.read) return false; b.len = std::min(x.left, BOX); memcpy(b.data, x.buf, b.len); x.buf += b.len; x.left -= b.len; b.written++; }
-    else { if (b.written == b.read) return false; if (b.len > x.left) cuemu::fail("ncclRecv from rank %d: the message is longer than the receive count", x.peer); memcpy(x.buf, b.data, b.len); x.buf += b.len; x.left -= b.len; b.read++; }
-    return !x.left;
+
+static void do_job(ncclComm *c, Job &job) {
+  std::vector<Call> messages;
+  be_late(c);
+  if (job.behaviour == FAIL_LATER) snprintf(c->last_error, sizeof c->last_error, "failing later, as GPT_NCCL_FAIL asked"), c->error = ncclRemoteError;
+  if (job.behaviour != WELL) wait_until(c, [] { return false; });
+  for (const Call &k : job.calls) {
+    if (k.operation == SEND || k.operation == RECEIVE) messages.push_back(k);
+    else collective(c, k);
+  }
+  exchange(c, messages);
 }
-static void run_p2p(std::vector<P2P> v) {
-    if (v.empty()) return;
-    ncclComm *c = v[0].c;
-    wait_for(c, [&] {
-        for (size_t i = 0; i < v.size();) {
-            bool blocked = false;                           // messages of one direction and peer keep their order
-            for (size_t j = 0; j < i; j++) blocked |= v[j].send == v[i].send && v[j].peer == v[i].peer;
-            if (!blocked && progress(v[i])) v.erase(v.begin() + i); else i++;
-        }
-        return v.empty();
-    }, "ncclSend/ncclRecv");
+static void work(ncclComm *c, Behaviour start) {
+  try {
+    if (start == FAIL_LATER) c->error = ncclRemoteError;
+    if (start != WELL) wait_until(c, [] { return false; });
+    c->shared->joined++;
+    wait_until(c, [=] { return c->shared->joined >= c->ranks; });
+    c->ready = true;
+    for (;;) {
+      std::unique_lock<std::mutex> lock(c->mutex);
+      c->changed.wait(lock, [=] { return c->aborted || !c->queue.empty(); });
+      if (c->queue.empty()) return;
+      JobPointer job = c->queue.front();
+      c->queue.pop_front();
+      lock.unlock();
+      do_job(c, *job);
+      job->done = true;
+    }
+  } catch (Aborted) { }
 }
-static int depth; static std::vector<std::pair<cudaStream_t, std::function<void()>>> group; static std::vector<P2P> group_p2p; static cudaStream_t p2p_stream;
-static ncclResult_t enqueue(cudaStream_t st, std::function<void()> f) { if (depth) group.push_back({st, f}); else cuemu::submit(st, f); return ncclSuccess; }
-static ncclResult_t p2p(P2P x, cudaStream_t st) {
-    if (x.left && !cuemu::in_device(x.buf, x.left)) cuemu::fail("%s: the buffer is not a device range", x.send ? "ncclSend" : "ncclRecv");
-    if (depth) { group_p2p.push_back(x); p2p_stream = st; } else cuemu::submit(st, [x] { run_p2p({x}); });
-    return ncclSuccess;
+
+// ---- from a call to its stream ----
+
+static void check_range(const Call &k, const void *p, size_t n) {
+  static const char *const names[] = {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclBroadcast", "ncclReduce", "ncclSend", "ncclRecv"};
+  if (n && !cuemu::in_device(p, n)) cuemu::fail("%s: %zu bytes at %p are not a device range", names[k.operation], n, p);
 }
-ncclResult_t ncclGroupStart() { depth++; return ncclSuccess; }
-ncclResult_t ncclGroupEnd() {
-    if (--depth) return ncclSuccess;
-    for (auto &g : group) cuemu::submit(g.first, g.second);
-    if (!group_p2p.empty()) { auto v = group_p2p; cuemu::submit(p2p_stream, [v] { run_p2p(v); }); }
-    group.clear(); group_p2p.clear();
-    return ncclSuccess;
+static void put_on_stream(ncclComm *c, cudaStream_t stream, JobPointer job) {
+  auto begin = [c, job] {
+    for (const Call &k : job->calls) check_range(k, k.from, elements_from(c, k) * size_of(k.type)), check_range(k, k.to, elements_to(c, k) * size_of(k.type));
+    std::lock_guard<std::mutex> lock(c->mutex);
+    c->queue.push_back(job);
+    c->changed.notify_all();
+  };
+  std::vector<std::pair<void *, size_t>> outputs;             // the communicator may be gone when the stream asks for the last time
+  for (const Call &k : job->calls) if (elements_to(c, k)) outputs.push_back({k.to, elements_to(c, k) * size_of(k.type)});
+  auto done = [outputs, job] {
+    if (job->done) for (const auto &o : outputs) cuemu::host_wrote(o.first, o.second);
+    return (bool)job->done;
+  };
+  cuemu::submit_to_others(stream, begin, done);
 }
-ncclResult_t ncclAllReduce(const void *s, void *r, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c, cudaStream_t st) { Desc d; memset(&d, 0, sizeof d); d.op = 0; d.n = n; d.type = t; d.red = op; return enqueue(st, [=] { collective(c, d, s, r); }); }
-ncclResult_t ncclReduceScatter(const void *s, void *r, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c, cudaStream_t st) { Desc d; memset(&d, 0, sizeof d); d.op = 1; d.n = n; d.type = t; d.red = op; return enqueue(st, [=] { collective(c, d, s, r); }); }
-ncclResult_t ncclAllGather(const void *s, void *r, size_t n, ncclDataType_t t, ncclComm_t c, cudaStream_t st) { Desc d; memset(&d, 0, sizeof d); d.op = 2; d.n = n; d.type = t; return enqueue(st, [=] { collective(c, d, s, r); }); }
-ncclResult_t ncclBroadcast(const void *s, void *r, size_t n, ncclDataType_t t, int root, ncclComm_t c, cudaStream_t st) { Desc d; memset(&d, 0, sizeof d); d.op = 3; d.n = n; d.type = t; d.root = root; return enqueue(st, [=] { collective(c, d, s, r); }); }
-ncclResult_t ncclSend(const void *s, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t st) { return p2p({c, true, (char *)s, n * size_of(t), peer}, st); }
-ncclResult_t ncclRecv(void *r, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t st) { return p2p({c, false, (char *)r, n * size_of(t), peer}, st); }
-ncclResult_t ncclGetVersion(int *v) { *v = 22809; return ncclSuccess; }
+static ncclResult_t give(ncclComm *c, cudaStream_t stream, std::vector<Call> calls, Behaviour behaviour) {
+  JobPointer job(new Job{std::move(calls), behaviour, {false}});
+  if (c->blocking) { put_on_stream(c, stream, job); return ncclSuccess; }
+  c->held.push_back({stream, job});
+  c->questions = 0;
+  return ncclInProgress;
+}
+
+static int depth;
+static struct { ncclComm *comm; cudaStream_t stream; std::vector<Call> calls; Behaviour behaviour; } group;
+
+static ncclResult_t refuse(ncclComm *c, ncclResult_t result, const char *why) {
+  if (c) snprintf(c->last_error, sizeof c->last_error, "%s", why);
+  return result;
+}
+static ncclResult_t call(ncclComm *c, cudaStream_t stream, const Call &k) {
+  const Behaviour behaviour = next_call();
+  if (behaviour == FAIL_NOW) return refuse(c, ncclInternalError, "failing, as GPT_NCCL_FAIL asked");
+  if (!c->ready || !c->held.empty()) return refuse(c, ncclInvalidUsage, "the communicator is still in progress");
+  if (!depth) return give(c, stream, {k}, behaviour);
+  if (group.comm && (group.comm != c || group.stream != stream)) cuemu::fail("nccl: a group of several communicators or streams is not in the emulator");
+  group.comm = c, group.stream = stream;
+  if (behaviour != WELL) group.behaviour = behaviour;
+  group.calls.push_back(k);
+  return ncclSuccess;
+}
+
+ncclResult_t ncclGroupStart(void) {
+  if (next_call() != WELL) return ncclInternalError;
+  if (!depth++) group = {};
+  return ncclSuccess;
+}
+ncclResult_t ncclGroupEnd(void) {
+  const Behaviour behaviour = next_call();
+  if (--depth || !group.comm) return behaviour == WELL ? ncclSuccess : ncclInternalError;
+  if (behaviour == FAIL_NOW) return refuse(group.comm, ncclInternalError, "failing, as GPT_NCCL_FAIL asked");
+  return give(group.comm, group.stream, group.calls, behaviour != WELL ? behaviour : group.behaviour);
+}
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t n, ncclDataType_t type, ncclRedOp_t op, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {ALL_REDUCE, (const char *)send, (char *)receive, n, type, op, 0});
+}
+ncclResult_t ncclReduce(const void *send, void *receive, size_t n, ncclDataType_t type, ncclRedOp_t op, int root, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {REDUCE, (const char *)send, (char *)receive, n, type, op, root});
+}
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t n, ncclDataType_t type, ncclRedOp_t op, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {REDUCE_SCATTER, (const char *)send, (char *)receive, n, type, op, 0});
+}
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t n, ncclDataType_t type, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {ALL_GATHER, (const char *)send, (char *)receive, n, type, 0, 0});
+}
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t n, ncclDataType_t type, int root, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {BROADCAST, (const char *)send, (char *)receive, n, type, 0, root});
+}
+ncclResult_t ncclSend(const void *send, size_t n, ncclDataType_t type, int peer, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {SEND, (const char *)send, NULL, n, type, 0, peer});
+}
+ncclResult_t ncclRecv(void *receive, size_t n, ncclDataType_t type, int peer, ncclComm_t c, cudaStream_t stream) {
+  return call(c, stream, {RECEIVE, NULL, (char *)receive, n, type, 0, peer});
+}
+
+// ---- communicators ----
+
+ncclResult_t ncclGetVersion(int *version) { *version = 22809; return ncclSuccess; }
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
-    static int k; memset(id, 0, sizeof *id);
-    snprintf(id->internal, 64, "/nccl_cpu_%d_%d", getpid(), k++);
-    int fd = shm_open(id->internal, O_CREAT | O_EXCL | O_RDWR, 0600);
-    if (fd < 0 || ftruncate(fd, sizeof(Shm))) return ncclSystemError;
-    close(fd);
-    return ncclSuccess;
+  process_rank = 0;
+  if (next_call() != WELL) return ncclInternalError;
+  const int fd = memfd_create("nccl", 0);
+  if (fd < 0 || ftruncate(fd, sizeof(Shared))) return ncclSystemError;
+  memset(id, 0, sizeof *id);
+  snprintf(id->internal, sizeof id->internal, "/proc/%d/fd/%d", getpid(), fd);
+  return ncclSuccess;
 }
-ncclResult_t ncclCommInitRank(ncclComm_t *c, int n, ncclUniqueId id, int rank) {
-    if (n > MAXR || rank < 0 || rank >= n) return ncclInvalidArgument;
-    int fd = shm_open(id.internal, O_RDWR, 0600);
-    if (fd < 0) return ncclSystemError;
-    void *p = mmap(nullptr, sizeof(Shm), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    close(fd);
-    ncclComm *x = new ncclComm{(Shm *)p, rank, n, {}};
-    x->m->joined++;
-    wait_for(x, [=] { return x->m->joined >= n; }, "ncclCommInitRank");
-    if (rank == 0) shm_unlink(id.internal);                 // the mapping lives on; nothing is left behind after a crash
-    *c = x;
-    return ncclSuccess;
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config) {
+  process_rank = rank;
+  const Behaviour behaviour = next_call();
+  if (behaviour == FAIL_NOW) return ncclInternalError;
+  if (ranks < 1 || ranks > MOST_RANKS || rank < 0 || rank >= ranks) return ncclInvalidArgument;
+  if (config->magic != 0xcafebeefu || config->size < sizeof *config || config->version < 21400) return ncclInvalidArgument;
+  const int fd = open(id.internal, O_RDWR | O_CLOEXEC);
+  void *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) return ncclSystemError;
+  close(fd);
+  ncclComm *c = new ncclComm();
+  c->shared = (Shared *)p, c->rank = rank, c->ranks = ranks, c->number = communicator_count++, c->blocking = config->blocking != 0;
+  const char *late = getenv("GPT_NCCL_LATE"), *seed = late ? strchr(late, ':') : NULL;
+  c->random.state = (uint64_t)(seed ? atol(seed + 1) : 1) * 0x9e3779b97f4a7c15u + (uint64_t)(rank * 64 + c->number) * 0x2545f4914f6cdd1du + 88172645463325252u;
+  c->thread = std::thread(work, c, behaviour);
+  *comm = c;
+  if (!c->blocking) return ncclInProgress;
+  while (!c->ready) usleep(100);
+  return ncclSuccess;
 }
-ncclResult_t ncclCommDestroy(ncclComm_t c) { munmap(c->m, sizeof(Shm)); delete c; return ncclSuccess; }
-ncclResult_t ncclCommCount(ncclComm_t c, int *n) { *n = c->n; return ncclSuccess; }
-ncclResult_t ncclCommUserRank(ncclComm_t c, int *r) { *r = c->rank; return ncclSuccess; }
-const char *ncclGetErrorString(ncclResult_t r) { return r == ncclSuccess ? "no error" : "nccl error"; }
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
+  *error = (ncclResult_t)c->error.load();
+  if (*error != ncclSuccess) return ncclSuccess;
+  if (!c->ready || (!c->held.empty() && c->questions++ < 1)) { *error = ncclInProgress; return ncclSuccess; }
+  for (auto &h : c->held) put_on_stream(c, h.first, h.second);
+  c->held.clear();
+  return ncclSuccess;
+}
+ncclResult_t ncclCommFinalize(ncclComm_t c) {
+  const Behaviour behaviour = next_call();
+  if (behaviour == FAIL_NOW) return refuse(c, ncclInternalError, "failing, as GPT_NCCL_FAIL asked");
+  if (behaviour == FAIL_LATER) c->error = ncclRemoteError;
+  if (behaviour == NEVER) c->ready = false;
+  return c->blocking ? ncclSuccess : ncclInProgress;
+}
+static void end(ncclComm *c) {
+  {
+    std::lock_guard<std::mutex> lock(c->mutex);
+    c->aborted = true;
+    c->changed.notify_all();
+  }
+  c->thread.join();
+  munmap(c->shared, sizeof(Shared));
+  delete c;
+}
+ncclResult_t ncclCommDestroy(ncclComm_t c) {
+  if (next_call() == FAIL_NOW) return ncclInternalError;
+  end(c);
+  return ncclSuccess;
+}
+ncclResult_t ncclCommAbort(ncclComm_t c) { end(c); return ncclSuccess; }
+
+const char *ncclGetErrorString(ncclResult_t result) {
+  static const char *const names[] = {"no error", "unhandled cuda error", "unhandled system error", "internal error", "invalid argument", "invalid usage", "remote process exited or there was a network error", "NCCL operation in progress"};
+  return result <= ncclInProgress ? names[result] : "unknown result code";
+}
+const char *ncclGetLastError(ncclComm_t c) { return c ? c->last_error : ""; }

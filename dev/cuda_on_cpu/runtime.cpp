@@ -1,9 +1,11 @@
 // runtime.cpp: owns the CUDA run-time interface: streams, events, graphs, copies, launches, properties.
 //
 // A stream is a queue of closures. Eager: work runs when it is enqueued. Lazy (GPT_CUDA_STREAMS=lazy): work runs only when somebody waits for it,
-// the streams' heads in random order, so that a missing wait or event shows as a wrong result.
+// the streams' heads in random order, so that a missing wait or event shows as a wrong result. Work that others do (nccl.cpp) is begun in its turn and keeps its
+// stream until it is done, while the other streams go on: so in both modes.
 #include "emulator.h"
 #include <time.h>
+#include <unistd.h>
 #include <algorithm>
 #include <deque>
 #include <map>
@@ -11,7 +13,12 @@ using namespace cuemu;
 
 typedef std::function<void()> Work;
 struct CUevent_st { long recorded = 0, done = 0; double milliseconds = 0; };
-struct Item { Work run; CUevent_st *wait; long ticket; };        // wait: runs when that event has been recorded so many times
+struct Item {
+  Work run;                                                      // empty: has run, or there is nothing to run
+  CUevent_st *wait = NULL;                                       // runs when that event has been recorded `ticket` times
+  long ticket = 0;
+  std::function<bool()> done;                                    // of work that others do: whether they have; empty: done when it has run
+};
 struct CUgraph_st { std::vector<Work> work; };
 struct CUstream_st { std::deque<Item> queue; CUgraph_st *capture = NULL; };
 static std::vector<CUstream_st *> streams;
@@ -23,30 +30,54 @@ static double milliseconds() { timespec t; clock_gettime(CLOCK_MONOTONIC, &t); r
 
 // ---- queues ----
 
-static bool run_head(CUstream_st *s) {                           // whether there was a head that may run
+static bool run_head(CUstream_st *s) {                           // whether something was done
   if (s->queue.empty()) return false;
   Item &item = s->queue.front();
   if (item.wait && item.wait->done < item.ticket) return false;
   Work work = std::move(item.run);
-  s->queue.pop_front();
+  item.run = NULL;
   if (work) work();
+  if (item.done && !item.done()) return (bool)work;
+  s->queue.pop_front();
   return true;
 }
-static void drain(const std::function<bool()> &until) {
+static bool run_any_head() {                                     // of a stream drawn at random
   static Random random = {settings().stream_seed * 0x9e3779b97f4a7c15u + 88172645463325252u};
+  std::vector<CUstream_st *> order = streams;
+  for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random.below((uint32_t)i)]);
+  for (CUstream_st *s : order) if (run_head(s)) return true;
+  return false;
+}
+static void drain(const std::function<bool()> &until) {
   while (!until()) {
-    std::vector<CUstream_st *> order = streams;
-    for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random.below((uint32_t)i)]);
-    bool any = false;
-    for (CUstream_st *s : order) if (run_head(s)) { any = true; break; }
-    if (!any) fail("streams wait for each other: every queue waits for an event that nobody will record");
+    if (run_any_head()) continue;
+    if (std::none_of(streams.begin(), streams.end(), [](CUstream_st *s) { return !s->queue.empty() && s->queue.front().done; }))
+      fail("streams wait for each other: every queue waits for an event that nobody will record");
+    usleep(50);
   }
+}
+static void enqueue(cudaStream_t s, Item item) {
+  s->queue.push_back(std::move(item));
+  if (!settings().lazy_streams) while (run_head(s)) { }
+}
+// On a GPU a stream whose work has ended elsewhere goes on by itself; here when the host comes by.
+static void look_at_others() {
+  if (settings().lazy_streams) return;
+  for (CUstream_st *s : streams) if (!s->queue.empty() && s->queue.front().done) while (run_head(s)) { }
 }
 void cuemu::submit(cudaStream_t s, Work work) {
   initialise();
+  look_at_others();
   if (s && s->capture) { s->capture->work.push_back(std::move(work)); return; }
-  if (!s || !settings().lazy_streams) { work(); return; }
-  s->queue.push_back({std::move(work), NULL, 0});
+  if (!s || (!settings().lazy_streams && s->queue.empty())) { work(); return; }
+  Item item;
+  item.run = std::move(work);
+  enqueue(s, std::move(item));
+}
+void cuemu::submit_to_others(cudaStream_t s, Work begin, std::function<bool()> done) {
+  Item item;
+  item.run = std::move(begin), item.done = std::move(done);
+  enqueue(s, std::move(item));
 }
 
 // Refuses what a GPU refuses: over 1,024 threads, too large a grid, over 48 KiB of shared memory that was not asked for.
@@ -113,8 +144,16 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
-  if (s && settings().lazy_streams && !s->capture) s->queue.push_back({NULL, e, e->recorded});
+  if (!s || s->capture) return cudaSuccess;
+  Item item;
+  item.wait = e, item.ticket = e->recorded;
+  enqueue(s, std::move(item));
   return cudaSuccess;
+}
+// On a GPU time goes on while the host asks; here a little work is done for each question.
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  run_any_head();
+  return e->done >= e->recorded ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   const long ticket = e->recorded;
@@ -145,16 +184,32 @@ const char *cudaGetErrorName(cudaError_t e) {
     case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidDevicePointer: return "cudaErrorInvalidDevicePointer";
     case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorNotReady: return "cudaErrorNotReady";
     default: return "an error that the emulator never gives";
   }
 }
 const char *cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
-cudaError_t cudaGetDeviceCount(int *n) { *n = 1; return cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDevice(int *d) { *d = 0; return cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+// As many devices as GPT_CUDA_DEVICES says, one if it does not. They share this machine's memory; a process uses one of them.
+static int device_count() {
+  const char *text = getenv("GPT_CUDA_DEVICES");
+  return text ? atoi(text) : 1;
+}
+static int current_device;
+cudaError_t cudaGetDeviceCount(int *n) {
+  *n = device_count();
+  return *n > 0 ? cudaSuccess : record_error(cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int d) {
+  if (d < 0 || d >= device_count()) return record_error(cudaErrorInvalidDevice);
+  current_device = d;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *d) { *d = current_device; return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int d) {
   size_t free_bytes;
+  if (d < 0 || d >= device_count()) return record_error(cudaErrorInvalidDevice);
   memset(p, 0, sizeof *p);
   snprintf(p->name, sizeof p->name, "emulated sm_80 (no GPU)");
   cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
