@@ -98,6 +98,7 @@ test-slow: gpt $(TESTS)
 	@GPT_TEST_SLOW=1 sh tests/run.sh $(BUILD) ""
 	@bash tests/same_bits.sh
 	@bash tests/aarch64.sh
+	@bash tests/speed.sh
 
 # the kernels on this machine's CPU (dev/cuda_on_cpu), no GPU needed; passing is not having run on a GPU
 include dev/cuda_on_cpu/cuda.mk

@@ -239,6 +239,11 @@ Device *reference_device(void);
 // fp32 with OpenMP. threads 0: physical cores within the quota. Instruction set: the best here, or what GPT_CPU says
 // (generic, avx2, avx512; exit 3 if this processor lacks it, exit 2 if the word is unknown).
 Device *cpu_device(int threads);
+// Logical processors that threads of this process may run on.
+int cpu_processors(void);
+// First of all in main, before any thread: makes OpenMP's threads wait briefly, then sleep, unless the environment says how. Does not return where it has
+// to start the program anew for it.
+void cpu_wait_briefly(char **argv);
 // NVIDIA GPUs of capability 8.0 and up (train_gpt.cu). Storage fp32, or bf16 beside fp32 master weights; acc is fp32. Exit 3 and one
 // sentence where cuda_unavailable() gives one.
 // GEMM_CUBLASLT: matrix products by NVIDIA's library (cublaslt.cuh); exit 3 if it is not found. GEMM_WGMMA: large bf16 products by the instruction

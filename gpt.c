@@ -1,6 +1,7 @@
 // gpt.c: main and the command table. A command is a function of its parsed flags that returns the exit code.
 #include "bench.h"          // bench_command
 #include "data.h"           // data_command
+#include "device.h"         // cpu_wait_briefly
 #include "doctor.h"         // doctor_command
 #include "evaluate.h"       // eval_command
 #include "flags.h"          // Options
@@ -99,6 +100,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return finish(print_help(argc - 2, argv + 2));
   size_t c = find_command(argc - 1, argv + 1, &used);
   if (asks_for_help(argc - 1 - used, argv + 1 + used)) return finish(print_help(used, argv + 1));
+  if (commands[c].bit & (COMMAND_RUNNING | COMMAND_DOCTOR)) cpu_wait_briefly(argv);
   Options o;
   char *name = format("%s%s%s", commands[c].name, commands[c].sub ? " " : "", commands[c].sub ? commands[c].sub : "");
   options_parse(&o, commands[c].bit, name, argc - 1 - used, argv + 1 + used);

@@ -6,7 +6,10 @@
 
 // Of one rank: the ranks share the machine's cores. 0: the device's own choice.
 static int threads_of(const Options *o) {
-  if (o->threads != AUTO_INT) return (int)o->threads;
+  const int here = cpu_processors();
+  // More threads than processors wait for each other's turns. OMP_NUM_THREADS is taken as it is: the bits depend on neither, and tests show it.
+  if (o->threads != AUTO_INT && o->threads > here) warn("--threads %lld: this process may run on %d processor%s, so it uses %d", (long long)o->threads, here, here == 1 ? "" : "s", here);
+  if (o->threads != AUTO_INT) return (int)MIN(o->threads, (int64_t)here);
   return o->ranks > 1 && !getenv("OMP_NUM_THREADS") ? MAX(1, machine_cores() / ranks_here(o)) : 0;
 }
 

@@ -80,13 +80,12 @@ static int quota_processors(void) {
   return (int)MAX(1, (quota + period - 1) / period);
 }
 
-int machine_cores(void) {
-  cpu_set_t set, seen;
+static int cores_of(const cpu_set_t *set) {
+  cpu_set_t seen;
   CPU_ZERO(&seen);
-  if (sched_getaffinity(0, sizeof set, &set)) return MAX(1, MIN((int)sysconf(_SC_NPROCESSORS_ONLN), quota_processors()));
   int cores = 0;
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-    if (!CPU_ISSET(cpu, &set) || CPU_ISSET(cpu, &seen)) continue;
+    if (!CPU_ISSET(cpu, set) || CPU_ISSET(cpu, &seen)) continue;
     cores++;   // a new core: its siblings are not counted again
     char path[96], text[256];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
@@ -98,6 +97,18 @@ int machine_cores(void) {
     }
   }
   return MAX(1, MIN(cores, quota_processors()));
+}
+
+int machine_cores(void) {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? cores_of(&set) : MAX(1, MIN((int)sysconf(_SC_NPROCESSORS_ONLN), quota_processors()));
+}
+
+int machine_cores_among(const int *processors, int count) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int i = 0; i < count; i++) if (processors[i] >= 0 && processors[i] < CPU_SETSIZE) CPU_SET(processors[i], &set);
+  return cores_of(&set);
 }
 
 void machine_processor(char name[128]) {

@@ -27,7 +27,7 @@ for family in "gpt2 --heads 4" "llama --heads 4 --kv-heads 2"; do
   base="--family $family --batch 8"
   want=$(run A=1 $base --threads 1)
   echo "$family: $want"
-  for threads in 2 3 7; do same "$family, $threads threads" "$want" "$(run A=1 $base --threads $threads)"; done
+  for threads in 2 3 7; do same "$family, $threads threads" "$want" "$(run OMP_NUM_THREADS=$threads $base)"; done   # more than there are cores: --threads would not give them
   for batch in 1 2 4; do same "$family, micro-batches of $batch" "$want" "$(run A=1 --family $family --batch $batch --threads 2)"; done
   for recompute in light block; do same "$family, recompute $recompute" "$want" "$(run A=1 $base --recompute $recompute)"; done
   for set in avx2 avx512 generic; do

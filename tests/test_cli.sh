@@ -167,6 +167,12 @@ for word in gemm attention; do
   check "bench $word" quiet bench $word --model tiny --batch 1 --context 8 --steps 1 --vocab 64 --threads 1 --json
   check "bench $word ends with one object" grep -qE '^\{"gflops": [0-9.]+, "peak_gflops": [0-9.]+, "fraction_of_peak": [0-9.]+\}$' <(tail -1 out)
 done
+if "$gpt" doctor | grep -q '^OpenMP  *yes'; then   # a thread tied to one processor still sees the others; more threads than processors do not run
+  all=$("$gpt" bench gemm --batch 1 --context 8 --steps 1 --vocab 64 | grep -o '[0-9]* threads*$')
+  check "OMP_PROC_BIND leaves the threads" [ "$(OMP_PROC_BIND=true "$gpt" bench gemm --batch 1 --context 8 --steps 1 --vocab 64 | grep -o '[0-9]* threads*$')" = "$all" ]
+  check "--threads over the processors" sh -c "'$gpt' bench gemm --batch 1 --context 8 --steps 1 --vocab 64 --threads 4096 2> err | grep -q ' $(nproc) threads*$'"
+  check "--threads over the processors is said" grep -q 'gpt: warning: --threads 4096: this process may run on' err
+fi
 printf 'a word, a word\n' > words.txt
 check "bench tokenizer" quiet bench tokenizer --tokenizer gpt2 words.txt --steps 1 --json
 check "bench tokenizer ends with one object" grep -qE '^\{"encode_cold_mb_per_s": [0-9.]+, "encode_mb_per_s": [0-9.]+, "decode_mb_per_s": [0-9.]+\}$' <(tail -1 out)

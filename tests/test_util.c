@@ -497,6 +497,8 @@ static void processors_are_counted(void) {
   int cores = machine_cores(), threads = machine_threads();
   CHECK_MSG(cores >= 1 && cores <= threads && threads <= sysconf(_SC_NPROCESSORS_CONF), "%d cores, %d threads", cores, threads);
   EXPECT_FAIL(4, "1 threads, 1 cores", bind_to_one());
+  CHECK_EQ(machine_cores_among((int[]){0}, 1), 1);
+  CHECK_EQ(machine_cores_among((int[]){-1, 0, 1 << 20, 0}, 4), 1);   // numbers that are none, one twice
   char name[128];
   memset(name, 'x', sizeof name);
   machine_processor(name);
