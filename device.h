@@ -122,6 +122,9 @@ struct Device {
   // Bytes of its own that are free, scratch_bytes among them, and where the number is from. NULL: it takes the machine's.
   size_t (*memory_available)(const Device *d, const char **from);
   double (*measure_peak)(Device *d);                      // FLOP/s that can be had at this moment; NULL: cannot be measured
+  // Bytes/s, read and written together, at which an array that no cache holds is changed in place; takes a tenth of a second and memory of its own. NULL or 0:
+  // cannot be measured
+  double (*measure_bandwidth)(Device *d);
   uint64_t (*launches)(const Device *d);                  // kernels launched so far in this process; NULL: the device launches none
   // Working memory (packed pieces of factors, blocks of scores) that comes on top of scratch_bytes for a product of (rows,IC) with
   // (OC,IC) in all three directions, or for this attention. It is kept: of many products, and of many attentions, the largest counts.

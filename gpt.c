@@ -35,6 +35,7 @@ static const struct {
   {"bench", "train", COMMAND_BENCH_TRAIN, bench_command, NULL, "", "speed of a training step beside the processor's peak"},
   {"bench", "gemm", COMMAND_BENCH_GEMM, bench_command, NULL, "", "speed of a model's matrix products, each direction, beside the peak measured with it"},
   {"bench", "attention", COMMAND_BENCH_ATTENTION, bench_command, NULL, "", "speed of attention, forward and backward, beside the peak measured with it"},
+  {"bench", "all", COMMAND_BENCH_ALL, bench_command, NULL, "", "products, attention and the step, one after the other"},
   {"bench", "tokenizer", COMMAND_BENCH_TOKENIZER, bench_command, NULL, "--tokenizer T TEXT...", "speed of encoding, first and again, and of decoding, on one thread"},
   {"doctor", NULL, COMMAND_DOCTOR, doctor_command, NULL, "", "what this machine has, what this build can use, a self-test"},
 };

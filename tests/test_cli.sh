@@ -163,9 +163,10 @@ refuse 2 "--json is a flag of gpt sample, not of gpt train" train --json
 check "plan --json" quiet plan --model gpt2-124M --json
 check "plan --json ends with one object" grep -qE '^\{"parameters": 8[0-9]{7}, "steps": [0-9]+, .*"memory_bytes": [0-9]+, "memory": \{"weights": [0-9]+, .*\}\}$' <(tail -1 out)
 check "plan writes nothing" [ ! -e run ]
-for word in gemm attention; do
+for word in gemm attention all; do
   check "bench $word" quiet bench $word --model tiny --batch 1 --context 8 --steps 1 --vocab 64 --threads 1 --json
-  check "bench $word ends with one object" grep -qE '^\{"gflops": [0-9.]+, "peak_gflops": [0-9.]+, "fraction_of_peak": [0-9.]+\}$' <(tail -1 out)
+  [ $word = all ] && before='\{"gemm": ' || before=
+  check "bench $word ends with one object" grep -qE "^$before\{\"gflops\": [0-9.]+, \"peak_gflops\": [0-9.]+, \"fraction_of_peak\": [0-9.]+, \"bandwidth_gb_per_s\": [1-9][0-9.]+, \"thrown_out\": [0-9]+, \"figures\": \[\{.*\}\$" <(tail -1 out)
 done
 if "$gpt" doctor | grep -q '^OpenMP  *yes'; then   # a thread tied to one processor still sees the others; more threads than processors do not run
   all=$("$gpt" bench gemm --batch 1 --context 8 --steps 1 --vocab 64 | grep -o '[0-9]* threads*$')
