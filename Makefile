@@ -19,12 +19,16 @@ BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
 SOURCES := checkpoint comm comm_shared comm_tcp config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model ranks reference report \
            run safetensors sample stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_merge tokenizer_pieces tokenizer_train train trigram util watch bench
-# Compiled once per instruction set and chosen at start: one binary runs on any processor (see cpu.h)
+# Compiled once per instruction set, for fp32 and for bf16, and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops
-SETS    := generic $(if $(X86),avx2 avx512)
+SETS    := generic generic_bf16 $(if $(X86),avx2 avx512 avx2_bf16 avx512_bf16 avx512bf16)
 FLAGS_generic :=
 FLAGS_avx2    := -mavx2 -mfma
 FLAGS_avx512  := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
+FLAGS_generic_bf16 := -DCPU_STORES_BF16
+FLAGS_avx2_bf16    := $(FLAGS_avx2) -DCPU_STORES_BF16
+FLAGS_avx512_bf16  := $(FLAGS_avx512) -DCPU_STORES_BF16
+FLAGS_avx512bf16   := $(FLAGS_avx512) -mavx512bf16 -DCPU_STORES_BF16
 
 OBJECTS := $(SOURCES:%=$(BUILD)/%.o) $(foreach s,$(SETS),$(PER_SET:%=$(BUILD)/%.$(s).o))
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))

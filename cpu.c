@@ -6,6 +6,9 @@
 #include "cpu.h"        // CpuState, the functions of each instruction set
 #include "machine.h"    // machine_cores
 #include "util.h"       // fail, xcalloc, round_up
+#if defined(__x86_64__)
+#include <cpuid.h>      // __get_cpuid_count
+#endif
 #include <stdio.h>      // snprintf
 #include <stdlib.h>     // getenv, strtol, free
 #include <string.h>     // memset, memmove, strcmp
@@ -14,40 +17,47 @@
 
 // ---- instruction sets, the best first ----
 
+typedef enum { STORE_FP32, STORE_BF16, STORAGES } Storage;
 typedef struct InstructionSet {
   const char *name;
-  void (*ops)(Device *), (*attention)(Device *);
-  double (*fma_rate)(double seconds);
+  struct { void (*ops)(Device *), (*attention)(Device *); double (*fma_rate)(double seconds); } of[STORAGES];   // none: the next lower set's are taken
 } InstructionSet;
+#define KERNELS(isa) {cpu_ops_##isa, cpu_attention_##isa, cpu_fma_rate_##isa}
 
 static const InstructionSet instruction_sets[] = {
 #if defined(__x86_64__)
-  {"avx512", cpu_ops_avx512, cpu_attention_avx512, cpu_fma_rate_avx512},
-  {"avx2", cpu_ops_avx2, cpu_attention_avx2, cpu_fma_rate_avx2},
+  {"avx512bf16", {[STORE_BF16] = KERNELS(avx512bf16)}},
+  {"avx512", {KERNELS(avx512), KERNELS(avx512_bf16)}},
+  {"avx2", {KERNELS(avx2), KERNELS(avx2_bf16)}},
 #endif
-  {"generic", cpu_ops_generic, cpu_attention_generic, cpu_fma_rate_generic},
+  {"generic", {KERNELS(generic), KERNELS(generic_bf16)}},
 };
 
 // The processor has it and the system saves its registers.
 static bool available(const InstructionSet *set) {
 #if defined(__x86_64__)
-  if (!strcmp(set->name, "avx512"))
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+  unsigned a = 0, b, c, d;
+  if (!strcmp(set->name, "avx512bf16")) return avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  if (!strcmp(set->name, "avx512")) return avx512;
   if (!strcmp(set->name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return !strcmp(set->name, "generic");
 }
 
-static const InstructionSet *choose_instruction_set(void) {
+static const InstructionSet *choose_instruction_set(Storage storage) {
   const char *wanted = getenv("GPT_CPU");
   if (wanted && !*wanted) wanted = NULL;
   char names[64] = "";
   for (size_t i = 0; i < ARRAY_LEN(instruction_sets); i++) {
     const InstructionSet *set = &instruction_sets[i];
     if (wanted ? !strcmp(wanted, set->name) : available(set)) {
-      if (available(set)) return set;
-      fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
+      if (!available(set)) fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
+      while (!set->of[storage].ops) set++;
+      // Some processors multiply pairs of bf16 at half the speed of floats. The bits are the same either way.
+      const bool slow = !wanted && storage == STORE_BF16 && !set->of[STORE_FP32].ops && set->of[storage].fma_rate(1e-3) < set[1].of[storage].fma_rate(1e-3);
+      return slow ? set + 1 : set;
     }
     snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", set->name);
   }
@@ -171,17 +181,32 @@ static void widen(double *dst, const float *src, size_t n) {
   for (size_t i = 0; i < n; i++) dst[i] = src[i];
 }
 
-static void cpu_upload_real(Device *d, real *dst, const double *src, size_t n) { (void)d; narrow(floats(dst), src, n); }
+static void cpu_upload_real(Device *d, real *dst, const double *src, size_t n) { (void)d; narrow((float *)dst, src, n); }
 static void cpu_upload_acc(Device *d, acc *dst, const double *src, size_t n) { (void)d; narrow(acc_floats(dst), src, n); }
 static void cpu_upload_real_float(Device *d, real *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
 static void cpu_upload_acc_float(Device *d, acc *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
 static void cpu_upload_ids(Device *d, int32_t *dst, const int32_t *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(int32_t)); }
-static void cpu_download_real(Device *d, double *dst, const real *src, size_t n) { (void)d; widen(dst, const_floats(src), n); }
+static void cpu_download_real(Device *d, double *dst, const real *src, size_t n) { (void)d; widen(dst, (const float *)src, n); }
 static void cpu_download_acc(Device *d, double *dst, const acc *src, size_t n) { (void)d; widen(dst, const_acc_floats(src), n); }
 static void cpu_download_stat(Device *d, double *dst, const scalar *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(double)); }
+
+static void cpu_upload_real_bf16(Device *d, real *dst, const double *src, size_t n) {
+  (void)d;
+  for (size_t i = 0; i < n; i++) ((bf16 *)dst)[i] = bf16_of_double(src[i]);
+}
+static void cpu_upload_real_float_bf16(Device *d, real *dst, const float *src, size_t n) {
+  (void)d;
+  for (size_t i = 0; i < n; i++) ((bf16 *)dst)[i] = bf16_of_float(src[i]);
+}
+static void cpu_download_real_bf16(Device *d, double *dst, const real *src, size_t n) {
+  (void)d;
+  for (size_t i = 0; i < n; i++) dst[i] = float_of_bf16(((const bf16 *)src)[i]);
+}
+static real *cpu_real_at_bf16(real *p, size_t i) { return (real *)((bf16 *)p + i); }
+
 static void cpu_sync(Device *d) { (void)d; }   // every operation has ended when it returns
 static void cpu_refresh(Device *d, const real *params, size_t n) { (void)d; (void)params; (void)n; }   // no copies to renew
-static real *cpu_real_at(real *p, size_t i) { return (real *)(floats(p) + i); }
+static real *cpu_real_at(real *p, size_t i) { return (real *)((float *)p + i); }
 static acc *cpu_acc_at(acc *p, size_t i) { return (acc *)(acc_floats(p) + i); }
 static scalar *cpu_stat_at(scalar *p, size_t i) { return (scalar *)((double *)p + i); }
 
@@ -194,12 +219,12 @@ static void cpu_destroy(Device *d) {
 // ---- the device ----
 
 // FLOP/s of all threads together: each runs on registers alone for 1 ms, twice, for the first time may find a slow clock.
-static double measure_peak(const InstructionSet *set, int threads) {
+static double measure_peak(double (*fma_rate)(double seconds), int threads) {
   double best = 0, *rate = xcalloc((size_t)threads, sizeof *rate);
   for (int trial = 0; trial < 2; trial++) {
     double total = 0;
     #pragma omp parallel num_threads(threads)
-    rate[omp_get_thread_num()] = set->fma_rate(1e-3);
+    rate[omp_get_thread_num()] = fma_rate(1e-3);
     for (int t = 0; t < threads; t++) total += rate[t];
     best = MAX(best, total);
   }
@@ -207,7 +232,7 @@ static double measure_peak(const InstructionSet *set, int threads) {
   return best;
 }
 
-static double cpu_measure_peak(Device *d) { return measure_peak(cpu_state(d)->set, cpu_state(d)->threads); }
+static double cpu_measure_peak(Device *d) { return measure_peak(cpu_state(d)->fma_rate, cpu_state(d)->threads); }
 
 // Every thread changes its part in place, 64 bytes at a time: as many bytes are written as read, and nothing is read only to be overwritten.
 static double cpu_measure_bandwidth(Device *d) {
@@ -228,17 +253,17 @@ static double cpu_measure_bandwidth(Device *d) {
   return best;
 }
 
-Device *cpu_device(int threads) {
-  const InstructionSet *set = choose_instruction_set();
+static Device *device_of(Storage storage, int threads) {
+  const InstructionSet *set = choose_instruction_set(storage);
   CpuState *state = xcalloc(1, sizeof *state);
   Device *d = xcalloc(1, sizeof *d);
   state->threads = choose_threads(threads);
-  state->set = set;
-  snprintf(state->description, sizeof state->description, "fp32, %s, %d thread%s", set->name, state->threads, state->threads == 1 ? "" : "s");
+  state->fma_rate = set->of[storage].fma_rate;
+  snprintf(state->description, sizeof state->description, "%s, %s, %d thread%s", storage == STORE_BF16 ? "bf16" : "fp32", set->name, state->threads, state->threads == 1 ? "" : "s");
   cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start
   *d = (Device){
     .name = "cpu", .description = state->description, .real_size = sizeof(float), .acc_size = sizeof(float), .real_is_acc = 1,
-    .row_multiple = 16, .state = state, .peak_flops = measure_peak(set, state->threads),
+    .row_multiple = 16, .state = state, .peak_flops = measure_peak(state->fma_rate, state->threads),
     .allocate = cpu_allocate, .release = cpu_release, .zero = cpu_zero, .copy = cpu_copy,
     .upload_real = cpu_upload_real, .upload_acc = cpu_upload_acc, .upload_real_float = cpu_upload_real_float,
     .upload_acc_float = cpu_upload_acc_float, .upload_ids = cpu_upload_ids, .download_real = cpu_download_real,
@@ -246,7 +271,14 @@ Device *cpu_device(int threads) {
     .measure_peak = cpu_measure_peak, .measure_bandwidth = cpu_measure_bandwidth,
     .real_at = cpu_real_at, .acc_at = cpu_acc_at, .stat_at = cpu_stat_at, .refresh = cpu_refresh,
   };
-  set->ops(d);
-  set->attention(d);
+  if (storage == STORE_BF16) {
+    d->real_size = sizeof(bf16), d->real_is_acc = 0, d->real_at = cpu_real_at_bf16;
+    d->upload_real = cpu_upload_real_bf16, d->upload_real_float = cpu_upload_real_float_bf16, d->download_real = cpu_download_real_bf16;
+  }
+  set->of[storage].ops(d);
+  set->of[storage].attention(d);
   return d;
 }
+
+Device *cpu_device(int threads) { return device_of(STORE_FP32, threads); }
+Device *cpu_device_bf16(int threads) { return device_of(STORE_BF16, threads); }

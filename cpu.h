@@ -1,11 +1,13 @@
 // cpu.h: the inside of the CPU device: what cpu.c, cpu_ops.c, cpu_gemm.c and cpu_attention.c share. Flow never includes it.
 //
-// cpu.c is compiled once and chooses the instruction set. The other three are compiled once PER INSTRUCTION SET with
-// -DCPU_ISA=generic|avx2|avx512 (and its -m flags, see Makefile); every function of theirs with external linkage is named with
-// CPU_NAME(x), which is cpu_x_avx2 and so on. All arithmetic goes through simd.h, so each kernel is written once and the
-// bits do not depend on the set. On the CPU real and acc are float and scalar is double.
+// cpu.c is compiled once and chooses the instruction set. The other three are compiled once PER INSTRUCTION SET AND STORAGE with
+// -DCPU_ISA=generic|avx2|avx512 or, with -DCPU_STORES_BF16, generic_bf16|avx2_bf16|avx512_bf16|avx512bf16 (and -m flags, see Makefile);
+// every function of theirs with external linkage is named with CPU_NAME(x), which is cpu_x_avx2 and so on. All arithmetic goes
+// through simd.h, so each kernel is written once and the bits do not depend on the set.
+// On the CPU real is `stored`: float, or bf16 which expands to float wherever it is read; acc is float and scalar is double.
 // Tests: tests/test_ops.c, tests/test_attention.c, tests/test_gemm.c
 #pragma once
+#include "bf16.h"       // bf16
 #include "device.h"     // the contract
 #include <stdbool.h>
 #ifdef _OPENMP
@@ -28,7 +30,7 @@ static inline int omp_get_max_threads(void) { return 1; }
 // ---- state of the device (Device.state) ----
 enum { CPU_SCRATCH_GEMM, CPU_SCRATCH_ATTENTION, CPU_SCRATCH_OPS, CPU_SCRATCH_COUNT };
 typedef struct {
-  const struct InstructionSet *set;        // the one chosen (cpu.c)
+  double (*fma_rate)(double seconds);      // FLOP/s of one thread, below
   int threads;                             // every parallel region says num_threads(state->threads)
   struct { void *data; size_t bytes; } scratch[CPU_SCRATCH_COUNT];
   char description[64];
@@ -39,9 +41,20 @@ static inline CpuState *cpu_state(const Device *d) { return (CpuState *)d->state
 // none. Call it outside parallel regions; divide it among threads by hand.
 void *cpu_scratch(CpuState *state, int slot, size_t bytes);
 
-// real and acc are opaque to flow; here they are float.
-static inline float *floats(real *p) { return (float *)p; }
-static inline const float *const_floats(const real *p) { return (const float *)p; }
+// real and acc are opaque to flow; here they are this.
+#ifdef CPU_STORES_BF16
+typedef bf16 stored;
+#ifdef __AVX512BF16__
+#define CPU_DOTS_BF16   // an instruction multiplies pairs and adds both products
+#endif
+#else
+typedef float stored;
+#endif
+static inline float float_same(float x) { return x; }
+static inline float number_of(stored x) { return _Generic(x, float: float_same, bf16: float_of_bf16)(x); }
+enum { STORES_BF16 = sizeof(stored) == sizeof(bf16) };
+static inline stored *reals(real *p) { return (stored *)p; }
+static inline const stored *const_reals(const real *p) { return (const stored *)p; }
 static inline float *acc_floats(acc *p) { return (float *)p; }
 static inline const float *const_acc_floats(const acc *p) { return (const float *)p; }
 
@@ -69,19 +82,19 @@ typedef struct {
 // Bytes of CPU_SCRATCH_GEMM that the three products below take, the largest of them.
 size_t CPU_NAME(gemm_scratch)(const CpuState *state, size_t rows, size_t IC, size_t OC);
 // out[r,o] = bias[o] + sum_i x[r,i]*weight[o,i]: one chain of fma over i from the bias (NULL: 0). epilogue NULL: none
-void CPU_NAME(gemm_forward)(CpuState *state, float *out /* = (rows,OC) */, const float *x /* (rows,IC) */, const float *weight /* (OC,IC) */,
-                            const float *bias /* (OC) or NULL */, size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue);
+void CPU_NAME(gemm_forward)(CpuState *state, stored *out /* = (rows,OC) */, const stored *x /* (rows,IC) */, const stored *weight /* (OC,IC) */,
+                            const stored *bias /* (OC) or NULL */, size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue);
 // dx[r,i] = sum_o dout[r,o]*weight[o,i]: one chain of fma over o from 0
-void CPU_NAME(gemm_backward_input)(CpuState *state, float *dx /* = (rows,IC) */, const float *dout /* (rows,OC) */,
-                                   const float *weight /* (OC,IC) */, size_t rows, size_t IC, size_t OC);
+void CPU_NAME(gemm_backward_input)(CpuState *state, stored *dx /* = (rows,IC) */, const stored *dout /* (rows,OC) */,
+                                   const stored *weight /* (OC,IC) */, size_t rows, size_t IC, size_t OC);
 // dweight[o,i] += sum_r dout[r,o]*x[r,i]: one chain of fma over r from the stored value
-void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight /* += (OC,IC) */, const float *dout /* (rows,OC) */,
-                                    const float *x /* (rows,IC) */, size_t rows, size_t IC, size_t OC);
+void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight /* += (OC,IC) */, const stored *dout /* (rows,OC) */,
+                                    const stored *x /* (rows,IC) */, size_t rows, size_t IC, size_t OC);
 #endif
 
 // ---- what cpu.c takes from the files compiled per instruction set: each fills in its rows of the Device table ----
-void cpu_ops_generic(Device *d), cpu_attention_generic(Device *d);
-void cpu_ops_avx2(Device *d), cpu_attention_avx2(Device *d);
-void cpu_ops_avx512(Device *d), cpu_attention_avx512(Device *d);
-// FLOP/s of one thread's register-only loop of the best fma of this instruction set, about `seconds` long
-double cpu_fma_rate_generic(double seconds), cpu_fma_rate_avx2(double seconds), cpu_fma_rate_avx512(double seconds);
+// cpu_fma_rate: FLOP/s of one thread's register-only loop of the instruction that the products are made of, about `seconds` long
+#define CPU_SET(isa) void cpu_ops_##isa(Device *d), cpu_attention_##isa(Device *d); double cpu_fma_rate_##isa(double seconds);
+CPU_SET(generic) CPU_SET(avx2) CPU_SET(avx512)
+CPU_SET(generic_bf16) CPU_SET(avx2_bf16) CPU_SET(avx512_bf16) CPU_SET(avx512bf16)
+#undef CPU_SET

@@ -9,6 +9,8 @@
 // None of them mentions a block, so blocks, threads and the number of queries in a call change nothing. Keys that a query
 // does not see have e = +0: adding them is no change but that -0 may become +0, and so every result ends with "+ 0".
 //
+// In bf16 q, k, v, out and their gradients are stored in 16 bits; between them everything is float.
+//
 // How it is fast: a tile of scores, QUERIES rows by all keys, stays in the level-2 cache (no T x T, no online rescaling), and the five
 // products are all done by one routine, tile(): c (rows x 16 or 32) += a b in registers. Keys are packed with positions across (so a
 // vector is 16 keys) and values with channels across. Blocks wholly behind the causal mask are never computed.
@@ -131,8 +133,8 @@ static size_t cpu_attention_scratch(const Device *d, const AttentionShape *s, Wa
 
 // ---- packing ----
 
-// Rows of HS floats, `stride` apart, times factor, into whole vectors; rows [n, padded) become zero.
-static void pack_rows(Matrix *m, const float *src, size_t stride, size_t n, size_t padded, size_t HS, float factor) {
+// Rows of HS numbers, `stride` apart, times factor, into whole vectors; rows [n, padded) become zero.
+static void pack_rows(Matrix *m, const stored *src, size_t stride, size_t n, size_t padded, size_t HS, float factor) {
   for (size_t r = 0; r < n; r++)
     for (size_t c = 0; c < HS; c += LANES)
       vec_store(m->data + r * m->row + c, vec_mul(vec_load_row(src + r * stride + c, HS - c), vec_set(factor)));
@@ -140,7 +142,7 @@ static void pack_rows(Matrix *m, const float *src, size_t stride, size_t n, size
 }
 
 // Panels of PANEL keys: 16 x 16 blocks are transposed in registers; keys [n, whole panels) become zero.
-static void pack_across(float *dst, const float *src, size_t stride, size_t n, size_t HS) {
+static void pack_across(float *dst, const stored *src, size_t stride, size_t n, size_t HS) {
   for (size_t s = 0; s < round_up(n, PANEL); s += LANES) {
     float *panel = dst + s / PANEL * PANEL * HS + s % PANEL;
     for (size_t c = 0; c < HS; c += LANES) {
@@ -242,7 +244,7 @@ static void softmax_row(const Work *w, const Block *k, size_t r) {
   w->sum[r] = vec_sum(sum);
 }
 
-static void forward_block(const Work *w, const Block *k, float *out, float *lse, const float *q) {
+static void forward_block(const Work *w, const Block *k, stored *out, float *lse, const stored *q) {
   const AttentionShape *s = k->shape;
   Matrix query = w->q, score = w->score, result = w->result;
   pack_rows(&query, q + k->b * s->q_batch + k->first * s->q_stride + k->h * s->HS, s->q_stride, k->n, k->padded, s->HS, (float)s->scale);
@@ -250,7 +252,7 @@ static void forward_block(const Work *w, const Block *k, float *out, float *lse,
   for (size_t r = 0; r < k->n; r++) softmax_row(w, k, r);
   weighted_sum(&result, &score, &w->values, k);
   for (size_t r = 0; r < k->n; r++) {
-    float *row = out + k->b * s->out_batch + (k->first + r) * s->out_stride + k->h * s->HS;
+    stored *row = out + k->b * s->out_batch + (k->first + r) * s->out_stride + k->h * s->HS;
     const vec inverse = vec_set(w->sum[r] == 0 ? 0 : 1 / w->sum[r]);   // a query that sees nothing: zeros
     for (size_t c = 0; c < s->HS; c += LANES)
       vec_store_row(row + c, vec_fma(vec_load(at(&result, r, c)), inverse, vec_zero()), s->HS - c);
@@ -279,12 +281,12 @@ static void cpu_attention_forward(Device *d, real *out, acc *lse, const real *q,
       const size_t b = unit / parts / s.KVH, head = unit / parts % s.KVH, part = parts - 1 - unit % parts;   // the longest part first
       const size_t first = blocks * part / parts * QUERIES, limit = MIN(blocks * (part + 1) / parts * QUERIES, s.T);
       const size_t keys = s.mask == MASK_CAUSAL ? MIN(s.position + limit, s.S) : s.S;
-      pack_across(w.keys_across, const_floats(k) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, s.HS);
-      pack_rows(&w.values, const_floats(v) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, keys, s.HS, 1.0f);
+      pack_across(w.keys_across, const_reals(k) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, s.HS);
+      pack_rows(&w.values, const_reals(v) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, keys, s.HS, 1.0f);
       for (size_t h = head * group; h < (head + 1) * group; h++)
         for (size_t t = first; t < limit; t += QUERIES) {
           Block block = make_block(&s, b, h, t, limit);
-          forward_block(&w, &block, floats(out), acc_floats(lse), const_floats(q));
+          forward_block(&w, &block, reals(out), acc_floats(lse), const_reals(q));
         }
     }
   }
@@ -326,7 +328,7 @@ static void add_to_keys(Matrix *dkeys, const Matrix *score, const Matrix *rows, 
   }
 }
 
-typedef struct { float *dq; const float *dout, *q, *out, *lse; } Backward;
+typedef struct { stored *dq; const stored *dout, *q, *out; const float *lse; } Backward;
 
 static void backward_block(const Work *w, const Block *k, const Backward *x) {
   const AttentionShape *s = k->shape;
@@ -350,7 +352,7 @@ static void backward_block(const Work *w, const Block *k, const Backward *x) {
   add_to_keys(&dvalues, &score, &dout, k);
 }
 
-static void store_rows(float *dst, size_t stride, const Matrix *m, size_t n, size_t HS) {
+static void store_rows(stored *dst, size_t stride, const Matrix *m, size_t n, size_t HS) {
   for (size_t r = 0; r < n; r++)
     for (size_t c = 0; c < HS; c += LANES) vec_store_row(dst + r * stride + c, vec_add(vec_load(at(m, r, c)), vec_zero()), HS - c);
 }
@@ -361,7 +363,7 @@ static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, cons
   const AttentionShape s = *shape;
   const size_t heads = s.B * s.KVH, group = s.NH / s.KVH;
   if (heads == 0 || s.T == 0) return;
-  const Backward x = {floats(dq), const_floats(dout), const_floats(q), const_floats(out), const_acc_floats(lse)};
+  const Backward x = {reals(dq), const_reals(dout), const_reals(q), const_reals(out), const_acc_floats(lse)};
   size_t floats_each;
   float *memory = work_memory(d, &s, true, &floats_each);
   #pragma omp parallel num_threads(heads == 1 || heads * s.T * s.S * s.HS < 16384 ? 1 : cpu_state(d)->threads)
@@ -372,9 +374,9 @@ static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, cons
     #pragma omp for schedule(dynamic, 1)
     for (size_t unit = 0; unit < heads; unit++) {
       const size_t b = unit / s.KVH, head = unit % s.KVH, kv_at = b * s.kv_batch + head * s.HS;
-      pack_across(w.keys_across, const_floats(k) + kv_at, s.kv_stride, s.S, s.HS);
-      pack_across(w.values_across, const_floats(v) + kv_at, s.kv_stride, s.S, s.HS);
-      pack_rows(&w.keys, const_floats(k) + kv_at, s.kv_stride, s.S, s.S, s.HS, 1.0f);
+      pack_across(w.keys_across, const_reals(k) + kv_at, s.kv_stride, s.S, s.HS);
+      pack_across(w.values_across, const_reals(v) + kv_at, s.kv_stride, s.S, s.HS);
+      pack_rows(&w.keys, const_reals(k) + kv_at, s.kv_stride, s.S, s.S, s.HS, 1.0f);
       memset(w.dkeys.data, 0, w.span * w.depth * sizeof(float));
       memset(w.dvalues.data, 0, w.span * w.depth * sizeof(float));
       for (size_t h = head * group; h < (head + 1) * group; h++)
@@ -382,8 +384,8 @@ static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, cons
           Block block = make_block(&s, b, h, t, s.T);
           backward_block(&w, &block, &x);
         }
-      store_rows(floats(dk) + kv_at, s.kv_stride, &w.dkeys, s.S, s.HS);
-      store_rows(floats(dv) + kv_at, s.kv_stride, &w.dvalues, s.S, s.HS);
+      store_rows(reals(dk) + kv_at, s.kv_stride, &w.dkeys, s.S, s.HS);
+      store_rows(reals(dv) + kv_at, s.kv_stride, &w.dvalues, s.S, s.HS);
     }
   }
 }

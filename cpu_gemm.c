@@ -15,8 +15,16 @@
 // SHARED by all threads. If its rows run along k (x and dout in the first two) tiles read it where it is; if not, all
 // threads together pack it first.
 //
-// Compiled once per instruction set (CPU_ISA, see cpu.h). Tests: tests/test_gemm.c; speed: dev/bench_gemm.c
+// In bf16 factors are 16 bits wide and sums are floats, rounded once, when the last k has been added. A tile's step along k is a WORD
+// of 32 bits: one element, expanded when it is packed, or two of them where the processor multiplies pairs (AVX-512 BF16). Its
+// instruction is two fused multiply-adds, the upper half's first (seen on AMD's Zen 5), so a chain goes k = 1, 0, 3, 2, ...; packing
+// gives that order to the other sets too, so that all have the same bits. A weight's gradient, which later rows may continue, goes
+// 0, 1, 2, ... as in float: there both factors are packed, and the first of two rows goes to the upper half. An odd last element has
+// -0 times 0 beside it, which changes no sum.
+//
+// Compiled once per instruction set and storage (CPU_ISA, see cpu.h). Tests: tests/test_gemm.c; speed: dev/bench_gemm.c
 #include "cpu.h"        // CPU_NAME, CpuState, cpu_scratch, the prototypes
+#include "simd.h"       // vec: expanding and rounding bf16
 #include "util.h"       // MIN, MAX, round_up
 #include <math.h>       // fmaf
 #include <string.h>     // memcpy
@@ -24,24 +32,23 @@
 #include <immintrin.h>  // AVX2, AVX-512
 #endif
 
-// Before a loop of constant length: it must disappear, so that the vectors of an array each get a register.
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 // ---- the native vector of each instruction set, and the tile that fills its registers ----
-// load_part and store_part touch only the first n lanes (0 <= n <= LANES) of memory; other lanes load as zero.
+// load_part and store_part touch only the first n lanes (0 <= n <= WIDTH) of memory; other lanes load as zero. load_words loads WIDTH
+// words, of which n elements are there (at most all); word_fma is a step of a tile.
 #define ISA_NUMBER_generic 0
 #define ISA_NUMBER_avx2 1
 #define ISA_NUMBER_avx512 2
+#define ISA_NUMBER_generic_bf16 0
+#define ISA_NUMBER_avx2_bf16 1
+#define ISA_NUMBER_avx512_bf16 2
+#define ISA_NUMBER_avx512bf16 2
 #define ISA_NUMBER_OF(isa) ISA_NUMBER_JOIN(isa)
 #define ISA_NUMBER_JOIN(isa) ISA_NUMBER_##isa
 
 #if ISA_NUMBER_OF(CPU_ISA) == 2   // 32 registers: 24 sums, 3 of B, some of A
-enum { LANES = 16, TILE_ROWS = 8, TILE_VECTORS = 3 };
+enum { WIDTH = 16, TILE_ROWS = 8, TILE_VECTORS = 3 };
 #define EACH_HEIGHT(V, X) X(1, V) X(2, V) X(3, V) X(4, V) X(5, V) X(6, V) X(7, V) X(8, V)
 #define EACH_WIDTH(X) X(1) X(2) X(3)
 typedef __m512 vector;
@@ -51,9 +58,19 @@ INLINE __mmask16 first_lanes(size_t n) { return (__mmask16)((1u << n) - 1); }
 INLINE vector load_part(const float *p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 INLINE void store_part(float *p, vector v, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 INLINE vector broadcast(float x) { return _mm512_set1_ps(x); }
-INLINE vector fma_vector(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then of 4, then of 8 lanes
-  vector t[LANES];
+#if defined(CPU_DOTS_BF16)
+enum { WORD = 2 };   // elements of k
+INLINE vector word_fma(vector a, vector b, vector c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+INLINE vector load_words(const stored *p, size_t n) {
+  return n == WORD * WIDTH ? _mm512_loadu_ps(p) : _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p));
+}
+#else
+enum { WORD = 1 };
+INLINE vector word_fma(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vector load_words(const stored *p, size_t n) { return vec_load_row(p, n); }
+#endif
+INLINE void transpose(vector r[WIDTH]) {   // 2x2 blocks of 1, then of 2, then of 4, then of 8 lanes
+  vector t[WIDTH];
   UNROLL for (int i = 0; i < 8; i++) {
     t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
     t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
@@ -78,7 +95,7 @@ INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then o
 }
 
 #elif ISA_NUMBER_OF(CPU_ISA) == 1   // 16 registers: 12 sums, 2 of B, 1 or 2 of A
-enum { LANES = 8, TILE_ROWS = 6, TILE_VECTORS = 2 };
+enum { WIDTH = 8, TILE_ROWS = 6, TILE_VECTORS = 2 };
 #define EACH_HEIGHT(V, X) X(1, V) X(2, V) X(3, V) X(4, V) X(5, V) X(6, V)
 #define EACH_WIDTH(X) X(1) X(2)
 typedef __m256 vector;
@@ -88,9 +105,18 @@ INLINE __m256i first_lanes(size_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi
 INLINE vector load_part(const float *p, size_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
 INLINE void store_part(float *p, vector v, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
 INLINE vector broadcast(float x) { return _mm256_set1_ps(x); }
-INLINE vector fma_vector(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then of 4 lanes
-  vector t[LANES];
+enum { WORD = 1 };
+INLINE vector word_fma(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vector load_words(const stored *p, size_t n) {
+#ifdef CPU_STORES_BF16
+  if (n == WIDTH) return vec_expand_half(_mm_loadu_si128((const __m128i *)p));
+  return vec_load_row(p, n).low;
+#else
+  return n == WIDTH ? load(p) : load_part(p, n);
+#endif
+}
+INLINE void transpose(vector r[WIDTH]) {   // 2x2 blocks of 1, then of 2, then of 4 lanes
+  vector t[WIDTH];
   UNROLL for (int i = 0; i < 8; i += 2) {
     t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
     t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -109,28 +135,42 @@ INLINE void transpose(vector r[LANES]) {   // 2x2 blocks of 1, then of 2, then o
 }
 
 #else   // any processor: a compiler that knows four-lane fma turns the loops into it, otherwise libm's fmaf is called
-enum { LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 4 };
+enum { WIDTH = 4, TILE_ROWS = 4, TILE_VECTORS = 4 };
 #define EACH_HEIGHT(V, X) X(1, V) X(2, V) X(3, V) X(4, V)
 #define EACH_WIDTH(X) X(1) X(2) X(3) X(4)
-typedef struct { float lane[LANES]; } vector;
+typedef struct { float lane[WIDTH]; } vector;
 INLINE vector load_part(const float *p, size_t n) { vector v = { { 0 } }; for (size_t l = 0; l < n; l++) v.lane[l] = p[l]; return v; }
 INLINE void store_part(float *p, vector v, size_t n) { for (size_t l = 0; l < n; l++) p[l] = v.lane[l]; }
-INLINE vector load(const float *p) { return load_part(p, LANES); }
-INLINE void store(float *p, vector v) { store_part(p, v, LANES); }
-INLINE vector broadcast(float x) { vector v; for (int l = 0; l < LANES; l++) v.lane[l] = x; return v; }
-INLINE vector fma_vector(vector a, vector b, vector c) { for (int l = 0; l < LANES; l++) c.lane[l] = fmaf(a.lane[l], b.lane[l], c.lane[l]); return c; }
-INLINE void transpose(vector r[LANES]) {
-  for (int i = 0; i < LANES; i++)
+INLINE vector load(const float *p) { return load_part(p, WIDTH); }
+INLINE void store(float *p, vector v) { store_part(p, v, WIDTH); }
+INLINE vector broadcast(float x) { vector v; for (int l = 0; l < WIDTH; l++) v.lane[l] = x; return v; }
+enum { WORD = 1 };
+INLINE vector word_fma(vector a, vector b, vector c) { for (int l = 0; l < WIDTH; l++) c.lane[l] = fmaf(a.lane[l], b.lane[l], c.lane[l]); return c; }
+INLINE vector load_words(const stored *p, size_t n) {
+  vector v = { { 0 } };
+  for (size_t l = 0; l < n; l++) v.lane[l] = number_of(p[l]);
+  return v;
+}
+INLINE void transpose(vector r[WIDTH]) {
+  for (int i = 0; i < WIDTH; i++)
     for (int j = 0; j < i; j++) { float t = r[i].lane[j]; r[i].lane[j] = r[j].lane[i]; r[j].lane[i] = t; }
 }
 #endif
-enum { TILE_COLS = TILE_VECTORS * LANES, LINE = 16 };   // LINE: floats of a cache line
+enum { TILE_COLS = TILE_VECTORS * WIDTH, LINE = 16 };   // LINE: floats of a cache line
+// Tiles may read words of A where they are, at any even address.
+#ifdef CPU_DOTS_BF16
+typedef float __attribute__((may_alias, aligned(2))) word;
+#else
+typedef float word;
+#endif
+INLINE size_t words_of(size_t k) { return (k + WORD - 1) / WORD; }
 
 // ---- block sizes; none of them changes a bit of the result ----
 enum {
-  K_BLOCK = 768,                  // most k of one visit of a tile: 8 rows of A are then half of a level-1 cache
+  K_BLOCK = 768,                  // most words of k of one visit of a tile: 8 rows of A are then half of a level-1 cache
   STREAMED_FLOATS = 128 * 1024,   // most of a task's packed piece: half of the smallest level-2 cache of today, a megabyte
   SHARED_FLOATS = 1024 * 1024,    // the shared factor's packed piece
+  PARTIAL_FLOATS = 4096 * 1024,   // most sums between blocks of k, where the result is bf16
   CHUNK = 1024,                   // outer elements of the shared factor in one piece, at least, if there are so many
   SMALLEST_BLOCK = 64,            // outer elements of the streamed factor of a task
   SMALLEST_GROUP = 8,             // panels of the shared factor of a task
@@ -140,40 +180,41 @@ enum {
 // ---- the tile: the innermost loop, where nearly all of the time is spent ----
 // A panel of A is TILE_ROWS high, one of B TILE_COLS wide; only the last of a matrix may hold less.
 typedef struct {
-  size_t k;
-  const float *a;          // A (rows,k): element (i,p) is a[i*a_row + p*a_k]
+  size_t k;                // in words, here and in all that follows
+  const word *a;           // A (rows,k): word (i,p) is a[i*a_row + p*a_k]
   size_t a_row, a_k;
   const float *b;          // packed panel of B (k,TILE_COLS)
   const float *start;      // (rows,cols): what the chains start from: c itself, or the bias or zeros with start_stride 0
   size_t start_stride;
   float *c;                // = (rows,cols)
   size_t c_stride;
-  size_t last_lanes;       // columns in the last vector, 1..LANES
-  const float *ahead;      // (ahead_rows,k): what will be needed soon; it is asked for while the tile is computed
+  size_t last_lanes;       // columns in the last vector, 1..WIDTH
+  const word *ahead;       // (ahead_rows,k): what will be needed soon; it is asked for while the tile is computed
   size_t ahead_rows, ahead_stride;
 } Tile;
 
 // One k: sum (rows,cols) = fma(column of A, row of B, sum).
-INLINE void tile_step(const int rows, const int vectors, vector sum[TILE_ROWS][TILE_VECTORS], const float *a, size_t a_row, const float *b) {
+INLINE void tile_step(const int rows, const int vectors, vector sum[TILE_ROWS][TILE_VECTORS], const word *a, size_t a_row, const float *b) {
   vector row[TILE_VECTORS];
-  UNROLL for (int j = 0; j < vectors; j++) row[j] = load(b + j * LANES);
-  const float *a4 = rows > 4 ? a + 4 * a_row : a;   // two bases and a_row times 1, 2, 3: as few registers as the addresses need
+  UNROLL for (int j = 0; j < vectors; j++) row[j] = load(b + j * WIDTH);
+  const word *a4 = rows > 4 ? a + 4 * a_row : a;   // two bases and a_row times 1, 2, 3: as few registers as the addresses need
   UNROLL for (int i = 0; i < rows; i++) {
     vector factor = broadcast(i < 4 ? a[(size_t)i * a_row] : a4[(size_t)(i - 4) * a_row]);
-    UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = fma_vector(factor, row[j], sum[i][j]);
+    UNROLL for (int j = 0; j < vectors; j++) sum[i][j] = word_fma(factor, row[j], sum[i][j]);
   }
 }
 
 INLINE void tile(const int rows, const int vectors, const Tile *t) {
   vector sum[TILE_ROWS][TILE_VECTORS];
-  const bool whole = t->last_lanes == LANES;
+  const bool whole = t->last_lanes == WIDTH;
   UNROLL for (int i = 0; i < rows; i++) {
     UNROLL for (int j = 0; j < vectors; j++) {
-      const float *p = t->start + (size_t)i * t->start_stride + j * LANES;
+      const float *p = t->start + (size_t)i * t->start_stride + j * WIDTH;
       sum[i][j] = whole || j < vectors - 1 ? load(p) : load_part(p, t->last_lanes);
     }
   }
-  const float *a = t->a, *b = t->b, *ahead = t->ahead;
+  const word *a = t->a, *ahead = t->ahead;
+  const float *b = t->b;
   const size_t a_row = t->a_row, a_k = t->a_k;
   for (size_t left = t->k; left > 0;) {
     const size_t run = MIN(left, (size_t)16);
@@ -184,7 +225,7 @@ INLINE void tile(const int rows, const int vectors, const Tile *t) {
   }
   UNROLL for (int i = 0; i < rows; i++) {
     UNROLL for (int j = 0; j < vectors; j++) {
-      float *p = t->c + (size_t)i * t->c_stride + j * LANES;
+      float *p = t->c + (size_t)i * t->c_stride + j * WIDTH;
       if (whole || j < vectors - 1) store(p, sum[i][j]);
       else store_part(p, sum[i][j], t->last_lanes);
     }
@@ -202,70 +243,96 @@ static void (*const tiles[TILE_VECTORS][TILE_ROWS])(const Tile *) = { EACH_WIDTH
 // ---- packing ----
 // One factor of a product. "Outer" is its dimension that is not summed: m of A, n of B.
 typedef enum { ALONG_K, ACROSS_K } Order;   // element (outer, k) is data[outer*stride + k], or data[k*stride + outer]
-typedef struct { const float *data; size_t stride; Order order; } Factor;
+typedef struct {
+  const stored *data;
+  size_t stride, k;        // k: in elements
+  Order order;
+  bool in_order;           // words of bf16: the chain goes k = 0, 1, 2, ..., not 1, 0, 3, 2, ...
+  bf16 partner;            // what stands beside an odd last element: -0 in A, 0 in B
+} Factor;
 
-// dst panel (k, TILE_COLS) = transpose of src (rows, k), row stride `stride`, rows <= TILE_COLS; missing rows become zeros.
-static void pack_along(float *dst, const float *src, size_t stride, size_t rows, size_t k) {
-  for (size_t i0 = 0; i0 < TILE_COLS; i0 += LANES) {
-    for (size_t p = 0; p < k; p += LANES) {
-      vector r[LANES];
-      const size_t depth = MIN((size_t)LANES, k - p);
-      const float *s = src + i0 * stride + p;
+// The element that word p of a chain over k elements expands, where words are single elements of bf16.
+INLINE size_t turned(size_t p, size_t k) { return STORES_BF16 && WORD == 1 && (p ^ 1) < k ? p ^ 1 : p; }
+
+// dst panel (k, TILE_COLS) = transpose of src (rows, k elements), row stride `stride`, rows <= TILE_COLS; missing rows become zeros.
+static void pack_along(float *dst, const stored *src, size_t stride, size_t rows, size_t k) {
+  for (size_t i0 = 0; i0 < TILE_COLS; i0 += WIDTH) {
+    for (size_t p = 0; p < words_of(k); p += WIDTH) {
+      vector r[WIDTH];
+      const size_t left = k - p * WORD, depth = MIN((size_t)WIDTH, words_of(left));
+      const stored *s = src + i0 * stride + p * WORD;
       float *d = dst + p * TILE_COLS + i0;
-      if (rows == TILE_COLS && depth == LANES) {
-        UNROLL for (size_t i = 0; i < LANES; i++) {
-          r[i] = load(s + i * stride);
-          __builtin_prefetch(s + (i + LANES) * stride);   // the next vectors of rows: hardware sees only short runs
+      if (rows == TILE_COLS && left >= WIDTH * WORD) {
+        UNROLL for (size_t i = 0; i < WIDTH; i++) {
+          r[i] = load_words(s + i * stride, WIDTH * WORD);
+          __builtin_prefetch(s + (i + WIDTH) * stride);   // the next vectors of rows: hardware sees only short runs
         }
         transpose(r);
-        UNROLL for (size_t q = 0; q < LANES; q++) store(d + q * TILE_COLS, r[q]);
+        UNROLL for (size_t q = 0; q < WIDTH; q++) store(d + q * TILE_COLS, r[turned(q, WIDTH)]);
       } else {
-        for (size_t i = 0; i < LANES; i++) r[i] = i0 + i < rows ? load_part(s + i * stride, depth) : broadcast(0);
+        for (size_t i = 0; i < WIDTH; i++) r[i] = i0 + i < rows ? load_words(s + i * stride, MIN(left, (size_t)(WIDTH * WORD))) : broadcast(0);
         transpose(r);
-        for (size_t q = 0; q < depth; q++) store(d + q * TILE_COLS, r[q]);
+        for (size_t q = 0; q < depth; q++) store(d + q * TILE_COLS, r[turned(q, depth)]);
       }
     }
   }
 }
 
-// dst: panels (k, width) = columns [0, count) of src (k, count), row stride `stride`; missing columns become zeros. Goes over
+// dst (width) = word p of outer elements [0, there); the rest become zeros. f->data is not looked at: src is where they begin.
+INLINE void pack_row_across(float *dst, const size_t width, const Factor *f, const stored *src, size_t there, size_t p, size_t k) {
+  if (there < width) memset(dst, 0, width * sizeof *dst);
+#if defined(CPU_DOTS_BF16)
+  bf16 partners[16];
+  const size_t first = 2 * p, second = 2 * p + 1;
+  for (size_t i = 0; i < 16; i++) partners[i] = f->partner;
+  for (size_t i = 0; i < there; i += 16) {
+    const __mmask16 some = there - i >= 16 ? 0xffff : (__mmask16)((1u << (there - i)) - 1);
+    const stored *one = src + first * f->stride + i, *two = second < k ? src + second * f->stride + i : partners;
+    const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, f->in_order ? two : one));
+    const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, f->in_order ? one : two));
+    _mm512_mask_storeu_epi32(dst + i, some, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+  }
+#elif defined(CPU_STORES_BF16)
+  const stored *s = src + (f->in_order ? p : turned(p, k)) * f->stride;
+  for (size_t i = 0; i < there; i += LANES) vec_store_row(dst + i, vec_load_row(s + i, there - i), there - i);
+#else
+  memcpy(dst, src + p * f->stride, there * sizeof *dst);
+  (void)k;
+#endif
+}
+
+// dst: panels (k, width) = columns [0, count) of src (k elements, count); missing columns become zeros. Goes over
 // all panels a few rows at a time, so that each line of the source is read once, and lines of panels are written whole.
-INLINE void pack_across(float *dst, const size_t width, const float *src, size_t stride, size_t count, size_t k) {
+INLINE void pack_across(float *dst, const size_t width, const Factor *f, const stored *src, size_t count, size_t k) {
   enum { ROWS = 4, ROWS_AHEAD = 8 };
-  const size_t whole = count / width * width, even = k / ROWS * ROWS;
+  const size_t words = words_of(k), whole = count / width * width, even = words / ROWS * ROWS;
   for (size_t p = 0; p < even; p += ROWS) {
     for (size_t c = 0; c < whole; c += width) {
       UNROLL for (size_t q = p; q < p + ROWS; q++) {
-        __builtin_prefetch(src + (q + ROWS_AHEAD) * stride + c);
-        memcpy(dst + c * k + q * width, src + q * stride + c, width * sizeof *dst);
+        UNROLL for (size_t e = 0; e < WORD; e++) __builtin_prefetch(src + ((q + ROWS_AHEAD) * WORD + e) * f->stride + c);
+        pack_row_across(dst + c * words + q * width, width, f, src + c, width, q, k);
       }
     }
   }
-  for (size_t p = even; p < k; p++)
-    for (size_t c = 0; c < whole; c += width) memcpy(dst + c * k + p * width, src + p * stride + c, width * sizeof *dst);
-  for (size_t p = 0; p < k && whole < count; p++)
-    for (size_t i = 0; i < width; i++) dst[whole * k + p * width + i] = i < count - whole ? src[p * stride + whole + i] : 0;
+  for (size_t p = even; p < words; p++)
+    for (size_t c = 0; c < whole; c += width) pack_row_across(dst + c * words + p * width, width, f, src + c, width, p, k);
+  for (size_t p = 0; p < words && whole < count; p++) pack_row_across(dst + whole * words + p * width, width, f, src + whole, count - whole, p, k);
 }
 
-// Packs outer elements [first, first + count) and k in [k0, k0 + k) into panels, width*k floats each. first is a multiple of width.
-static void pack(float *dst, size_t width, const Factor *f, size_t first, size_t count, size_t k0, size_t k) {
-  const float *src = f->data + (f->order == ALONG_K ? first * f->stride + k0 : k0 * f->stride + first);
-  if (f->order == ALONG_K)   // only B is ever packed so
-    for (size_t i = 0; i < count; i += width) pack_along(dst + i * k, src + i * f->stride, f->stride, MIN(width, count - i), k);
-  else if (width == TILE_ROWS) pack_across(dst, TILE_ROWS, src, f->stride, count, k);
-  else pack_across(dst, TILE_COLS, src, f->stride, count, k);
+// dst (rows, k), row after row, of src (rows, k elements): what tiles cannot read where it is, because it is to be expanded, or odd.
+static void pack_rows(float *dst, const Factor *f, const stored *src, size_t rows, size_t k) {
+  const size_t words = words_of(k);
+  for (size_t i = 0; i < rows; i++, src += f->stride, dst += words) {
+#if defined(CPU_DOTS_BF16)
+    memcpy(dst, src, k * sizeof *src);
+    if (k % 2) memcpy((bf16 *)dst + k, &f->partner, sizeof(bf16));
+#else
+    const size_t even = k / 2 * 2;
+    for (size_t p = 0; p < even; p += LANES) vec_store_row(dst + p, vec_swap_pairs(vec_load_row(src + p, even - p)), even - p);
+    if (even < k) vec_store_row(dst + even, vec_load_row(src + even, 1), 1);
+#endif
+  }
 }
-
-// ---- a product: how it is cut, and who computes what ----
-typedef struct {
-  size_t m, n, k;
-  Factor a, b;             // a: (m,k); b: (n,k)
-  float *c;                // (m,n)
-  size_t c_stride;
-  const float *bias;       // (n) or NULL: the chains start from it
-  bool accumulate;         // the chains start from c; without it and without a bias they start from 0
-  const CpuEpilogue *epilogue;
-} Product;
 
 // One of the two roles, and the factor that has it.
 typedef struct {
@@ -273,7 +340,33 @@ typedef struct {
   size_t outer;            // outer elements
   size_t width;            // of a panel
   bool direct;             // tiles read it where it is, unpacked
+  bool rows;               // a panel holds rows, one behind the other, as in the matrix
 } Role;
+
+// Packs outer elements [first, first + count) and words [k0, k0 + k) into panels, width*k floats each. first is a multiple of width.
+static void pack(float *dst, const Role *role, size_t first, size_t count, size_t k0, size_t k) {
+  const Factor *f = role->factor;
+  const size_t e0 = k0 * WORD, elements = MIN(k * WORD, f->k - e0), width = role->width;
+  const stored *src = f->data + (f->order == ALONG_K ? first * f->stride + e0 : e0 * f->stride + first);
+  if (role->rows) pack_rows(dst, f, src, count, elements);
+  else if (f->order == ALONG_K)   // only B is ever packed so
+    for (size_t i = 0; i < count; i += width) pack_along(dst + i * k, src + i * f->stride, f->stride, MIN(width, count - i), elements);
+  else if (width == TILE_ROWS) pack_across(dst, TILE_ROWS, f, src, count, elements);
+  else pack_across(dst, TILE_COLS, f, src, count, elements);
+}
+
+// ---- a product: how it is cut, and who computes what ----
+typedef struct {
+  size_t m, n, k;          // k in words
+  Factor a, b;             // a: (m,k); b: (n,k)
+  float *c;                // (m,n); NULL: rounded gets the result
+  stored *rounded;         // (m,n), where storage is bf16
+  float *partial;          // (chunk,n), sums between blocks of k that are not in c yet
+  size_t c_stride;
+  const stored *bias;      // (n) or NULL: the chains start from it
+  bool accumulate;         // the chains start from c; without it and without a bias they start from 0
+  const CpuEpilogue *epilogue;
+} Product;
 
 // Cuts. None of them changes a bit of the result.
 typedef struct {
@@ -286,6 +379,7 @@ typedef struct {
   size_t groups;           // tasks into which the panels of a chunk are divided, for each block
   size_t shared_floats;    // of the shared factor's packed piece; 0: it is read where it is
   size_t streamed_floats;  // of a task's packed piece
+  size_t partial_floats;   // of sums between blocks of k
   bool one_pass;           // the shared factor is packed once, and as a whole
 } Plan;
 
@@ -295,8 +389,8 @@ typedef struct {
   float *streamed;         // streamed_floats for each thread
 } Pieces;
 
-// Panels, packed or where they are: element (i,p) of the panel of outer elements s, s+1, ... is data[s*next + i*outer + p*k].
-typedef struct { const float *data; size_t next, outer, k; } View;
+// Panels, packed or where they are: word (i,p) of the panel of outer elements s, s+1, ... is data[s*next + i*outer + p*k].
+typedef struct { const word *data; size_t next, outer, k; } View;
 
 static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 // The size of equal parts of `total`, none above `most`, each a multiple of `unit`.
@@ -306,14 +400,18 @@ static size_t even_part(size_t total, size_t most, size_t unit) {
 
 static Plan make_plan(const Product *g, const CpuState *state) {
   Plan plan;
-  const Role a = { &g->a, g->m, TILE_ROWS, g->a.order == ALONG_K }, b = { &g->b, g->n, TILE_COLS, false };
-  plan.stream_a = !a.direct && g->m >= g->n;
+  const bool along = g->a.order == ALONG_K, direct = along && (!STORES_BF16 || (WORD == 2 && g->a.k % 2 == 0));
+  const Role a = { &g->a, g->m, TILE_ROWS, direct, along && !direct }, b = { &g->b, g->n, TILE_COLS, false, false };
+  plan.stream_a = !along && g->m >= g->n;
   plan.streamed = plan.stream_a ? a : b;
   plan.shared = plan.stream_a ? b : a;
   const size_t width = plan.streamed.width, shared_width = plan.shared.width;
-  plan.k_block = even_part(g->k, K_BLOCK, LANES);
-  const size_t most = MAX((size_t)CHUNK, SHARED_FLOATS / round_up(g->k, plan.k_block) / shared_width * shared_width);
+  plan.k_block = even_part(g->k, K_BLOCK, WIDTH);
+  const bool in_parts = !g->c && g->k > plan.k_block;
+  size_t most = MAX((size_t)CHUNK, SHARED_FLOATS / round_up(g->k, plan.k_block) / shared_width * shared_width);
+  if (in_parts) most = MIN(most, MAX(PARTIAL_FLOATS / g->n, (size_t)1));
   plan.chunk = even_part(plan.shared.outer, most, shared_width);
+  plan.partial_floats = in_parts ? round_up(MIN(plan.chunk, g->m) * g->n, LINE) : 0;
   plan.k_pass = MAX(SHARED_FLOATS / (plan.chunk * plan.k_block), (size_t)1) * plan.k_block;
 
   // Four tasks for each thread where the shape allows it, so that a thread which the system holds up does not hold up all.
@@ -329,29 +427,56 @@ static Plan make_plan(const Product *g, const CpuState *state) {
 }
 
 static size_t plan_floats(const Plan *plan, const CpuState *state) {
-  return (plan->one_pass ? 1 : 2) * round_up(plan->shared_floats, LINE) + (size_t)state->threads * plan->streamed_floats;
+  return (plan->one_pass ? 1 : 2) * round_up(plan->shared_floats, LINE) + (size_t)state->threads * plan->streamed_floats + plan->partial_floats;
+}
+
+static const float *bias_floats(const stored *bias, size_t n, float room[TILE_COLS]) {
+#ifdef CPU_STORES_BF16
+  for (size_t i = 0; i < n; i += LANES) vec_store_row(room + i, vec_load_row(bias + i, n - i), n - i);
+  return room;
+#else
+  (void)n, (void)room;
+  return bias;
+#endif
+}
+
+// Where the sums of the tile at (row, col) stand between blocks of k.
+static float *sums_at(const Product *g, const Plan *plan, size_t row, size_t col) {
+  return g->c ? g->c + row * g->c_stride + col : g->partial + row % plan->chunk * g->n + col;
 }
 
 // One tile of C at (row, col): k of it. `at` is where its k begins.
-static void compute_tile(const Product *g, size_t row, size_t col, size_t at, Tile *t) {
+static void compute_tile(const Product *g, const Plan *plan, size_t row, size_t col, size_t at, Tile *t) {
   static const float zeros[TILE_COLS];
+  float bias[TILE_COLS], sums[TILE_ROWS * TILE_COLS];
   const size_t rows = MIN((size_t)TILE_ROWS, g->m - row), cols = MIN((size_t)TILE_COLS, g->n - col);
-  const size_t vectors = divide_up(cols, LANES);
-  t->c = g->c + row * g->c_stride + col;
-  t->c_stride = g->c_stride;
-  t->last_lanes = cols - (vectors - 1) * LANES;
-  const bool stored = at > 0 || g->accumulate;
-  t->start = stored ? t->c : g->bias ? g->bias + col : zeros;
-  t->start_stride = stored ? g->c_stride : 0;
+  const size_t vectors = divide_up(cols, WIDTH), stride = g->c ? g->c_stride : g->n;
+  const bool rounds = !g->c && at + t->k == g->k, stored_sums = at > 0 || g->accumulate;
+  t->c = rounds ? sums : sums_at(g, plan, row, col);
+  t->c_stride = rounds ? (size_t)TILE_COLS : stride;
+  t->last_lanes = cols - (vectors - 1) * WIDTH;
+  t->start = stored_sums ? sums_at(g, plan, row, col) : g->bias ? bias_floats(g->bias + col, cols, bias) : zeros;
+  t->start_stride = stored_sums ? stride : 0;
   tiles[vectors - 1][rows - 1](t);
+  if (!rounds) return;
+  for (size_t i = 0; i < rows; i++)
+    for (size_t j = 0; j < cols; j += LANES)
+      vec_store_row(g->rounded + (row + i) * g->c_stride + col + j, vec_load_row(sums + i * TILE_COLS + j, cols - j), cols - j);
 }
 
 // Asks for the tile of C at (row, col) before it is needed.
-INLINE void prefetch_tile(const Product *g, size_t row, size_t col) {
+INLINE void prefetch_tile(const Product *g, const Plan *plan, size_t row, size_t col, size_t at, size_t k) {
   if (row >= g->m || col >= g->n) return;
-  const float *c = g->c + row * g->c_stride + col;
-  for (size_t i = 0; i < MIN((size_t)TILE_ROWS, g->m - row); i++)
-    for (size_t j = 0; j < TILE_COLS; j += 16) __builtin_prefetch(c + i * g->c_stride + j, 1);
+  const size_t rows = MIN((size_t)TILE_ROWS, g->m - row);
+  if (g->c || at + k < g->k) {
+    const float *c = sums_at(g, plan, row, col);
+    for (size_t i = 0; i < rows; i++)
+      for (size_t j = 0; j < TILE_COLS; j += 16) __builtin_prefetch(c + i * (g->c ? g->c_stride : g->n) + j, 1);
+  } else {
+    const stored *c = g->rounded + row * g->c_stride + col;
+    for (size_t i = 0; i < rows; i++)
+      for (size_t j = 0; j < TILE_COLS; j += 32) __builtin_prefetch(c + i * g->c_stride + j, 1);
+  }
 }
 
 // The shared factor of one chunk and pass.
@@ -362,41 +487,42 @@ typedef struct { float *panels; size_t block, k0; bool valid; } Held;
 static View shared_view(const Plan *plan, const Shared *shared, size_t k0, size_t k) {
   const Role *role = &plan->shared;
   const size_t stride = role->factor->stride;
-  if (role->direct) return (View){ role->factor->data + shared->first * stride + shared->k0 + k0, stride, stride, 1 };
-  return (View){ shared->panels + k0 * round_up(shared->count, role->width), k, 1, role->width };
+  if (role->direct) return (View){ (const word *)role->factor->data + (shared->first * stride / WORD + shared->k0 + k0), stride / WORD, stride / WORD, 1 };
+  const word *panels = shared->panels + k0 * round_up(shared->count, role->width);
+  return role->rows ? (View){ panels, k, k, 1 } : (View){ panels, k, 1, role->width };
 }
 
 static View streamed_view(const Plan *plan, Held *held, size_t block, size_t at, size_t k) {
   const Role *role = &plan->streamed;
   const size_t first = block * plan->block, count = MIN(plan->block, role->outer - first);
   if (!(held->valid && held->block == block && held->k0 == at)) {
-    pack(held->panels, role->width, role->factor, first, count, at, k);
+    pack(held->panels, role, first, count, at, k);
     held->block = block, held->k0 = at, held->valid = true;
   }
   return (View){ held->panels, k, 1, role->width };
 }
 
 // One shared panel, that of outer element `here`, against the streamed panels of outer elements [first, end).
-static void run_panel(const Product *g, const Plan *plan, const View *streamed, const View *shared, const float *panel, size_t here,
+static void run_panel(const Product *g, const Plan *plan, const View *streamed, const View *shared, const word *panel, size_t here,
                       size_t first, size_t end, size_t at, size_t k) {
   const size_t width = plan->streamed.width, shared_width = plan->shared.width;
   const View *a = plan->stream_a ? streamed : shared;
   Tile t = { .k = k, .a_row = a->outer, .a_k = a->k };
   t.ahead = panel + shared_width * shared->next;   // the next panel, a few rows with each tile
   t.ahead_rows = divide_up(shared_width, divide_up(end - first, width));
-  t.ahead_stride = plan->shared.direct ? shared->outer : k;
+  t.ahead_stride = plan->shared.direct ? shared->outer : k;   // a panel of rows is as long
   for (size_t p = first; p < end; p += width, t.ahead += t.ahead_rows * t.ahead_stride) {
-    const float *mine = streamed->data + (p - first) * streamed->next;
+    const word *mine = streamed->data + (p - first) * streamed->next;
     const bool more = p + width < end;   // the next tile: beside this one, or at the start of the next panel
     const size_t next = more ? p + width : first, next_here = more ? here : here + shared_width;
     if (plan->stream_a) {
-      t.a = mine, t.b = panel;
-      prefetch_tile(g, next, next_here);
-      compute_tile(g, p, here, at, &t);
+      t.a = mine, t.b = (const float *)panel;
+      prefetch_tile(g, plan, next, next_here, at, k);
+      compute_tile(g, plan, p, here, at, &t);
     } else {
-      t.a = panel, t.b = mine;
-      prefetch_tile(g, next_here, next);
-      compute_tile(g, here, p, at, &t);
+      t.a = panel, t.b = (const float *)mine;
+      prefetch_tile(g, plan, next_here, next, at, k);
+      compute_tile(g, plan, here, p, at, &t);
     }
   }
 }
@@ -436,7 +562,7 @@ static Shared prepare_shared(const Product *g, const Plan *plan, float *panels, 
   for (size_t item = 0; item < pieces * k_blocks; item++) {
     const size_t kb = item / pieces * plan->k_block, i = item % pieces * role->width;
     const size_t depth = MIN(plan->k_block, k - kb);
-    pack(panels + kb * pieces * role->width + i * depth, role->width, role->factor, first + i, MIN(role->width, count - i), k0 + kb, depth);
+    pack(panels + kb * pieces * role->width + i * depth, role, first + i, MIN(role->width, count - i), k0 + kb, depth);
   }
   return shared;
 }
@@ -458,11 +584,13 @@ static void multiply_in_team(const Product *g, const Plan *plan, const Pieces *p
   }
 }
 
-static void multiply(CpuState *state, const Product *g) {
+static void multiply(CpuState *state, Product *g) {
   if (g->m == 0 || g->n == 0 || g->k == 0) return;
   const Plan plan = make_plan(g, state);
   const size_t shared = round_up(plan.shared_floats, LINE);
   float *scratch = cpu_scratch(state, CPU_SCRATCH_GEMM, plan_floats(&plan, state) * sizeof(float));
+  g->partial = scratch;
+  scratch += plan.partial_floats;
   const Pieces pieces = { { scratch, plan.one_pass ? scratch : scratch + shared }, scratch + (plan.one_pass ? 1 : 2) * shared };
   #pragma omp parallel num_threads(g->m * g->n * g->k < SMALLEST_TEAM_WORK ? 1 : state->threads)
   {
@@ -471,22 +599,28 @@ static void multiply(CpuState *state, const Product *g) {
   }
 }
 
-static Product forward_product(float *out, const float *x, const float *weight, size_t rows, size_t IC, size_t OC) {
-  return (Product){ .m = rows, .n = OC, .k = IC, .a = { x, IC, ALONG_K }, .b = { weight, IC, ALONG_K }, .c = out, .c_stride = OC };
+enum { MINUS_ZERO = 0x8000 };   // in bf16
+
+static Product forward_product(stored *out, const stored *x, const stored *weight, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = rows, .n = OC, .k = words_of(IC), .a = { x, IC, IC, ALONG_K, false, MINUS_ZERO }, .b = { weight, IC, IC, ALONG_K, false, 0 },
+                    .c = STORES_BF16 ? NULL : (float *)out, .rounded = out, .c_stride = OC };
 }
 
-static Product input_product(float *dx, const float *dout, const float *weight, size_t rows, size_t IC, size_t OC) {
-  return (Product){ .m = rows, .n = IC, .k = OC, .a = { dout, OC, ALONG_K }, .b = { weight, IC, ACROSS_K }, .c = dx, .c_stride = IC };
+static Product input_product(stored *dx, const stored *dout, const stored *weight, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = rows, .n = IC, .k = words_of(OC), .a = { dout, OC, OC, ALONG_K, false, MINUS_ZERO }, .b = { weight, IC, OC, ACROSS_K, false, 0 },
+                    .c = STORES_BF16 ? NULL : (float *)dx, .rounded = dx, .c_stride = IC };
 }
 
-static Product weight_product(float *dweight, const float *dout, const float *x, size_t rows, size_t IC, size_t OC) {
-  return (Product){ .m = OC, .n = IC, .k = rows, .a = { dout, OC, ACROSS_K }, .b = { x, IC, ACROSS_K }, .c = dweight, .c_stride = IC,
-                    .accumulate = true };
+static Product weight_product(float *dweight, const stored *dout, const stored *x, size_t rows, size_t IC, size_t OC) {
+  return (Product){ .m = OC, .n = IC, .k = words_of(rows), .a = { dout, OC, rows, ACROSS_K, true, MINUS_ZERO }, .b = { x, IC, rows, ACROSS_K, true, 0 },
+                    .c = dweight, .c_stride = IC, .accumulate = true };
 }
 
 size_t CPU_NAME(gemm_scratch)(const CpuState *state, size_t rows, size_t IC, size_t OC) {
-  const Product products[] = { forward_product(NULL, NULL, NULL, rows, IC, OC), input_product(NULL, NULL, NULL, rows, IC, OC),
-                               weight_product(NULL, NULL, NULL, rows, IC, OC) };
+  static stored no_output;   // which arrays there are decides what is needed
+  static float no_gradient;
+  const Product products[] = { forward_product(&no_output, NULL, NULL, rows, IC, OC), input_product(&no_output, NULL, NULL, rows, IC, OC),
+                               weight_product(&no_gradient, NULL, NULL, rows, IC, OC) };
   size_t most = 0;
   for (size_t i = 0; i < ARRAY_LEN(products); i++) {
     if (products[i].m == 0 || products[i].n == 0 || products[i].k == 0) continue;
@@ -496,7 +630,7 @@ size_t CPU_NAME(gemm_scratch)(const CpuState *state, size_t rows, size_t IC, siz
   return most * sizeof(float);
 }
 
-void CPU_NAME(gemm_forward)(CpuState *state, float *out, const float *x, const float *weight, const float *bias,
+void CPU_NAME(gemm_forward)(CpuState *state, stored *out, const stored *x, const stored *weight, const stored *bias,
                             size_t rows, size_t IC, size_t OC, const CpuEpilogue *epilogue) {
   Product g = forward_product(out, x, weight, rows, IC, OC);
   g.bias = bias;
@@ -504,12 +638,12 @@ void CPU_NAME(gemm_forward)(CpuState *state, float *out, const float *x, const f
   multiply(state, &g);
 }
 
-void CPU_NAME(gemm_backward_input)(CpuState *state, float *dx, const float *dout, const float *weight, size_t rows, size_t IC, size_t OC) {
-  const Product g = input_product(dx, dout, weight, rows, IC, OC);
+void CPU_NAME(gemm_backward_input)(CpuState *state, stored *dx, const stored *dout, const stored *weight, size_t rows, size_t IC, size_t OC) {
+  Product g = input_product(dx, dout, weight, rows, IC, OC);
   multiply(state, &g);
 }
 
-void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight, const float *dout, const float *x, size_t rows, size_t IC, size_t OC) {
-  const Product g = weight_product(dweight, dout, x, rows, IC, OC);
+void CPU_NAME(gemm_backward_weight)(CpuState *state, float *dweight, const stored *dout, const stored *x, size_t rows, size_t IC, size_t OC) {
+  Product g = weight_product(dweight, dout, x, rows, IC, OC);
   multiply(state, &g);
 }

@@ -6,6 +6,7 @@
 //     a column is a sum over rows, which is then one chain in row order from the stored value;
 //   - a sum within a row adds element j to lane j mod 16, in order, and the 16 lanes in one fixed tree (vec_sum);
 //   - every fused multiply-add is written out, and exp and log are our own (simd.h).
+// Where storage is bf16, a number expands to float when it is loaded, and is rounded once, when it is stored.
 // Read it beside reference.c: same order, same names, only vectors and threads differ. The loop over a row is always
 //   for (c = 0; c < C; c += LANES) ... vec_load_row(x + c, C - c) ...
 // Compiled once per instruction set (CPU_ISA, see cpu.h). Tests: tests/test_ops.c
@@ -33,6 +34,12 @@ static Range my_part(size_t n, size_t unit) {
 }
 enum { LINE = 64 };   // floats in a unit: a thread's elements begin at a multiple of 64, so no two threads write one cache line
 
+static float first_lane(vec a) {
+  float lane[LANES];
+  vec_store(lane, a);
+  return lane[0];
+}
+
 // ---- embedding ----
 
 static void cpu_embedding_forward(Device *d, real *out, const int32_t *ids, const real *wte, const real *wpe, size_t B, size_t T,
@@ -42,10 +49,10 @@ static void cpu_embedding_forward(Device *d, real *out, const int32_t *ids, cons
     cpu_flush_denormals();
     Range rows = my_part(B * T, 1);
     for (size_t r = rows.begin; r < rows.end; r++) {
-      float *row = floats(out) + r * C;
-      const float *token = const_floats(wte) + (size_t)ids[r] * C;
-      if (!wpe) { memcpy(row, token, C * sizeof(float)); continue; }
-      const float *place = const_floats(wpe) + (position + r % T) * C;
+      stored *row = reals(out) + r * C;
+      const stored *token = const_reals(wte) + (size_t)ids[r] * C;
+      if (!wpe) { memcpy(row, token, C * sizeof *row); continue; }
+      const stored *place = const_reals(wpe) + (position + r % T) * C;
       for (size_t c = 0; c < C; c += LANES)
         vec_store_row(row + c, vec_add(vec_load_row(token + c, C - c), vec_load_row(place + c, C - c)), C - c);
     }
@@ -53,7 +60,7 @@ static void cpu_embedding_forward(Device *d, real *out, const int32_t *ids, cons
 }
 
 // out[begin, end) += x[begin, end)
-static void add_range(float *out, const float *x, size_t begin, size_t end) {
+static void add_range(float *out, const stored *x, size_t begin, size_t end) {
   for (size_t c = begin; c < end; c += LANES)
     vec_store_row(out + c, vec_add(vec_load_row(out + c, end - c), vec_load_row(x + c, end - c)), end - c);
 }
@@ -66,7 +73,7 @@ static void cpu_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real *
     cpu_flush_denormals();
     Range columns = my_part(C, LANES);
     for (size_t r = 0; r < B * T && columns.begin < columns.end; r++) {
-      const float *row = const_floats(dout) + r * C;
+      const stored *row = const_reals(dout) + r * C;
       if (dwte) add_range(acc_floats(dwte) + (size_t)ids[r] * C, row, columns.begin, columns.end);
       if (dwpe) add_range(acc_floats(dwpe) + r % T * C, row, columns.begin, columns.end);
     }
@@ -89,7 +96,7 @@ static void cpu_dropout(Device *d, real *x, size_t rows, size_t width, const Dro
     for (size_t begin = mine.begin; begin < mine.end; begin += CHUNK) {
       size_t n = MIN((size_t)CHUNK, mine.end - begin), skip = (first + begin) % 4;   // words come in blocks of four
       philox_words(word, dropout->seed, dropout->step, dropout->site, first + begin - skip, skip + round_up(n, LANES));
-      float *p = floats(x) + begin;
+      stored *p = reals(x) + begin;
       for (size_t i = 0; i < n; i += LANES)
         vec_store_row(p + i, vec_keep(vec_mul(vec_load_row(p + i, n - i), factor), word + skip + i, threshold), n - i);
     }
@@ -99,12 +106,12 @@ static void cpu_dropout(Device *d, real *x, size_t rows, size_t width, const Dro
 // ---- norms ----
 
 // row = x + delta (delta NULL: x is returned and nothing written); *sum = sum of the row
-static const float *add_residual(float *residual, const float *x, const float *delta, size_t C, vec *sum) {
+static const stored *add_residual(stored *residual, const stored *x, const stored *delta, size_t C, vec *sum) {
   vec total = vec_zero();
   for (size_t c = 0; c < C; c += LANES) {
     vec v = vec_load_row(x + c, C - c);
     if (delta) {
-      v = vec_add(v, vec_load_row(delta + c, C - c));
+      v = vec_as_stored(residual, vec_add(v, vec_load_row(delta + c, C - c)));
       vec_store_row(residual + c, v, C - c);
     }
     total = vec_add(total, v);
@@ -118,19 +125,19 @@ static void cpu_layernorm_forward(Device *d, real *residual, real *out, acc *mea
   #pragma omp parallel num_threads(team(d, rows * C))
   {
     cpu_flush_denormals();
-    const float *w = const_floats(weight), *b = const_floats(bias);
+    const stored *w = const_reals(weight), *b = const_reals(bias);
     Range mine = my_part(rows, 1);
     for (size_t r = mine.begin; r < mine.end; r++) {
       vec sum, squares = vec_zero();
-      const float *row = add_residual(delta ? floats(residual) + r * C : NULL, const_floats(x) + r * C,
-                                      delta ? const_floats(delta) + r * C : NULL, C, &sum);
+      const stored *row = add_residual(delta ? reals(residual) + r * C : NULL, const_reals(x) + r * C,
+                                      delta ? const_reals(delta) + r * C : NULL, C, &sum);
       const vec average = vec_set(vec_sum(sum) / (float)C);
       for (size_t c = 0; c < C; c += LANES) {
         vec centered = vec_cut(vec_sub(vec_load_row(row + c, C - c), average), C - c);
         squares = vec_fma(centered, centered, squares);
       }
       const float scale = 1.0f / sqrtf(vec_sum(squares) / (float)C + (float)eps);
-      float *o = floats(out) + r * C;
+      stored *o = reals(out) + r * C;
       for (size_t c = 0; c < C; c += LANES) {
         vec norm = vec_mul(vec_sub(vec_load_row(row + c, C - c), average), vec_set(scale));
         vec shift = b ? vec_load_row(b + c, C - c) : vec_zero();
@@ -143,13 +150,13 @@ static void cpu_layernorm_forward(Device *d, real *residual, real *out, acc *mea
 }
 
 // norm = (x - mean) * rstd of 16 elements; RMS norm has mean 0
-ALWAYS_INLINE vec normalised(const float *x, size_t n, float mean, float rstd) {
+ALWAYS_INLINE vec normalised(const stored *x, size_t n, float mean, float rstd) {
   return vec_mul(vec_sub(vec_load_row(x, n), vec_set(mean)), vec_set(rstd));
 }
 
 // One row of dx: dresidual + rstd * (dnorm - average(dnorm) - norm * average(dnorm * norm)), dnorm = dout * weight.
 // centered false (RMS norm): without average(dnorm).
-static void norm_backward_row(float *dx, const float *dout, const float *dresidual, const float *x, const float *w, float mean,
+static void norm_backward_row(stored *dx, const stored *dout, const stored *dresidual, const stored *x, const stored *w, float mean,
                               float rstd, size_t C, bool centered) {
   vec sum_dnorm = vec_zero(), sum_dnorm_norm = vec_zero();
   for (size_t c = 0; c < C; c += LANES) {
@@ -169,7 +176,7 @@ static void norm_backward_row(float *dx, const float *dout, const float *dresidu
 }
 
 // dweight, dbias (NULL: none) += over all rows in order, for columns [begin, end)
-static void norm_backward_columns(float *dweight, float *dbias, const float *dout, const float *x, const float *mean,
+static void norm_backward_columns(float *dweight, float *dbias, const stored *dout, const stored *x, const float *mean,
                                   const float *rstd, size_t rows, size_t C, Range columns) {
   for (size_t r = 0; r < rows && columns.begin < columns.end; r++) {
     for (size_t c = columns.begin; c < columns.end; c += LANES) {
@@ -182,8 +189,8 @@ static void norm_backward_columns(float *dweight, float *dbias, const float *dou
 }
 
 // Both norms: mean NULL is RMS norm. The two halves read the same inputs and write different outputs: no barrier.
-static void norm_backward(Device *d, float *dx, float *dweight, float *dbias, const float *dout, const float *dresidual,
-                          const float *x, const float *w, const float *mean, const float *rstd, size_t rows, size_t C) {
+static void norm_backward(Device *d, stored *dx, float *dweight, float *dbias, const stored *dout, const stored *dresidual,
+                          const stored *x, const stored *w, const float *mean, const float *rstd, size_t rows, size_t C) {
   #pragma omp parallel num_threads(team(d, rows * C))
   {
     cpu_flush_denormals();
@@ -196,8 +203,8 @@ static void norm_backward(Device *d, float *dx, float *dweight, float *dbias, co
 
 static void cpu_layernorm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const real *dout, const real *dresidual,
                                    const real *x, const real *weight, const acc *mean, const acc *rstd, size_t rows, size_t C) {
-  norm_backward(d, floats(dx), acc_floats(dweight), acc_floats(dbias), const_floats(dout), const_floats(dresidual), const_floats(x),
-                const_floats(weight), const_acc_floats(mean), const_acc_floats(rstd), rows, C);
+  norm_backward(d, reals(dx), acc_floats(dweight), acc_floats(dbias), const_reals(dout), const_reals(dresidual), const_reals(x),
+                const_reals(weight), const_acc_floats(mean), const_acc_floats(rstd), rows, C);
 }
 
 static void cpu_rmsnorm_forward(Device *d, real *residual, real *out, acc *rstd, const real *x, const real *delta,
@@ -205,18 +212,18 @@ static void cpu_rmsnorm_forward(Device *d, real *residual, real *out, acc *rstd,
   #pragma omp parallel num_threads(team(d, rows * C))
   {
     cpu_flush_denormals();
-    const float *w = const_floats(weight);
+    const stored *w = const_reals(weight);
     Range mine = my_part(rows, 1);
     for (size_t r = mine.begin; r < mine.end; r++) {
       vec sum, squares = vec_zero();
-      const float *row = add_residual(delta ? floats(residual) + r * C : NULL, const_floats(x) + r * C,
-                                      delta ? const_floats(delta) + r * C : NULL, C, &sum);
+      const stored *row = add_residual(delta ? reals(residual) + r * C : NULL, const_reals(x) + r * C,
+                                      delta ? const_reals(delta) + r * C : NULL, C, &sum);
       for (size_t c = 0; c < C; c += LANES) {
         vec v = vec_load_row(row + c, C - c);
         squares = vec_fma(v, v, squares);
       }
       const float scale = 1.0f / sqrtf(vec_sum(squares) / (float)C + (float)eps);
-      float *o = floats(out) + r * C;
+      stored *o = reals(out) + r * C;
       for (size_t c = 0; c < C; c += LANES)
         vec_store_row(o + c, vec_mul(vec_mul(vec_load_row(row + c, C - c), vec_set(scale)), vec_load_row(w + c, C - c)), C - c);
       acc_floats(rstd)[r] = scale;
@@ -226,8 +233,8 @@ static void cpu_rmsnorm_forward(Device *d, real *residual, real *out, acc *rstd,
 
 static void cpu_rmsnorm_backward(Device *d, real *dx, acc *dweight, const real *dout, const real *dresidual, const real *x,
                                  const real *weight, const acc *rstd, size_t rows, size_t C) {
-  norm_backward(d, floats(dx), acc_floats(dweight), NULL, const_floats(dout), const_floats(dresidual), const_floats(x),
-                const_floats(weight), NULL, const_acc_floats(rstd), rows, C);
+  norm_backward(d, reals(dx), acc_floats(dweight), NULL, const_reals(dout), const_reals(dresidual), const_reals(x),
+                const_reals(weight), NULL, const_acc_floats(rstd), rows, C);
 }
 
 static void cpu_residual_forward(Device *d, real *out, const real *x, const real *delta, size_t n) {
@@ -236,8 +243,8 @@ static void cpu_residual_forward(Device *d, real *out, const real *x, const real
     cpu_flush_denormals();
     Range mine = my_part(n, LINE);
     for (size_t i = mine.begin; i < mine.end; i += LANES) {
-      vec sum = vec_add(vec_load_row(const_floats(x) + i, mine.end - i), vec_load_row(const_floats(delta) + i, mine.end - i));
-      vec_store_row(floats(out) + i, sum, mine.end - i);
+      vec sum = vec_add(vec_load_row(const_reals(x) + i, mine.end - i), vec_load_row(const_reals(delta) + i, mine.end - i));
+      vec_store_row(reals(out) + i, sum, mine.end - i);
     }
   }
 }
@@ -269,11 +276,11 @@ ALWAYS_INLINE vec silu_derivative(vec x) {
   return vec_fma(vec_mul(s, x), vec_mul(e, s), s);
 }
 
-static void gelu_range(float *post, const float *pre, size_t n) {
+static void gelu_range(stored *post, const stored *pre, size_t n) {
   for (size_t i = 0; i < n; i += LANES) vec_store_row(post + i, gelu(vec_load_row(pre + i, n - i)), n - i);
 }
 
-static void swiglu_row(float *post, const float *pre, size_t half) {
+static void swiglu_row(stored *post, const stored *pre, size_t half) {
   for (size_t j = 0; j < half; j += LANES)
     vec_store_row(post + j, vec_mul(silu(vec_load_row(pre + j, half - j)), vec_load_row(pre + half + j, half - j)), half - j);
 }
@@ -282,11 +289,11 @@ static void cpu_activation_forward(Device *d, real *post, const real *pre, size_
   #pragma omp parallel num_threads(team(d, rows * width))
   {
     cpu_flush_denormals();
-    float *y = floats(post);
-    const float *x = const_floats(pre);
+    stored *y = reals(post);
+    const stored *x = const_reals(pre);
     Range elements = my_part(rows * width, LINE), mine = my_part(rows, 1);
     switch (activation) {
-      case ACTIVATION_NONE: memcpy(y + elements.begin, x + elements.begin, (elements.end - elements.begin) * sizeof(float)); break;
+      case ACTIVATION_NONE: memcpy(y + elements.begin, x + elements.begin, (elements.end - elements.begin) * sizeof *y); break;
       case ACTIVATION_GELU: gelu_range(y + elements.begin, x + elements.begin, elements.end - elements.begin); break;
       case ACTIVATION_SWIGLU:
         for (size_t r = mine.begin; r < mine.end; r++) swiglu_row(y + r * (width / 2), x + r * width, width / 2);
@@ -295,12 +302,12 @@ static void cpu_activation_forward(Device *d, real *post, const real *pre, size_
   }
 }
 
-static void gelu_backward_range(float *dpre, const float *dpost, const float *pre, size_t n) {
+static void gelu_backward_range(stored *dpre, const stored *dpost, const stored *pre, size_t n) {
   for (size_t i = 0; i < n; i += LANES)
     vec_store_row(dpre + i, vec_mul(vec_load_row(dpost + i, n - i), gelu_derivative(vec_load_row(pre + i, n - i))), n - i);
 }
 
-static void swiglu_backward_row(float *dpre, const float *dpost, const float *pre, size_t half) {
+static void swiglu_backward_row(stored *dpre, const stored *dpost, const stored *pre, size_t half) {
   for (size_t j = 0; j < half; j += LANES) {
     size_t n = half - j;
     vec gate = vec_load_row(pre + j, n), up = vec_load_row(pre + half + j, n), dy = vec_load_row(dpost + j, n);
@@ -314,12 +321,12 @@ static void cpu_activation_backward(Device *d, real *dpre, const real *dpost, co
   #pragma omp parallel num_threads(team(d, rows * width))
   {
     cpu_flush_denormals();
-    float *dx = floats(dpre);
-    const float *dy = const_floats(dpost), *x = const_floats(pre);
+    stored *dx = reals(dpre);
+    const stored *dy = const_reals(dpost), *x = const_reals(pre);
     Range elements = my_part(rows * width, LINE), mine = my_part(rows, 1);
     size_t begin = elements.begin, n = elements.end - elements.begin;
     switch (activation) {
-      case ACTIVATION_NONE: memmove(dx + begin, dy + begin, n * sizeof(float)); break;
+      case ACTIVATION_NONE: memmove(dx + begin, dy + begin, n * sizeof *dx); break;
       case ACTIVATION_GELU: gelu_backward_range(dx + begin, dy + begin, x + begin, n); break;
       case ACTIVATION_SWIGLU:
         for (size_t r = mine.begin; r < mine.end; r++) swiglu_backward_row(dx + r * width, dy + r * (width / 2), x + r * width, width / 2);
@@ -330,7 +337,7 @@ static void cpu_activation_backward(Device *d, real *dpre, const real *dpost, co
 
 // ---- matrix products: cpu_gemm.c does them; here are activations and the gradient of the bias ----
 
-typedef struct { float *post; const float *pre; size_t OC; } GeluBlock;
+typedef struct { stored *post; const stored *pre; size_t OC; } GeluBlock;
 // pre and post may be the same array: an element is read before it is written
 static void gelu_block(const void *arg, size_t row0, size_t row1, size_t col0, size_t col1) {
   const GeluBlock *g = arg;
@@ -338,11 +345,11 @@ static void gelu_block(const void *arg, size_t row0, size_t row1, size_t col0, s
 }
 
 // SwiGLU needs two distant columns of pre for each one of post, so it follows the product, a few rows at a time.
-static void linear_swiglu(Device *d, float *pre, float *post, const float *x, const float *weight, const float *bias, size_t rows, size_t IC, size_t OC) {
+static void linear_swiglu(Device *d, stored *pre, stored *post, const stored *x, const stored *weight, const stored *bias, size_t rows, size_t IC, size_t OC) {
   const size_t most = MAX((size_t)1, MIN(rows, MAX((size_t)64, ((size_t)1 << 20) / MAX(OC, (size_t)1))));
   for (size_t first = 0; first < rows; first += most) {
     size_t n = MIN(most, rows - first);
-    float *block = pre ? pre + first * OC : cpu_scratch(cpu_state(d), CPU_SCRATCH_OPS, n * OC * sizeof(float));
+    stored *block = pre ? pre + first * OC : cpu_scratch(cpu_state(d), CPU_SCRATCH_OPS, n * OC * sizeof(stored));
     CPU_NAME(gemm_forward)(cpu_state(d), block, x + first * IC, weight, bias, n, IC, OC, NULL);
     cpu_activation_forward(d, (real *)(post + first * (OC / 2)), (const real *)block, n, OC, ACTIVATION_SWIGLU);
   }
@@ -352,26 +359,26 @@ static size_t cpu_linear_scratch(const Device *d, size_t rows, size_t IC, size_t
 
 static void cpu_linear_forward(Device *d, real *pre, real *post, const real *x, const real *weight, const real *bias, size_t rows,
                                size_t IC, size_t OC, Activation activation) {
-  const float *in = const_floats(x), *w = const_floats(weight), *b = const_floats(bias);
-  float *product = pre || activation == ACTIVATION_NONE ? floats(pre) : floats(post);
-  GeluBlock block = {floats(post), product, OC};
+  const stored *in = const_reals(x), *w = const_reals(weight), *b = const_reals(bias);
+  stored *product = pre || activation == ACTIVATION_NONE ? reals(pre) : reals(post);
+  GeluBlock block = {reals(post), product, OC};
   CpuEpilogue epilogue = {activation == ACTIVATION_GELU ? gelu_block : NULL, &block};
-  if (activation == ACTIVATION_SWIGLU) linear_swiglu(d, floats(pre), floats(post), in, w, b, rows, IC, OC);
+  if (activation == ACTIVATION_SWIGLU) linear_swiglu(d, reals(pre), reals(post), in, w, b, rows, IC, OC);
   else CPU_NAME(gemm_forward)(cpu_state(d), product, in, w, b, rows, IC, OC, &epilogue);
 }
 
 static void cpu_linear_backward_input(Device *d, real *dx, const real *dout, const real *weight, size_t rows, size_t IC, size_t OC) {
-  CPU_NAME(gemm_backward_input)(cpu_state(d), floats(dx), const_floats(dout), const_floats(weight), rows, IC, OC);
+  CPU_NAME(gemm_backward_input)(cpu_state(d), reals(dx), const_reals(dout), const_reals(weight), rows, IC, OC);
 }
 
 static void cpu_linear_backward_weight(Device *d, acc *dweight, acc *dbias, const real *dout, const real *x, size_t rows, size_t IC, size_t OC) {
-  CPU_NAME(gemm_backward_weight)(cpu_state(d), acc_floats(dweight), const_floats(dout), const_floats(x), rows, IC, OC);
+  CPU_NAME(gemm_backward_weight)(cpu_state(d), acc_floats(dweight), const_reals(dout), const_reals(x), rows, IC, OC);
   if (!dbias) return;
   #pragma omp parallel num_threads(team(d, rows * OC))
   {
     cpu_flush_denormals();
     Range columns = my_part(OC, LANES);
-    for (size_t r = 0; r < rows; r++) add_range(acc_floats(dbias), const_floats(dout) + r * OC, columns.begin, columns.end);
+    for (size_t r = 0; r < rows; r++) add_range(acc_floats(dbias), const_reals(dout) + r * OC, columns.begin, columns.end);
   }
 }
 
@@ -393,7 +400,7 @@ static void cpu_rope_table(Device *d, acc *table, size_t context, size_t HS, dou
 }
 
 // The pairs (head[i], head[i + half]) of one head; angles: cos and sin in turn
-static void rotate_head(float *head, const float *angles, size_t half, float direction) {
+static void rotate_head(stored *head, const float *angles, size_t half, float direction) {
   for (size_t i = 0; i < half; i += LANES) {
     size_t n = half - i;
     vec cos, sin;
@@ -418,7 +425,7 @@ static void cpu_rope(Device *d, real *x, const acc *table, size_t B, size_t T, s
     Range rows = my_part(B * T, 1);
     for (size_t r = rows.begin; r < rows.end; r++)
       for (size_t h = 0; h < heads; h++)
-        rotate_head(floats(x) + r * stride + h * HS, const_acc_floats(table) + (position + r % T) * (HS / 2 * 2), HS / 2, (float)direction);
+        rotate_head(reals(x) + r * stride + h * HS, const_acc_floats(table) + (position + r % T) * (HS / 2 * 2), HS / 2, (float)direction);
   }
 }
 
@@ -426,17 +433,18 @@ static void cpu_copy_rows(Device *d, real *dst, size_t dst_stride, const real *s
   #pragma omp parallel num_threads(team(d, rows * width))
   {
     Range mine = my_part(rows, 1);
-    for (size_t r = mine.begin; r < mine.end; r++) memcpy(floats(dst) + r * dst_stride, const_floats(src) + r * src_stride, width * sizeof(float));
+    for (size_t r = mine.begin; r < mine.end; r++) memcpy(reals(dst) + r * dst_stride, const_reals(src) + r * src_stride, width * sizeof(stored));
   }
 }
 
 // ---- classifier ----
 
-// The exponentials of the sum are kept in the row where the gradient is wanted: there is one exp for each logit, not two.
-static void crossentropy_row(float *row, float *loss, int32_t target, size_t V, size_t stride, float scale, WantGradient gradient) {
+// In float the exponentials of the sum are kept in the row where the gradient is wanted: there is one exp for each logit, not two. In
+// bf16 they would be rounded twice, so they are computed again.
+static void crossentropy_row(stored *row, float *loss, int32_t target, size_t V, size_t stride, float scale, WantGradient gradient) {
   if (target == IGNORED_TARGET) {
     *loss = 0;
-    if (gradient == WITH_GRADIENT) memset(row, 0, stride * sizeof(float));
+    if (gradient == WITH_GRADIENT) memset(row, 0, stride * sizeof *row);
     return;
   }
   vec largest = vec_set(-INFINITY), sum = vec_zero();
@@ -444,21 +452,25 @@ static void crossentropy_row(float *row, float *loss, int32_t target, size_t V, 
     vec v = vec_load_row(row + j, V - j);
     largest = vec_max(largest, V - j >= LANES ? v : vec_head(v, V - j, largest));
   }
-  const float max = vec_largest(largest), logit = row[target];
+  const float max = vec_largest(largest), logit = number_of(row[target]);
+  const bool keeps = !STORES_BF16 && gradient == WITH_GRADIENT;
   for (size_t j = 0; j < V; j += LANES) {
     vec e = vec_cut(vec_exp(vec_sub(vec_load_row(row + j, V - j), vec_set(max))), V - j);
     sum = vec_add(sum, e);
-    if (gradient == WITH_GRADIENT) vec_store_row(row + j, e, V - j);
+    if (keeps) vec_store_row(row + j, e, V - j);
   }
   const float total = vec_sum(sum);
-  float log_total[LANES];
-  vec_store(log_total, vec_log(vec_set(total)));
-  *loss = (max - logit) + log_total[0];
+  *loss = (max - logit) + first_lane(vec_log(vec_set(total)));
   if (gradient == WITHOUT_GRADIENT) return;
   const vec factor = vec_set(scale / total);
-  for (size_t j = 0; j < V; j += LANES) vec_store_row(row + j, vec_mul(vec_load_row(row + j, V - j), factor), V - j);
-  row[target] -= scale;
-  memset(row + V, 0, (stride - V) * sizeof(float));
+  const float correct = first_lane(vec_mul(vec_exp(vec_set(logit - max)), factor)) - scale;   // before the row is written over
+  for (size_t j = 0; j < V; j += LANES) {
+    vec e = vec_load_row(row + j, V - j);
+    if (!keeps) e = vec_exp(vec_sub(e, vec_set(max)));
+    vec_store_row(row + j, vec_mul(e, factor), V - j);
+  }
+  vec_store_row(row + target, vec_set(correct), 1);
+  memset(row + V, 0, (stride - V) * sizeof *row);
 }
 
 static void cpu_crossentropy(Device *d, real *logits, acc *loss, const int32_t *targets, size_t rows, size_t V, size_t stride,
@@ -468,7 +480,7 @@ static void cpu_crossentropy(Device *d, real *logits, acc *loss, const int32_t *
     cpu_flush_denormals();
     Range mine = my_part(rows, 1);
     for (size_t r = mine.begin; r < mine.end; r++)
-      crossentropy_row(floats(logits) + r * stride, acc_floats(loss) + r, targets[r], V, stride, (float)scale, gradient);
+      crossentropy_row(reals(logits) + r * stride, acc_floats(loss) + r, targets[r], V, stride, (float)scale, gradient);
   }
 }
 
@@ -479,7 +491,10 @@ static void cpu_add_acc(Device *d, acc *out, const acc *x, size_t n) {
   {
     cpu_flush_denormals();
     Range mine = my_part(n, LINE);
-    add_range(acc_floats(out), const_acc_floats(x), mine.begin, mine.end);
+    for (size_t i = mine.begin; i < mine.end; i += LANES) {
+      vec sum = vec_add(vec_load_row(acc_floats(out) + i, mine.end - i), vec_load_row(const_acc_floats(x) + i, mine.end - i));
+      vec_store_row(acc_floats(out) + i, sum, mine.end - i);
+    }
   }
 }
 
@@ -511,12 +526,14 @@ static void cpu_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
 // The scalars of an update, rounded once.
 typedef struct { float clip, beta1, rest1, beta2, rest2, unbias1, unbias2, eps, lr, decay; } AdamWScalars;
 
-static void adamw_range(const AdamWTensor *t, Range mine, const AdamWScalars *s) {
-  float *w = t->master ? acc_floats(t->master) : floats(t->param), *m = acc_floats(t->m), *v = acc_floats(t->v);
+enum { ADAMW_CHUNK = 256 };   // elements whose random words are made at a time
+static void adamw_chunk(const AdamWTensor *t, size_t begin, size_t end, const AdamWScalars *s, const uint32_t *word) {
+  float *master = acc_floats(t->master), *m = acc_floats(t->m), *v = acc_floats(t->v);
   const float *grad = const_acc_floats(t->grad);
-  for (size_t i = mine.begin; i < mine.end; i += LANES) {
-    size_t n = mine.end - i;
-    vec g = vec_mul(vec_load_row(grad + i, n), vec_set(s->clip)), old = vec_load_row(w + i, n);
+  stored *param = reals(t->param);
+  for (size_t i = begin; i < end; i += LANES) {
+    size_t n = end - i;
+    vec g = vec_mul(vec_load_row(grad + i, n), vec_set(s->clip)), old = master ? vec_load_row(master + i, n) : vec_load_row(param + i, n);
     vec first = vec_fma(vec_set(s->rest1), g, vec_mul(vec_set(s->beta1), vec_load_row(m + i, n)));
     vec second = vec_fma(vec_mul(vec_set(s->rest2), g), g, vec_mul(vec_set(s->beta2), vec_load_row(v + i, n)));
     vec root = vec_add(vec_sqrt(vec_mul(second, vec_set(s->unbias2))), vec_set(s->eps));
@@ -524,8 +541,17 @@ static void adamw_range(const AdamWTensor *t, Range mine, const AdamWScalars *s)
     vec updated = vec_fnma(vec_set(s->lr), step, old);
     vec_store_row(m + i, first, n);
     vec_store_row(v + i, second, n);
-    vec_store_row(w + i, updated, n);
-    if (t->master) vec_store_row(floats(t->param) + i, updated, n);
+    if (master) vec_store_row(master + i, updated, n);
+    vec_store_row(param + i, word ? vec_round_at_random(updated, word + (i - begin)) : updated, n);
+  }
+}
+
+static void adamw_range(const AdamWTensor *t, Range mine, const AdamWScalars *s, const AdamWSettings *settings) {
+  if (!STORES_BF16 || t->master) { adamw_chunk(t, mine.begin, mine.end, s, NULL); return; }
+  uint32_t word[ADAMW_CHUNK + PHILOX_ROOM];
+  for (size_t begin = mine.begin; begin < mine.end; begin += ADAMW_CHUNK) {   // mine.begin is a multiple of LINE, and so of four
+    philox_words(word, settings->seed, settings->step, t->site, begin, ADAMW_CHUNK);
+    adamw_chunk(t, begin, MIN(begin + ADAMW_CHUNK, mine.end), s, word);
   }
 }
 
@@ -547,24 +573,28 @@ static void cpu_adamw(Device *d, const AdamWTensor *tensors, size_t count, const
     AdamWScalars mine = scalars;
     for (size_t t = 0; t < count; t++) {
       mine.decay = (float)tensors[t].weight_decay;
-      adamw_range(&tensors[t], my_part(tensors[t].n, LINE), &mine);
+      adamw_range(&tensors[t], my_part(tensors[t].n, LINE), &mine, settings);
     }
   }
 }
 
-static void count_nonfinite(double *count, const float *x, size_t n) {
-  for (size_t i = 0; i < n; i++) *count += !isfinite(x[i]);   // whole numbers: exact in any order
-}
-
 static void cpu_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) {
-  count_nonfinite((double *)out, const_floats(x), n);
+  for (size_t i = 0; i < n; i++) *(double *)out += !isfinite(number_of(const_reals(x)[i]));   // whole numbers: exact
 }
 
 static void cpu_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t n) {
-  count_nonfinite((double *)out, const_acc_floats(x), n);
+  for (size_t i = 0; i < n; i++) *(double *)out += !isfinite(const_acc_floats(x)[i]);
 }
 
-// ---- the peak: fused multiply-adds on registers alone ----
+// ---- the peak: the products' instruction on registers alone ----
+
+#if defined(CPU_DOTS_BF16)
+enum { RATE_FLOPS = 4 * LANES };   // two multiply-adds a lane
+ALWAYS_INLINE vec rate_step(vec sum, vec factor, vec term) { return _mm512_dpbf16_ps(sum, (__m512bh)factor, (__m512bh)term); }
+#else
+enum { RATE_FLOPS = 2 * LANES };
+ALWAYS_INLINE vec rate_step(vec sum, vec factor, vec term) { return vec_fma(sum, factor, term); }
+#endif
 
 double CPU_NAME(fma_rate)(double seconds) {
   enum { SUMS = sizeof(vec) == 64 && VEC_TILE_VECS == 2 ? 16 : 5, ROUNDS = 1000 };   // enough independent sums to hide the latency
@@ -574,9 +604,9 @@ double CPU_NAME(fma_rate)(double seconds) {
   double elapsed = 0, flops = 0;
   while (elapsed < seconds) {
     for (int round = 0; round < ROUNDS; round++) {
-      UNROLL for (int i = 0; i < SUMS; i++) sum[i] = vec_fma(sum[i], factor, term);
+      UNROLL for (int i = 0; i < SUMS; i++) sum[i] = rate_step(sum[i], factor, term);
     }
-    flops += 2.0 * LANES * SUMS * ROUNDS;
+    flops += (double)RATE_FLOPS * SUMS * ROUNDS;
     elapsed = seconds_now() - start;
   }
   vec total = vec_zero();

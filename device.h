@@ -3,13 +3,13 @@
 // Flow (train.c, model.c, eval.c, sample.c) says what happens, in order; a device says how each operation is done. A
 // device is a struct of functions. Three files implement it, in the same order and with the same variable names:
 //   reference.c   plain loops in double precision, one thread: the specification and the oracle of every test
-//   cpu.c         fp32 with OpenMP and vector instructions (with cpu_gemm.c, cpu_attention.c, simd.h)
+//   cpu.c         fp32 or bf16 with OpenMP and vector instructions (with cpu_gemm.c, cpu_attention.c, simd.h)
 //   train_gpt.cu  fp32 or bf16 on NVIDIA GPUs (with gemm.cuh, attention.cuh, cuda.cuh, ptx.cuh)
 // Names are x_layernorm_forward with x = reference, cpu, cuda, so that grep finds all three. The page is C11 and C++17.
 //
 // TYPES. Flow sees three opaque types and cannot look inside:
-//   real   storage of weights and activations, and of the gradients of activations: fp64 on the reference, fp32 on the CPU,
-//          fp32 or bf16 on CUDA
+//   real   storage of weights and activations, and of the gradients of activations: fp64 on the reference, fp32 or bf16
+//          on the CPU and on CUDA
 //   acc    gradients of weights, losses, moments, master weights, row statistics:   fp64 on the reference, fp32 elsewhere
 //   scalar fp64 scalars that live where the device lives (the loss, the norm)
 // ids are int32_t. Scalars reach the device as double. upload and download are the only conversions.
@@ -239,9 +239,10 @@ struct Device {
 
 // The specification: fp64, one thread.
 Device *reference_device(void);
-// fp32 with OpenMP. threads 0: physical cores within the quota. Instruction set: the best here, or what GPT_CPU says
-// (generic, avx2, avx512; exit 3 if this processor lacks it, exit 2 if the word is unknown).
+// OpenMP; storage fp32, or bf16 beside fp32 master weights. threads 0: physical cores within the quota. Instruction set: the best here,
+// or what GPT_CPU says (generic, avx2, avx512, avx512bf16; exit 3 if this processor lacks it, exit 2 if the word is unknown).
 Device *cpu_device(int threads);
+Device *cpu_device_bf16(int threads);
 // Logical processors that threads of this process may run on.
 int cpu_processors(void);
 // First of all in main, before any thread: makes OpenMP's threads wait briefly, then sleep, unless the environment says how. Does not return where it has

@@ -25,9 +25,8 @@ Device *device_open(const Options *o, int gpu) {
   const char *why = device_reason(o);
   if (o->gpus || o->device == DEVICE_CUDA || (o->device == DEVICE_AUTO && !why)) return cuda_device(o->precision == PRECISION_BF16 ? CUDA_BF16 : CUDA_FP32, (GemmLibrary)o->gemm);
   if (o->gemm != GEMM_OWN) fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--gemm %s needs --device cuda%s%s; or use --gemm own", o->gemm == GEMM_WGMMA ? "wgmma" : "cublaslt", why ? ", and " : "", why ? why : "");
-  if (o->precision == PRECISION_BF16 && o->device != DEVICE_REFERENCE)
-    fail(why ? EXIT_MACHINE : EXIT_REQUEST, "--precision bf16 needs --device cuda%s%s; or use --precision fp32", why ? ", and " : "", why ? why : "");
-  return o->device == DEVICE_REFERENCE ? reference_device() : cpu_device(threads);
+  if (o->device == DEVICE_REFERENCE) return reference_device();
+  return o->precision == PRECISION_BF16 ? cpu_device_bf16(threads) : cpu_device(threads);
 }
 
 void require_memory(const Device *d, const MemoryTable *table, size_t more, const char *advice) {

@@ -270,8 +270,6 @@ static float float_of_bits(uint32_t bits) {
   return f;
 }
 
-float float_of_bf16(uint16_t bits) { return float_of_bits((uint32_t)bits << 16); }
-
 float float_of_f16(uint16_t bits) {
   uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
   if (exponent == 31) return float_of_bits(sign | 0x7f800000u | fraction << 13);

@@ -10,6 +10,7 @@
 // not end the process: it returns NULL and a one-line reason, so that the caller can fall back or refuse.
 // Tests: tests/test_safetensors.c
 #pragma once
+#include "bf16.h"  // float_of_bf16
 #include "json.h"  // Json: the parsed header
 #include "util.h"  // Buffer, bool, sizes
 
@@ -73,6 +74,5 @@ bool safetensors_read(const Safetensors *s, const SafeTensor *t, int64_t start, 
 bool safetensors_read_float(const Safetensors *s, const SafeTensor *t, int64_t start, size_t n, float *dst);
 static inline bool safe_type_is_read(SafeType type) { return type <= SAFE_BF16; }
 
-// One element; exact, subnormals, infinities and NaNs included.
+// One element; exact, subnormals, infinities and NaNs included; bf16: float_of_bf16.
 float float_of_f16(uint16_t bits);   // IEEE 754 binary16
-float float_of_bf16(uint16_t bits);  // the upper half of a binary32

@@ -1,4 +1,4 @@
-// simd.h: owns the vector of the CPU device: 16 floats, on every processor, and the operations on it.
+// simd.h: owns the vector of the CPU device: 16 floats, on every processor, and the operations on it; in memory they are floats or bf16.
 //
 // AVX-512 holds it in one register, AVX2 in two, and plain C in an array, one loop an operation. Kernels are written once, in terms of `vec`;
 // a file that includes this is compiled once per instruction set, and the compiler's own macros choose the section below.
@@ -8,6 +8,7 @@
 // those n floats and sets the rest to zero; vec_store_tail writes only those.
 // Tests: tests/test_ops.c: simd_* for the plain section against libm and rng.h; every operation for equal bits of the others.
 #pragma once
+#include "bf16.h"       // bf16, float_of_bf16, bf16_of_float
 #include <math.h>       // fmaf, sqrtf, in the plain section
 #include <stdint.h>
 #include <string.h>     // memcpy
@@ -127,6 +128,29 @@ ALWAYS_INLINE void philox_store(uint32_t out[32], philox_vec c0, philox_vec c1, 
 // x where word >= threshold (unsigned), else 0
 ALWAYS_INLINE vec vec_keep(vec x, const uint32_t word[16], uint32_t threshold) {
   return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(_mm512_loadu_si512(word), _mm512_set1_epi32((int)threshold)), x);
+}
+// 16 numbers of bf16.h; rounding to nearest, ties to even
+typedef __m256i vec_bf16;
+ALWAYS_INLINE vec_bf16 vec_load_bf16(const bf16 *p) { return _mm256_loadu_si256((const __m256i *)p); }
+ALWAYS_INLINE void vec_store_bf16(bf16 *p, vec_bf16 a) { _mm256_storeu_si256((__m256i *)p, a); }
+ALWAYS_INLINE vec_bf16 vec_load_bf16_tail(const bf16 *p, size_t n) { return _mm256_maskz_loadu_epi16(vec_tail_mask(n), p); }
+ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) { _mm256_mask_storeu_epi16(p, vec_tail_mask(n), a); }
+ALWAYS_INLINE vec vec_expand(vec_bf16 a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+ALWAYS_INLINE vec_bf16 vec_round(vec a) {
+#ifdef __AVX512BF16__
+  return (__m256i)_mm512_cvtneps_pbh(a);
+#else
+  __m512i bits = _mm512_castps_si512(a), half = _mm512_srli_epi32(bits, 16), one = _mm512_set1_epi32(1);
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(half, one))), 16);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), half, _mm512_set1_epi32(0x40)));
+#endif
+}
+ALWAYS_INLINE vec vec_swap_pairs(vec a) { return _mm512_permute_ps(a, 0xb1); }   // lanes 1, 0, 3, 2, ...
+// a finite number becomes one of its two neighbours in bf16: the upper one with probability (distance from the lower one) / (theirs)
+ALWAYS_INLINE vec vec_round_at_random(vec a, const uint32_t word[16]) {
+  __m512i bits = _mm512_castps_si512(a), lower = _mm512_and_si512(_mm512_loadu_si512(word), _mm512_set1_epi32(0xffff));
+  __m512i rounded = _mm512_and_si512(_mm512_add_epi32(bits, lower), _mm512_set1_epi32((int)0xffff0000));
+  return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(_mm512_sub_ps(a, a), _mm512_setzero_ps(), _CMP_EQ_OQ), _mm512_castsi512_ps(rounded));
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -259,6 +283,38 @@ ALWAYS_INLINE __m256 vec_keep_half(__m256 x, const uint32_t *word, uint32_t thre
 ALWAYS_INLINE vec vec_keep(vec x, const uint32_t word[16], uint32_t threshold) {
   return (vec){vec_keep_half(x.low, word, threshold), vec_keep_half(x.high, word + 8, threshold)};
 }
+typedef __m256i vec_bf16;
+ALWAYS_INLINE vec_bf16 vec_load_bf16(const bf16 *p) { return _mm256_loadu_si256((const __m256i *)p); }
+ALWAYS_INLINE void vec_store_bf16(bf16 *p, vec_bf16 a) { _mm256_storeu_si256((__m256i *)p, a); }
+ALWAYS_INLINE vec_bf16 vec_load_bf16_tail(const bf16 *p, size_t n) {
+  bf16 all[16] = {0};
+  memcpy(all, p, n * sizeof *p);
+  return vec_load_bf16(all);
+}
+ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) {
+  bf16 all[16];
+  vec_store_bf16(all, a);
+  memcpy(p, all, n * sizeof *p);
+}
+ALWAYS_INLINE __m256 vec_expand_half(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)); }
+ALWAYS_INLINE vec vec_expand(vec_bf16 a) { return (vec){vec_expand_half(_mm256_castsi256_si128(a)), vec_expand_half(_mm256_extracti128_si256(a, 1))}; }
+ALWAYS_INLINE __m256i vec_round_half(__m256 a) {   // in the lower halves of 32 bits
+  __m256i bits = _mm256_castps_si256(a), half = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(half, _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd)), 16);
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(half, _mm256_set1_epi32(0x40)), _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
+}
+ALWAYS_INLINE vec_bf16 vec_round(vec a) {   // packing works within 128-bit halves; the permutation undoes that
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(vec_round_half(a.low), vec_round_half(a.high)), 0xd8);
+}
+ALWAYS_INLINE vec vec_swap_pairs(vec a) { return (vec){_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1)}; }
+ALWAYS_INLINE __m256 vec_round_at_random_half(__m256 a, const uint32_t *word) {
+  __m256i lower = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)word), _mm256_set1_epi32(0xffff));
+  __m256i rounded = _mm256_and_si256(_mm256_add_epi32(_mm256_castps_si256(a), lower), _mm256_set1_epi32((int)0xffff0000));
+  return _mm256_blendv_ps(a, _mm256_castsi256_ps(rounded), _mm256_cmp_ps(_mm256_sub_ps(a, a), _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+ALWAYS_INLINE vec vec_round_at_random(vec a, const uint32_t word[16]) {
+  return (vec){vec_round_at_random_half(a.low, word), vec_round_at_random_half(a.high, word + 8)};
+}
 
 #else
 // ================================================================ plain C: an array, and what the two above must equal
@@ -324,6 +380,17 @@ ALWAYS_INLINE void philox_store(uint32_t out[4], philox_vec c0, philox_vec c1, p
   out[0] = (uint32_t)c0, out[1] = (uint32_t)c1, out[2] = (uint32_t)c2, out[3] = (uint32_t)c3;
 }
 ALWAYS_INLINE vec vec_keep(vec x, const uint32_t word[16], uint32_t threshold) { VEC_EACH(word[i] >= threshold ? x.lane[i] : 0.0f); }
+typedef struct { bf16 lane[16]; } vec_bf16;
+ALWAYS_INLINE vec_bf16 vec_load_bf16(const bf16 *p) { vec_bf16 r; memcpy(&r, p, sizeof r); return r; }
+ALWAYS_INLINE void vec_store_bf16(bf16 *p, vec_bf16 a) { memcpy(p, &a, sizeof a); }
+ALWAYS_INLINE vec_bf16 vec_load_bf16_tail(const bf16 *p, size_t n) { vec_bf16 r = {{0}}; memcpy(&r, p, n * sizeof *p); return r; }
+ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) { memcpy(p, &a, n * sizeof *p); }
+ALWAYS_INLINE vec vec_expand(vec_bf16 a) { VEC_EACH(float_of_bf16(a.lane[i])); }
+ALWAYS_INLINE vec_bf16 vec_round(vec a) { vec_bf16 r; for (int i = 0; i < 16; i++) r.lane[i] = bf16_of_float(a.lane[i]); return r; }
+ALWAYS_INLINE vec vec_swap_pairs(vec a) { VEC_EACH(a.lane[i ^ 1]); }
+ALWAYS_INLINE vec vec_round_at_random(vec a, const uint32_t word[16]) {
+  VEC_EACH(a.lane[i] - a.lane[i] == 0 ? bits_float((float_bits(a.lane[i]) + (word[i] & 0xffff)) & 0xffff0000u) : a.lane[i]);
+}
 #endif
 
 // ================================================================ the same for all: written in the operations above
@@ -396,12 +463,24 @@ VEC_LONG vec vec_log(vec x) {
   return vec_where_less(x, vec_set(0x1p-126f), vec_where_less(x, vec_zero(), vec_set(NAN), vec_set(-INFINITY)), value);
 }
 
-// The first n floats from p, or all 16 if n >= 16. A row of C floats is walked by c = 0, 16, 32, ... with n = C - c.
-ALWAYS_INLINE vec vec_load_row(const float *p, size_t n) { return n >= LANES ? vec_load(p) : vec_load_tail(p, n); }
-ALWAYS_INLINE void vec_store_row(float *p, vec a, size_t n) {
+// The first n numbers from p, or all 16 if n >= 16. A row of C numbers is walked by c = 0, 16, 32, ... with n = C - c. They are
+// floats, or bf16, which expand when they are loaded and are rounded when they are stored.
+ALWAYS_INLINE vec vec_load_row_float(const float *p, size_t n) { return n >= LANES ? vec_load(p) : vec_load_tail(p, n); }
+ALWAYS_INLINE void vec_store_row_float(float *p, vec a, size_t n) {
   if (n >= LANES) vec_store(p, a);
   else vec_store_tail(p, a, n);
 }
+ALWAYS_INLINE vec vec_load_row_bf16(const bf16 *p, size_t n) { return vec_expand(n >= LANES ? vec_load_bf16(p) : vec_load_bf16_tail(p, n)); }
+ALWAYS_INLINE void vec_store_row_bf16(bf16 *p, vec a, size_t n) {
+  if (n >= LANES) vec_store_bf16(p, vec_round(a));
+  else vec_store_bf16_tail(p, vec_round(a), n);
+}
+#define vec_load_row(p, n) _Generic(*(p), float: vec_load_row_float, bf16: vec_load_row_bf16)(p, n)
+#define vec_store_row(p, a, n) _Generic(*(p), float: vec_store_row_float, bf16: vec_store_row_bf16)(p, a, n)
+// a as a later load finds it where it was stored at p
+#define vec_as_stored(p, a) _Generic(*(p), float: vec_same, bf16: vec_through_bf16)(a)
+ALWAYS_INLINE vec vec_same(vec a) { return a; }
+ALWAYS_INLINE vec vec_through_bf16(vec a) { return vec_expand(vec_round(a)); }
 // a with zeros in the lanes from n on: what a sum over a row must not count
 ALWAYS_INLINE vec vec_cut(vec a, size_t n) { return n >= LANES ? a : vec_head(a, n, vec_zero()); }
 

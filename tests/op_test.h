@@ -1,7 +1,7 @@
 // op_test.h: owns the way an operation of a device is tested: against the reference, and against itself.
 //
-// The device is the CPU's, or what TEST_DEVICE names: cuda, cuda-bf16 (then of every two cases one has sizes and addresses that allow
-// 16-byte accesses), and cuda-cublaslt, cuda-bf16-cublaslt, cuda-bf16-wgmma.
+// The device is the CPU's in fp32, or what TEST_DEVICE names: cpu-bf16; cuda, cuda-bf16 (then of every two cases one has sizes and
+// addresses that allow 16-byte accesses), and cuda-cublaslt, cuda-bf16-cublaslt, cuda-bf16-wgmma.
 //
 // An operation is a row: its shapes, its arrays for a shape, the call, and the bound on each output element. For every row
 //   check_against_reference   42 odd shapes (1, primes, tile edges +-1), canaries around every array, inputs unchanged,
@@ -16,6 +16,7 @@
 #include "../util.h"    // xmalloc, ARRAY_LEN, MIN, MAX
 #include "test.h"       // CHECK_MSG
 #if defined(__x86_64__)
+#include <cpuid.h>      // __get_cpuid_count
 #include <xmmintrin.h>  // _mm_getcsr, _mm_setcsr
 #endif
 
@@ -58,12 +59,13 @@ struct Case {
 // ---- the device under test ----
 
 static inline bool on_cuda(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda", 4); }
-static inline bool on_bf16(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda-bf16", 9); }
+static inline bool on_bf16(void) { const char *name = getenv("TEST_DEVICE"); return name && strstr(name, "-bf16"); }
+static inline bool on_tensor_cores(void) { return on_cuda() && on_bf16(); }   // their factors are bf16, those between two products too
 static inline GemmLibrary gemm_library(void) {
   const char *name = getenv("TEST_DEVICE");
   return name && strstr(name, "-cublaslt") ? GEMM_CUBLASLT : name && strstr(name, "-wgmma") ? GEMM_WGMMA : GEMM_OWN;
 }
-static inline Device *device_under_test(int threads) { return on_cuda() ? cuda_device(on_bf16() ? CUDA_BF16 : CUDA_FP32, gemm_library()) : cpu_device(threads); }
+static inline Device *device_under_test(int threads) { return on_cuda() ? cuda_device(on_bf16() ? CUDA_BF16 : CUDA_FP32, gemm_library()) : on_bf16() ? cpu_device_bf16(threads) : cpu_device(threads); }
 // One rounding to storage.
 static inline double unit_of_storage(void) { return on_bf16() ? U_BF16 : U; }
 // x as it is after it was stored; ties to even.
@@ -319,6 +321,8 @@ static inline void check_against_reference(const Operation *op) {
 
 static inline bool has_instruction_set(const char *name) {
 #if defined(__x86_64__)
+  unsigned a = 0, b, c, d;
+  if (!strcmp(name, "avx512bf16")) return has_instruction_set("avx512") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   if (!strcmp(name, "avx512")) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
@@ -330,7 +334,7 @@ static inline Device *device_with(const char *instruction_set, int threads) {
   const char *before = getenv("GPT_CPU");
   char *saved = before ? xstrdup(before) : NULL;
   if (*instruction_set) setenv("GPT_CPU", instruction_set, 1);
-  Device *d = cpu_device(threads);
+  Device *d = device_under_test(threads);
   if (saved) setenv("GPT_CPU", saved, 1);
   else unsetenv("GPT_CPU");
   free(saved);
@@ -338,7 +342,7 @@ static inline Device *device_with(const char *instruction_set, int threads) {
 }
 
 static const struct { const char *instruction_set; int threads; } variants[] = {
-  {"", 1}, {"", 2}, {"", 3}, {"", 7}, {"avx512", 2}, {"avx2", 2}, {"avx2", 7}, {"generic", 3},
+  {"", 1}, {"", 2}, {"", 3}, {"", 7}, {"avx512bf16", 2}, {"avx512", 2}, {"avx2", 2}, {"avx2", 7}, {"generic", 3},
 };
 
 static inline void check_same_bits(const Operation *op) {

@@ -91,7 +91,7 @@ static void forward_bounds(Case *c) {
           double size = 0;
           for (size_t i = query->begin; i < query->end; i++)
             size += query->p[i] * query->factor[i] * fabs(v[b * s.kv_batch + i * s.kv_stride + h / (s.NH / s.KVH) * s.HS + e]);
-          c->array[0].bound[b * s.out_batch + t * s.out_stride + h * s.HS + e] = (2 * sum_error + (keys + 100) * U + (on_bf16() ? U_BF16 : 0)) * size + TINY;
+          c->array[0].bound[b * s.out_batch + t * s.out_stride + h * s.HS + e] = (2 * sum_error + (keys + 100) * U + (on_tensor_cores() ? U_BF16 : 0)) * size + TINY;
         }
       }
   free(query);
@@ -140,7 +140,7 @@ static void backward_bounds(Case *c) {
           const size_t key = b * s.kv_batch + i * s.kv_stride + h / (s.NH / s.KVH) * s.HS;
           double size_v = 0, p_error = query->score_error + 110 * U;   // |score - lse| below 100
           for (size_t e = 0; e < s.HS; e++) size_v += fabs(dout[out_at + e] * v[key + e]);
-          double dscore = query->p[i] * (query->factor[i] * size_v + size_out), error = p_error + ((double)s.HS + 16 + length) * U + (on_bf16() ? U_BF16 : 0);
+          double dscore = query->p[i] * (query->factor[i] * size_v + size_out), error = p_error + ((double)s.HS + 16 + length) * U + (on_tensor_cores() ? U_BF16 : 0);
           for (size_t e = 0; e < s.HS; e++) {
             dq[q_at + e] += s.scale * dscore * fabs(k[key + e]) * error;
             dk[key + e] += s.scale * dscore * fabs(q[q_at + e]) * error;

@@ -1,49 +1,59 @@
-// test_gemm.c: owns the test of the CPU device's matrix products (cpu_gemm.c), on every instruction set of this processor.
+// test_gemm.c: owns the test of the CPU device's matrix products (cpu_gemm.c), on every instruction set of this processor; in bf16 where
+// test_gemm_bf16.c includes it.
 //
 // The specification is bits: each output element is one chain of fmaf over k in order, from the bias, 0 or the stored
-// gradient. So every element of every shape is compared with that chain by its bits, for 1, 2, 3 and 7 threads; and the
+// gradient; in bf16 k goes 1, 0, 3, 2, ... but for gradients, and a result that is stored is rounded then. So every element of every shape is compared with that chain by its bits, for 1, 2, 3 and 7 threads; and the
 // chain itself with a sum in double, by a bound. Inputs must stay as they were.
 #include "../cpu.h"     // CpuState, CpuEpilogue, cpu_flush_denormals
 #include "../util.h"    // xmalloc, MIN, ARRAY_LEN
 #include "test.h"       // CHECK_MSG, RUN
+#if defined(__x86_64__)
+#include <cpuid.h>      // __get_cpuid_count
+#endif
 #include <sys/mman.h>   // mmap, mprotect
 
-#define PROTOTYPES(isa) \
-  void cpu_gemm_forward_##isa(CpuState *, float *, const float *, const float *, const float *, size_t, size_t, size_t, const CpuEpilogue *); \
-  void cpu_gemm_backward_input_##isa(CpuState *, float *, const float *, const float *, size_t, size_t, size_t); \
-  void cpu_gemm_backward_weight_##isa(CpuState *, float *, const float *, const float *, size_t, size_t, size_t);
-#define SET(isa, here) { #isa, here, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa }
-
+typedef void Forward(CpuState *, stored *, const stored *, const stored *, const stored *, size_t, size_t, size_t, const CpuEpilogue *);
+typedef void BackwardInput(CpuState *, stored *, const stored *, const stored *, size_t, size_t, size_t);
+typedef void BackwardWeight(CpuState *, float *, const stored *, const stored *, size_t, size_t, size_t);
 typedef struct {
   const char *name;
   bool available;
-  void (*forward)(CpuState *, float *, const float *, const float *, const float *, size_t, size_t, size_t, const CpuEpilogue *);
-  void (*backward_input)(CpuState *, float *, const float *, const float *, size_t, size_t, size_t);
-  void (*backward_weight)(CpuState *, float *, const float *, const float *, size_t, size_t, size_t);
+  Forward *forward;
+  BackwardInput *backward_input;
+  BackwardWeight *backward_weight;
 } InstructionSet;
-
-PROTOTYPES(generic)
-#if defined(__x86_64__)
-PROTOTYPES(avx2)
-PROTOTYPES(avx512)
+#define PROTOTYPES(isa) Forward cpu_gemm_forward_##isa; BackwardInput cpu_gemm_backward_input_##isa; BackwardWeight cpu_gemm_backward_weight_##isa;
+#define SET(isa) { #isa, false, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa },
+#ifndef __x86_64__
+#define EACH_X86(X)
+#elif defined(CPU_STORES_BF16)
+#define EACH_X86(X) X(avx2_bf16) X(avx512_bf16) X(avx512bf16)
+#else
+#define EACH_X86(X) X(avx2) X(avx512)
 #endif
-
-static InstructionSet sets[] = {
-  SET(generic, true),
-#if defined(__x86_64__)
-  SET(avx2, false),
-  SET(avx512, false),
+#ifdef CPU_STORES_BF16
+#define EACH_SET(X) X(generic_bf16) EACH_X86(X)
+#else
+#define EACH_SET(X) X(generic) EACH_X86(X)
 #endif
-};
+EACH_SET(PROTOTYPES)
+static InstructionSet sets[] = { EACH_SET(SET) };
 static const int thread_counts[] = {1, 2, 3, 7};
 static CpuState state;
 
 static void find_sets(void) {
+  for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
+    const char *name = sets[i].name;
+    sets[i].available = !strncmp(name, "generic", 7);
 #if defined(__x86_64__)
-  sets[1].available = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  sets[2].available = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq");
+    unsigned a = 0, b, c, d;
+    if (!strncmp(name, "avx2", 4)) sets[i].available = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strncmp(name, "avx512", 6))
+      sets[i].available = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq");
+    if (!strcmp(name, "avx512bf16")) sets[i].available = sets[i].available && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
 #endif
+  }
 }
 
 // ---- shapes ----
@@ -59,9 +69,20 @@ static const Shape shapes[] = {
 };
 
 // ---- data: before each array are canaries, behind its last element is a page that cannot even be read ----
-enum { CANARIES = 19 };
-static const float CANARY = -54321;
-typedef struct { char *memory; size_t bytes, n; float *data, *copy; } Array;
+enum { CANARIES = 19, CANARY = 0xa5 };
+typedef struct { char *memory; size_t bytes, n, size; char *data, *copy; } Array;   // n elements of `size` bytes each: stored, or floats
+
+static double value_of(const char *p, size_t size) {   // which is 2 only for bf16
+  float f;
+  bf16 half;
+  memcpy(&half, p, 2);
+  if (size == 2) return float_of_bf16(half);
+  memcpy(&f, p, 4);
+  return f;
+}
+static double value_at(const Array *a, size_t i) { return value_of(a->data + i * a->size, a->size); }
+static stored *S(const Array *a) { return (stored *)(void *)a->data; }
+static float *F(const Array *a) { return (float *)(void *)a->data; }
 
 static uint32_t random_bits(void) {
   static uint64_t x = 88172645463325252u;
@@ -69,24 +90,34 @@ static uint32_t random_bits(void) {
   return (uint32_t)(x >> 32);
 }
 
-// n numbers in (-size, size); size 0: NaN, for what is to be set.
-static Array array_create(size_t n, double size) {
-  const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = round_up((n + CANARIES) * sizeof(float), page);
-  Array a = { .bytes = used + page, .n = n, .copy = xmalloc(n, sizeof(float)) };
+// As an element of that many bytes.
+static void put_value(char *p, size_t size, float x) {
+  bf16 half = bf16_of_float(x);
+  if (size == 2) memcpy(p, &half, 2);
+  else memcpy(p, &x, 4);
+}
+
+// n numbers in (-magnitude, magnitude); magnitude 0: NaN, for what is to be set.
+static Array array_of(size_t n, size_t size, double magnitude) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = round_up((n + CANARIES) * size, page);
+  Array a = { .bytes = used + page, .n = n, .size = size, .copy = xmalloc(n, size) };
   a.memory = mmap(NULL, a.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (a.memory == MAP_FAILED || mprotect(a.memory + used, page, PROT_NONE) != 0) abort();
-  a.data = (float *)(a.memory + used) - n;
-  for (size_t i = 1; i <= CANARIES; i++) *(a.data - i) = CANARY;
-  for (size_t i = 0; i < n; i++) a.data[i] = size > 0 ? (float)(((int32_t)random_bits() * 0x1p-31) * size) : NAN;
-  memcpy(a.copy, a.data, n * sizeof(float));
+  a.data = a.memory + used - n * size;
+  memset(a.data - CANARIES * size, CANARY, CANARIES * size);
+  for (size_t i = 0; i < n; i++) put_value(a.data + i * size, size, magnitude > 0 ? (float)(((int32_t)random_bits() * 0x1p-31) * magnitude) : NAN);
+  memcpy(a.copy, a.data, n * size);
   return a;
 }
-static void array_restart(Array *a) { memcpy(a->data, a->copy, a->n * sizeof(float)); }
+static Array array_create(size_t n, double magnitude) { return array_of(n, sizeof(stored), magnitude); }
+static Array gradient_create(size_t n, double magnitude) { return array_of(n, sizeof(float), magnitude); }
+static void array_restart(Array *a) { memcpy(a->data, a->copy, a->n * a->size); }
 static void check_canaries(const Array *a, const char *what) {
-  for (size_t i = 1; i <= CANARIES; i++) CHECK_MSG(*(a->data - i) == CANARY, "%s: canary %zu before the array was overwritten", what, i);
+  for (size_t i = 1; i <= CANARIES * a->size; i++)
+    CHECK_MSG((unsigned char)*(a->data - i) == CANARY, "%s: the byte %zu before the array was overwritten", what, i);
 }
 static void check_unchanged(const Array *a, const char *what) {
-  CHECK_MSG(!memcmp(a->data, a->copy, a->n * sizeof(float)), "%s: an input was changed", what);
+  CHECK_MSG(!memcmp(a->data, a->copy, a->n * a->size), "%s: an input was changed", what);
   check_canaries(a, what);
 }
 static void array_free(Array *a) { munmap(a->memory, a->bytes), free(a->copy); }
@@ -96,26 +127,35 @@ static void array_free(Array *a) { munmap(a->memory, a->bytes), free(a->copy); }
 typedef struct {
   const char *name;
   size_t m, n, k;
-  const float *a, *b;
+  const Array *a, *b;
   bool a_transposed, b_transposed;
-  const float *start;      // (m,n), or (n) where start_row is false, or NULL: 0
-  bool start_row;
+  const Array *start;      // (m,n), as it was, or (n) where start_row is false, or NULL: 0
+  bool start_row;          // a gradient: floats, k in order
 } Specification;
 
-static float factor_a(const Specification *s, size_t i, size_t p) { return s->a_transposed ? s->a[p * s->m + i] : s->a[i * s->k + p]; }
-static float factor_b(const Specification *s, size_t p, size_t j) { return s->b_transposed ? s->b[j * s->k + p] : s->b[p * s->n + j]; }
-static float start_of(const Specification *s, size_t i, size_t j) { return !s->start ? 0 : s->start[s->start_row ? i * s->n + j : j]; }
-static float chain(const Specification *s, size_t i, size_t j) {
+static float factor_a(const Specification *s, size_t i, size_t p) { return (float)value_at(s->a, s->a_transposed ? p * s->m + i : i * s->k + p); }
+static float factor_b(const Specification *s, size_t p, size_t j) { return (float)value_at(s->b, s->b_transposed ? j * s->k + p : p * s->n + j); }
+static float start_of(const Specification *s, size_t i, size_t j) {
+  return !s->start ? 0 : (float)value_of(s->start->copy + (s->start_row ? i * s->n + j : j) * s->start->size, s->start->size);
+}
+static size_t result_size(const Specification *s) { return s->start_row ? sizeof(float) : sizeof(stored); }
+// The result's element, in the first bytes.
+static void chain(const Specification *s, size_t i, size_t j, char result[4]) {
   float sum = start_of(s, i, j);
-  for (size_t p = 0; p < s->k; p++) sum = fmaf(factor_a(s, i, p), factor_b(s, p, j), sum);
-  return sum;
+  for (size_t p = 0; p < s->k; p++) {
+    const size_t at = STORES_BF16 && !s->start_row && (p ^ 1) < s->k ? p ^ 1 : p;
+    sum = fmaf(factor_a(s, i, at), factor_b(s, at, j), sum);
+  }
+  put_value(result, result_size(s), sum);
 }
 
 static bool within(double got, double want, double bound) { return fabs(got - want) <= bound; }
 
 // Against a sum in double, whose own error is 2^29 times smaller. A chain of k fused multiply-adds in float errs by at most
-// k u (1 + k u) times the sum of magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
-static void check_bound(const Specification *s, const float *got) {
+// k u (1 + k u) times the sum of magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); storing in bf16
+// rounds by 2^-8 of the result at most (half of its last place, 2^-7).
+static void check_bound(const Specification *s, const char *got_bytes) {
+  const size_t size = result_size(s);
   size_t caught_nan = 0, caught_zero = 0, all = s->m * s->n;
   for (size_t i = 0; i < s->m; i++) {
     for (size_t j = 0; j < s->n; j++) {
@@ -124,9 +164,10 @@ static void check_bound(const Specification *s, const float *got) {
         double product = (double)factor_a(s, i, p) * factor_b(s, p, j);
         want += product, magnitude += fabs(product);
       }
-      double bound = (double)s->k * 0x1p-24 * (1 + (double)s->k * 0x1p-24) * magnitude;
-      CHECK_MSG(within(got[i * s->n + j], want, bound), "%s m %zu n %zu k %zu (%zu,%zu): %.9g, in double %.17g, bound %.3g", s->name,
-                s->m, s->n, s->k, i, j, got[i * s->n + j], want, bound);
+      double bound = (double)s->k * 0x1p-24 * (1 + (double)s->k * 0x1p-24) * magnitude, got = value_of(got_bytes + (i * s->n + j) * size, size);
+      if (size == 2) bound += 0x1p-8 * (fabs(want) + bound);
+      CHECK_MSG(within(got, want, bound), "%s m %zu n %zu k %zu (%zu,%zu): %.9g, in double %.17g, bound %.3g", s->name,
+                s->m, s->n, s->k, i, j, got, want, bound);
       caught_nan += !within(NAN, want, bound), caught_zero += !within(0, want, bound);
     }
   }
@@ -134,43 +175,48 @@ static void check_bound(const Specification *s, const float *got) {
   CHECK_MSG(caught_zero * 10 > all * 9 || all < 20 || s->k > 4096, "%s: the bound lets zeros pass", s->name);
 }
 
-static void check_bits(const Specification *s, const float *want, const float *got, const char *set, int threads) {
+static void check_bits(const Specification *s, const char *want, const char *got, const char *set, int threads) {
+  const size_t size = result_size(s);
   for (size_t e = 0; e < s->m * s->n; e++)
-    CHECK_MSG(!memcmp(want + e, got + e, sizeof(float)), "%s %s, %d threads, m %zu n %zu k %zu (%zu,%zu): %.9g, the chain gives %.9g", s->name,
-              set, threads, s->m, s->n, s->k, e / s->n, e % s->n, got[e], want[e]);
+    CHECK_MSG(!memcmp(want + e * size, got + e * size, size), "%s %s, %d threads, m %zu n %zu k %zu (%zu,%zu): %.9g, the chain gives %.9g", s->name,
+              set, threads, s->m, s->n, s->k, e / s->n, e % s->n, value_of(got + e * size, size), value_of(want + e * size, size));
 }
 
 // Runs one product on every instruction set and number of threads; out is restarted before each.
-typedef void Product(const InstructionSet *set, float *out, const float *a, const float *b, const float *bias, const Shape *shape);
-static void check_product(const Specification *s, Product *run, Array *out, const Array *a, const Array *b, const Array *bias, const Shape *shape) {
-  float *want = xmalloc(s->m * s->n, sizeof *want);
-  for (size_t e = 0; e < s->m * s->n; e++) want[e] = chain(s, e / s->n, e % s->n);
+typedef void Product(const InstructionSet *set, Array *out, const Array *a, const Array *b, const Array *bias, const Shape *shape);
+static void check_product(const Specification *s, Product *run, Array *out, const Array *bias, const Shape *shape) {
+  char *want = xmalloc(s->m * s->n + 1, result_size(s));
+  for (size_t e = 0; e < s->m * s->n; e++) {
+    char result[4];
+    chain(s, e / s->n, e % s->n, result);
+    memcpy(want + e * result_size(s), result, result_size(s));
+  }
   check_bound(s, want);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     for (size_t t = 0; sets[i].available && t < ARRAY_LEN(thread_counts); t++) {
       state.threads = thread_counts[t];
       array_restart(out);
-      run(&sets[i], out->data, a->data, b->data, bias ? bias->data : NULL, shape);
+      run(&sets[i], out, s->a, s->b, bias, shape);
       check_bits(s, want, out->data, sets[i].name, state.threads);
       check_canaries(out, s->name);
-      check_unchanged(a, s->name);
-      check_unchanged(b, s->name);
+      check_unchanged(s->a, s->name);
+      check_unchanged(s->b, s->name);
       if (bias) check_unchanged(bias, s->name);
     }
   }
   free(want);
 }
 
-static void run_forward(const InstructionSet *set, float *out, const float *x, const float *w, const float *bias, const Shape *s) {
-  set->forward(&state, out, x, w, bias, s->rows, s->IC, s->OC, NULL);
+static void run_forward(const InstructionSet *set, Array *out, const Array *x, const Array *w, const Array *bias, const Shape *s) {
+  set->forward(&state, S(out), S(x), S(w), bias ? S(bias) : NULL, s->rows, s->IC, s->OC, NULL);
 }
-static void run_input(const InstructionSet *set, float *dx, const float *dout, const float *w, const float *bias, const Shape *s) {
+static void run_input(const InstructionSet *set, Array *dx, const Array *dout, const Array *w, const Array *bias, const Shape *s) {
   (void)bias;
-  set->backward_input(&state, dx, dout, w, s->rows, s->IC, s->OC);
+  set->backward_input(&state, S(dx), S(dout), S(w), s->rows, s->IC, s->OC);
 }
-static void run_weight(const InstructionSet *set, float *dw, const float *dout, const float *x, const float *bias, const Shape *s) {
+static void run_weight(const InstructionSet *set, Array *dw, const Array *dout, const Array *x, const Array *bias, const Shape *s) {
   (void)bias;
-  set->backward_weight(&state, dw, dout, x, s->rows, s->IC, s->OC);
+  set->backward_weight(&state, F(dw), S(dout), S(x), s->rows, s->IC, s->OC);
 }
 static double size_of_case(size_t number) { return number % 3 == 0 ? 1 : number % 3 == 1 ? 1e4 : 0.02; }
 
@@ -179,9 +225,9 @@ static void forward(void) {
     const Shape *s = &shapes[i];
     Array x = array_create(s->rows * s->IC, size_of_case(i)), w = array_create(s->OC * s->IC, 1), bias = array_create(s->OC, 1);
     Array out = array_create(s->rows * s->OC, 0);
-    Specification spec = { "forward", s->rows, s->OC, s->IC, x.data, w.data, false, true, NULL, false };
-    if (i % 4 != 2) spec.start = bias.data;
-    check_product(&spec, run_forward, &out, &x, &w, spec.start ? &bias : NULL, s);
+    Specification spec = { "forward", s->rows, s->OC, s->IC, &x, &w, false, true, NULL, false };
+    if (i % 4 != 2) spec.start = &bias;
+    check_product(&spec, run_forward, &out, spec.start, s);
     array_free(&x), array_free(&w), array_free(&bias), array_free(&out);
   }
 }
@@ -190,8 +236,8 @@ static void backward_input(void) {
   for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
     const Shape *s = &shapes[i];
     Array dout = array_create(s->rows * s->OC, size_of_case(i)), w = array_create(s->OC * s->IC, 1), dx = array_create(s->rows * s->IC, 0);
-    Specification spec = { "backward_input", s->rows, s->IC, s->OC, dout.data, w.data, false, false, NULL, false };
-    check_product(&spec, run_input, &dx, &dout, &w, NULL, s);
+    Specification spec = { "backward_input", s->rows, s->IC, s->OC, &dout, &w, false, false, NULL, false };
+    check_product(&spec, run_input, &dx, NULL, s);
     array_free(&dout), array_free(&w), array_free(&dx);
   }
 }
@@ -199,9 +245,9 @@ static void backward_input(void) {
 static void backward_weight(void) {
   for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
     const Shape *s = &shapes[i];
-    Array dout = array_create(s->rows * s->OC, size_of_case(i)), x = array_create(s->rows * s->IC, 1), dw = array_create(s->OC * s->IC, size_of_case(i + 1));
-    Specification spec = { "backward_weight", s->OC, s->IC, s->rows, dout.data, x.data, true, false, dw.copy, true };
-    check_product(&spec, run_weight, &dw, &dout, &x, NULL, s);
+    Array dout = array_create(s->rows * s->OC, size_of_case(i)), x = array_create(s->rows * s->IC, 1), dw = gradient_create(s->OC * s->IC, size_of_case(i + 1));
+    Specification spec = { "backward_weight", s->OC, s->IC, s->rows, &dout, &x, true, false, &dw, true };
+    check_product(&spec, run_weight, &dw, NULL, s);
     array_free(&dout), array_free(&x), array_free(&dw);
   }
 }
@@ -210,17 +256,17 @@ static void backward_weight(void) {
 static void gradient_in_pieces(void) {
   const Shape s = {797, 53, 61};
   const size_t cuts[] = {0, 1, 8, 399, 400, 768, 797};
-  Array dout = array_create(s.rows * s.OC, 1e4), x = array_create(s.rows * s.IC, 1), dw = array_create(s.OC * s.IC, 1);
+  Array dout = array_create(s.rows * s.OC, 1e4), x = array_create(s.rows * s.IC, 1), dw = gradient_create(s.OC * s.IC, 1);
   float *whole = xmalloc(dw.n, sizeof *whole);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     if (!sets[i].available) continue;
     state.threads = 2;
     array_restart(&dw);
-    sets[i].backward_weight(&state, dw.data, dout.data, x.data, s.rows, s.IC, s.OC);
+    sets[i].backward_weight(&state, F(&dw), S(&dout), S(&x), s.rows, s.IC, s.OC);
     memcpy(whole, dw.data, dw.n * sizeof *whole);
     array_restart(&dw);
     for (size_t c = 0; c + 1 < ARRAY_LEN(cuts); c++)
-      sets[i].backward_weight(&state, dw.data, dout.data + cuts[c] * s.OC, x.data + cuts[c] * s.IC, cuts[c + 1] - cuts[c], s.IC, s.OC);
+      sets[i].backward_weight(&state, F(&dw), S(&dout) + cuts[c] * s.OC, S(&x) + cuts[c] * s.IC, cuts[c + 1] - cuts[c], s.IC, s.OC);
     CHECK_MSG(!memcmp(whole, dw.data, dw.n * sizeof *whole), "%s: the gradient in pieces differs from the whole", sets[i].name);
   }
   free(whole);
@@ -231,19 +277,20 @@ static void gradient_in_pieces(void) {
 // are compared with the chain.
 static void large_gradient(void) {
   const Shape s = {1030, 1026, 1031};
-  Array dout = array_create(s.rows * s.OC, 1), x = array_create(s.rows * s.IC, 1), dw = array_create(s.OC * s.IC, 1);
-  const Specification spec = { "large_gradient", s.OC, s.IC, s.rows, dout.data, x.data, true, false, dw.copy, true };
+  Array dout = array_create(s.rows * s.OC, 1), x = array_create(s.rows * s.IC, 1), dw = gradient_create(s.OC * s.IC, 1);
+  const Specification spec = { "large_gradient", s.OC, s.IC, s.rows, &dout, &x, true, false, &dw, true };
   float *first = NULL;
   for (size_t i = 1; i < ARRAY_LEN(sets); i++) {   // not the generic one: it would take seconds
     for (int threads = 1; sets[i].available && threads <= 3; threads += 2) {
       state.threads = threads;
       array_restart(&dw);
-      sets[i].backward_weight(&state, dw.data, dout.data, x.data, s.rows, s.IC, s.OC);
+      sets[i].backward_weight(&state, F(&dw), S(&dout), S(&x), s.rows, s.IC, s.OC);
       if (!first) memcpy(first = xmalloc(dw.n, sizeof *first), dw.data, dw.n * sizeof *first);
       CHECK_MSG(!memcmp(first, dw.data, dw.n * sizeof *first), "%s with %d threads differs", sets[i].name, threads);
       for (size_t e = 0; e < dw.n; e += 1009) {
-        float want = chain(&spec, e / s.IC, e % s.IC);
-        CHECK_MSG(!memcmp(&want, dw.data + e, sizeof want), "%s, %d threads, element %zu: %.9g, the chain gives %.9g", sets[i].name, threads, e, dw.data[e], want);
+        char want[4];
+        chain(&spec, e / s.IC, e % s.IC, want);
+        CHECK_MSG(!memcmp(want, F(&dw) + e, 4), "%s, %d threads, element %zu: %.9g, the chain gives %.9g", sets[i].name, threads, e, F(&dw)[e], value_of(want, 4));
       }
     }
   }
@@ -252,7 +299,7 @@ static void large_gradient(void) {
 }
 
 // ---- the epilogue: each element once, when it is finished ----
-typedef struct { const float *out, *want; unsigned char *seen; size_t rows, OC; int early, uneven; } Seen;
+typedef struct { const stored *out, *want; unsigned char *seen; size_t rows, OC; int early, uneven; } Seen;
 static void see(const void *arg, size_t row0, size_t row1, size_t col0, size_t col1) {
   const Seen *s = arg;
   if (col0 % 16 != 0 || (col1 % 16 != 0 && col1 != s->OC) || row1 > s->rows || col1 > s->OC) {
@@ -275,9 +322,9 @@ static void epilogue(void) {
     if (!set->available) continue;
     Array x = array_create(s->rows * s->IC, 1), w = array_create(s->OC * s->IC, 1), out = array_create(s->rows * s->OC, 0), want = array_create(s->rows * s->OC, 0);
     state.threads = 3;
-    set->forward(&state, want.data, x.data, w.data, NULL, s->rows, s->IC, s->OC, &(CpuEpilogue){ NULL, NULL });
-    Seen seen = { out.data, want.data, xcalloc(out.n, 1), s->rows, s->OC, 0, 0 };
-    set->forward(&state, out.data, x.data, w.data, NULL, s->rows, s->IC, s->OC, &(CpuEpilogue){ see, &seen });
+    set->forward(&state, S(&want), S(&x), S(&w), NULL, s->rows, s->IC, s->OC, &(CpuEpilogue){ NULL, NULL });
+    Seen seen = { S(&out), S(&want), xcalloc(out.n, 1), s->rows, s->OC, 0, 0 };
+    set->forward(&state, S(&out), S(&x), S(&w), NULL, s->rows, s->IC, s->OC, &(CpuEpilogue){ see, &seen });
     size_t once = 0;
     for (size_t e = 0; e < out.n; e++) once += seen.seen[e] == 1;
     CHECK_MSG(once == out.n && !seen.early && !seen.uneven, "%s: %zu of %zu elements seen once, %d early, %d uneven blocks", set->name, once, out.n, seen.early, seen.uneven);
@@ -289,30 +336,30 @@ static void epilogue(void) {
 // A product flushes denormal numbers in every thread, also in helpers that were started without. Run it first.
 static void denormals_are_zero(void) {
   Array x = array_create(700 * 40, 1), w = array_create(90 * 40, 1), out = array_create(700 * 90, 0);
-  for (size_t i = 0; i < x.n; i++) x.data[i] = 1e-20f;
-  for (size_t i = 0; i < w.n; i++) w.data[i] = 1e-20f;
+  for (size_t i = 0; i < x.n; i++) put_value(x.data + i * x.size, x.size, 1e-20f);
+  for (size_t i = 0; i < w.n; i++) put_value(w.data + i * w.size, w.size, 1e-20f);
   state.threads = 7;
   #pragma omp parallel num_threads(7)
   omp_get_thread_num();
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     if (!sets[i].available) continue;
     size_t zeros = 0;
-    sets[i].forward(&state, out.data, x.data, w.data, NULL, 700, 40, 90, NULL);
-    for (size_t e = 0; e < out.n; e++) zeros += out.data[e] == 0;
+    sets[i].forward(&state, S(&out), S(&x), S(&w), NULL, 700, 40, 90, NULL);
+    for (size_t e = 0; e < out.n; e++) zeros += value_at(&out, e) == 0;
     CHECK_MSG(zeros == out.n, "%s: %zu of %zu sums of denormal products are zero", sets[i].name, zeros, out.n);
   }
   array_free(&x), array_free(&w), array_free(&out);
 }
 
 static void nothing_to_do(void) {
-  Array x = array_create(8, 1), out = array_create(8, 1);
+  Array x = array_create(8, 1), out = array_create(8, 1), dw = gradient_create(8, 1);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     if (!sets[i].available) continue;
-    sets[i].forward(&state, out.data, x.data, x.data, NULL, 0, 2, 2, NULL);
-    sets[i].backward_weight(&state, out.data, x.data, x.data, 0, 2, 2);
-    check_unchanged(&out, "no rows");
+    sets[i].forward(&state, S(&out), S(&x), S(&x), NULL, 0, 2, 2, NULL);
+    sets[i].backward_weight(&state, F(&dw), S(&x), S(&x), 0, 2, 2);
+    check_unchanged(&out, "no rows"), check_unchanged(&dw, "no rows");
   }
-  array_free(&x), array_free(&out);
+  array_free(&x), array_free(&out), array_free(&dw);
 }
 
 int main(int argc, char **argv) {
