@@ -1,4 +1,4 @@
-// test_bits.c: owns the proof, in small, that a run in fp32 is the same bits however it is computed: any number of threads,
+// test_bits.c: owns the proof, in small, that a run is the same bits however it is computed, in fp32 and in bf16: any number of threads,
 // any instruction set, a step's batch in one piece or in many, any recomputation, any chunk of logits.
 //
 // A tiny model of each family, with dropout, ignored targets and sizes that are no multiple of any tile, is trained for a few steps in
@@ -8,6 +8,9 @@
 #include "../model.h"    // the whole model
 #include "../rng.h"      // rng_below
 #include "test.h"        // RUN, CHECK_MSG
+#if defined(__x86_64__)
+#include <cpuid.h>       // __get_cpuid_count
+#endif
 #include <stdbool.h>
 
 enum { SEQUENCES = 8, CONTEXT = 19, VOCAB = 67, STEPS = 8, FEW_STEPS = 2, ROWS = SEQUENCES * CONTEXT };
@@ -24,10 +27,14 @@ typedef struct {          // one way to compute the run
   uint32_t steps;
 } Way;
 
+static bool bf16_storage, at_random;   // of all runs until it is changed; without master weights, rounded at random
+
 static const Way PLAIN = {"plain", NULL, 1, SEQUENCES, RECOMPUTE_NONE, 0, 0.1, 3, STEPS};
 
 static bool processor_has(const char *set) {
 #if defined(__x86_64__)
+  unsigned a = 0, b, c, d;
+  if (!strcmp(set, "avx512bf16")) return processor_has("avx512") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   if (!strcmp(set, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!strcmp(set, "avx512"))
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -47,7 +54,7 @@ static void one_step(Gpt *m, const Way *way, uint32_t step) {
   int32_t ids[ROWS], targets[ROWS];
   MicroBatch place = {.seed = way->seed, .step = step, .loss_scale = 1.0 / (ROWS - (ROWS + 6) / 7)};
   AdamWSettings settings = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .bias1 = 1 - det_pow(0.9, step + 1.0),
-                            .bias2 = 1 - det_pow(0.99, step + 1.0), .grad_clip = 0.5};
+                            .bias2 = 1 - det_pow(0.99, step + 1.0), .grad_clip = 0.5, .seed = way->seed, .step = step};
   made_up_batch(step, ids, targets);
   gpt_begin_step(m);
   for (int first = 0; first < SEQUENCES; first += way->B) {
@@ -83,9 +90,9 @@ static void run_hash(Family family, const Way *way, char hex[65]) {
                  .vocab = VOCAB, .bias = !llama, .tie = !llama, .dropout = way->dropout, .norm_eps = 1e-5, .rope_theta = 10000};
   if (way->set) setenv("GPT_CPU", way->set, 1);
   else unsetenv("GPT_CPU");
-  Device *d = cpu_device(way->threads);
+  Device *d = bf16_storage ? cpu_device_bf16(way->threads) : cpu_device(way->threads);
   Gpt *m = gpt_create(d, &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = way->B, .T = CONTEXT, .recompute = way->recompute,
-                                       .classifier_rows = way->classifier_rows});
+                                       .classifier_rows = way->classifier_rows, .no_master = at_random});
   gpt_init(m, way->seed);
   for (uint32_t step = 0; step < way->steps; step++) one_step(m, way, step);
   hash_numbers(m, hex);
@@ -96,11 +103,12 @@ static void run_hash(Family family, const Way *way, char hex[65]) {
 
 // The hash of the plain way after so many steps.
 static const char *plain_hash(Family family, uint32_t steps) {
-  static char hex[2][STEPS + 1][65];
+  static char hex[3][2][STEPS + 1][65];
+  char *found = hex[bf16_storage + at_random][family][steps];
   Way way = PLAIN;
   way.steps = steps;
-  if (!*hex[family][steps]) run_hash(family, &way, hex[family][steps]);
-  return hex[family][steps];
+  if (!*found) run_hash(family, &way, found);
+  return found;
 }
 
 static void check_same(const Way *way) {
@@ -108,7 +116,8 @@ static void check_same(const Way *way) {
     char hex[65];
     const char *plain = plain_hash(family, way->steps);
     run_hash(family, way, hex);
-    CHECK_MSG(!strcmp(hex, plain), "%s, %s: %.16s, plain is %.16s", family == FAMILY_GPT2 ? "gpt2" : "llama", way->name, hex, plain);
+    CHECK_MSG(!strcmp(hex, plain), "%s, %s%s, %s: %.16s, plain is %.16s", family == FAMILY_GPT2 ? "gpt2" : "llama", bf16_storage ? "bf16" : "fp32",
+              at_random ? " rounded at random" : "", way->name, hex, plain);
   }
 }
 
@@ -122,7 +131,7 @@ static void threads_change_no_bit(void) {
 }
 
 static void instruction_sets_change_no_bit(void) {
-  static const char *const sets[] = {"generic", "avx2", "avx512"};
+  static const char *const sets[] = {"generic", "avx2", "avx512", "avx512bf16"};
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     Way way = PLAIN;
     way.name = way.set = sets[i];
@@ -196,12 +205,27 @@ static void self_test_of_doctor(void) {
   }
 }
 
+// Storage, and how it is rounded, are seen too.
+static void precision_is_another_run(void) {
+  char fp32[65], master[65];
+  bf16_storage = at_random = false;
+  strcpy(fp32, plain_hash(FAMILY_GPT2, STEPS));
+  bf16_storage = true;
+  strcpy(master, plain_hash(FAMILY_GPT2, STEPS));
+  at_random = true;
+  CHECK(strcmp(fp32, master) && strcmp(master, plain_hash(FAMILY_GPT2, STEPS)));
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  RUN(threads_change_no_bit);
-  RUN(instruction_sets_change_no_bit);
-  RUN(cuts_change_no_bit);
-  RUN(the_hash_is_not_blind);
+  for (int mode = 0; mode < 3; mode++) {
+    bf16_storage = mode > 0, at_random = mode > 1;
+    RUN(threads_change_no_bit);
+    RUN(instruction_sets_change_no_bit);
+    RUN(cuts_change_no_bit);
+    RUN(the_hash_is_not_blind);
+  }
+  RUN(precision_is_another_run);
   RUN(squares_are_added_as_written);
   RUN(self_test_of_doctor);
   return TEST_END();
