@@ -107,14 +107,14 @@ ssize_t pread(int fd, void *to, size_t n, off_t at) {
 }
 
 // How many files this process has open.
-static int descriptors(void) {
+static inline int descriptors(void) {
   int open_now = 0;
   for (int fd = 0; fd < 1024; fd++) open_now += fcntl(fd, F_GETFD) >= 0;
   return open_now;
 }
 
 // Text that must never change, by its hash; where it has, it is shown, and the hash that it has.
-static void expect_hash(const char *text, size_t n, const char *expected) {
+static inline void expect_hash(const char *text, size_t n, const char *expected) {
   char hex[65];
   sha256_of(text, n, hex);
   CHECK_STR(hex, expected);
