@@ -124,7 +124,7 @@ static Trainer trainer_open(const char *flags) {
   Options *o = xmalloc(1, sizeof *o);
   options_parse(o, COMMAND_TRAIN, "train", argc, argv);
   Trainer t = {.run = run_prepare(o), .comm = comm_none()};
-  t.device = device_open(o);
+  t.device = device_open(o, 0);
   t.model = gpt_create(t.device, &t.run->gpt);
   t.ids = xmalloc((size_t)(o->batch * o->context), sizeof *t.ids);
   t.targets = xmalloc((size_t)(o->batch * o->context), sizeof *t.targets);
