@@ -82,7 +82,6 @@ refuse 2 "--stochastic-rounding on is for --precision bf16" bench train --stocha
 refuse 2 "--gemm cublaslt needs --device cuda" bench gemm --device cpu --gemm cublaslt
 refuse 2 "--gemm wgmma needs --device cuda" bench gemm --device cpu --gemm wgmma --precision bf16
 refuse 2 "--gemm wgmma is for --precision bf16" bench gemm --gemm wgmma
-refuse 2 "--precision bf16 needs --device cuda" bench train --device cpu --precision bf16
 refuse 2 "missing.txt" tokenizer train missing.txt --vocab 300 --out x.json
 refuse 2 "--out is missing" tokenizer train text.txt --vocab 300
 refuse 2 "--vocab 100: the 256 bytes" tokenizer train text.txt --vocab 100 --out x.json
