@@ -51,7 +51,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -110,6 +110,10 @@ CUDA_TESTS := test_ops test_attention test_cuda
 test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)/%_checked)
 	@bash tests/cuda.sh $(EMULATED)
 
+# several GPUs and NCCL, both emulated: every collective, training, faults
+test-nccl: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked
+	@bash tests/nccl.sh $(EMULATED)
+
 # N random mutants of the sources, each to be caught by a test
 mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(FILES)
@@ -167,6 +171,7 @@ help:
 	@echo "make test       all quick tests; make test OP=layernorm: those of one operation"
 	@echo "make test-slow  the long ones"
 	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
+	@echo "make test-nccl  several GPUs and NCCL, both emulated"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
 	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
 	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"

@@ -19,12 +19,16 @@
 #include <string.h>      // strcmp
 #include <unistd.h>      // usleep
 
+typedef enum { STARTING, RUNNING, ENDING } Stage;
+static const double ASIDE_SECONDS = 300;     // for NCCL to start and to end, where nobody is busy with anything else
+
 typedef struct {
   Comm *host;
   Device *device;
   NcclLibrary library;
   void *comm, *stream;       // ncclComm_t, cudaStream_t
   char name[32];             // "NCCL 2.28.9"
+  Stage stage;
   CommCall call;             // begun and not finished: the last of them, the bytes and a hash of all
   uint64_t bytes, hash;
 } Member;
@@ -79,21 +83,24 @@ static _Noreturn void leave_with_fault(Comm *c) {
   m->host->leave(m->host);
 }
 
-static void describe(const Comm *c, char text[128]) { comm_where(text, member(c)->call, member(c)->bytes, member(c)->host->step); }
-
-// NCCL says that something went wrong. Before the first step there is nothing to go on from: then this rank says it itself.
-static _Noreturn void broken(Comm *c, const char *function, int result) {
+// NCCL's `function` went wrong. While there are steps the group has a fault, from which a run can go on; before and behind them this rank says what is wrong itself.
+static _Noreturn void give_up(Comm *c, const char *function, const char *why) {
   Member *m = member(c);
   char text[512], where[128];
-  const char *more = m->library.last_error(m->comm);
   if (m->host->fault_known(m->host)) leave_with_fault(c);       // what went wrong is that another rank did
-  if (m->host->step == 0)
-    fail(EXIT_MACHINE, "%s does not start: %s: %s%s%.200s; set NCCL_DEBUG=WARN to learn more, or train on one GPU with --gpus 1, or on the CPU with --ranks %d", m->name, function,
-         m->library.error_string(result), more && *more ? ": " : "", more ? more : "", c->world);
-  describe(c, where);
-  snprintf(text, sizeof text, "rank %d: %s failed: %s: %s%s%.200s, %s", c->rank, m->name, function, m->library.error_string(result), more && *more ? ": " : "", more ? more : "", where);
+  if (m->stage == STARTING)
+    fail(EXIT_MACHINE, "%s does not start: %s: %s; set NCCL_DEBUG=WARN to learn more, or train on one GPU with --gpus 1, or on the CPU with --ranks %d", m->name, function, why, c->world);
+  if (m->stage == ENDING) fail(EXIT_MACHINE, "rank %d: %s does not end: %s: %s; what was saved is intact", c->rank, m->name, function, why);
+  comm_where(where, m->call, m->bytes, m->host->step);
+  snprintf(text, sizeof text, "rank %d: %s failed: %s: %s, %s", c->rank, m->name, function, why, where);
   m->host->report(m->host, text);
   leave_with_fault(c);
+}
+static _Noreturn void broken(Comm *c, const char *function, int result) {
+  char why[320];
+  const char *more = member(c)->library.last_error(member(c)->comm);
+  snprintf(why, sizeof why, "%s%s%.200s", member(c)->library.error_string(result), more && *more ? ": " : "", more ? more : "");
+  give_up(c, function, why);
 }
 
 // ---- waiting ----
@@ -119,12 +126,11 @@ static void wait_until(Comm *c, bool (*done)(Comm *c), const char *function) {
     looked = waited;
     if (m->library.get_async_error(m->comm, &result) || (result && result != NCCL_IN_PROGRESS)) broken(c, function, result);
     if (m->host->fault_known(m->host)) leave_with_fault(c);
-    if (waited <= m->host->deadline) continue;
-    char text[512], where[128];
-    describe(c, where);
-    snprintf(text, sizeof text, "rank %d: %s did not end within the deadline of %.3g seconds: %s, %s", c->rank, m->name, m->host->deadline, function, where);
-    m->host->report(m->host, text);
-    leave_with_fault(c);
+    const double deadline = m->stage == RUNNING ? m->host->deadline : MIN(m->host->deadline, ASIDE_SECONDS);
+    if (waited <= deadline) continue;
+    char why[80];
+    snprintf(why, sizeof why, "did not end within the deadline of %.3g seconds", deadline);
+    give_up(c, function, why);
   }
 }
 
@@ -279,13 +285,12 @@ static void nccl_receive(Comm *c, void *x, size_t bytes, int from) {
 
 static void nccl_destroy(Comm *c) {
   Member *m = member(c);
+  m->stage = ENDING;
   settle(c, "ncclCommFinalize", m->library.finalize(m->comm));
   m->library.destroy(m->comm);
   free(m);
   free(c);
 }
-
-static const double START_SECONDS = 300;
 
 Comm *comm_nccl_join(Comm *host, Device *d) {
   if (host->world == 1 || !d->side_stream) return host;
@@ -301,14 +306,12 @@ Comm *comm_nccl_join(Comm *host, Device *d) {
   *c = (Comm){.rank = host->rank, .world = host->world, .transport = m->name, .state = m, .all_reduce = nccl_all_reduce, .reduce_scatter = nccl_reduce_scatter,
               .all_gather = nccl_all_gather, .broadcast = nccl_broadcast, .send = nccl_send, .receive = nccl_receive, .barrier = nccl_barrier,
               .begin = nccl_begin, .finish = nccl_finish, .destroy = nccl_destroy};
-  const double deadline = host->deadline;
-  host->deadline = MIN(deadline, START_SECONDS);     // nobody is busy with anything else
   // Ranks of one machine need no network: NCCL's own sockets stay on the loopback, unless NCCL_SOCKET_IFNAME names another
   if (!strcmp(host->transport, "shared memory")) setenv("NCCL_SOCKET_IFNAME", "lo", 0);
   if (c->rank == 0) settle(c, "ncclGetUniqueId", m->library.get_id(&id));
   host->broadcast(host, &id, sizeof id, 0);
   settle(c, "ncclCommInitRankConfig", m->library.init(&m->comm, c->world, id, c->rank, &config));
   host->barrier(host);     // all are in, or the one that is not has said why
-  host->deadline = deadline;
+  m->stage = RUNNING;
   return c;
 }

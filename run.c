@@ -112,11 +112,12 @@ static char *divisors(int64_t n, int64_t most) {
 
 static void refuse_step(const Options *o) {
   int64_t sequences = o->tokens_per_step / o->context, share = sequences / o->ranks;     // that the wish comes nearest to
+  const char *word = o->gpus ? "gpus" : "ranks";
   if (sequences % o->ranks)
-    fail(EXIT_REQUEST, "--ranks %lld cannot share the %lld sequences of a step evenly (--tokens-per-step %lld, --context %lld); these numbers of ranks can: %s", (long long)o->ranks,
+    fail(EXIT_REQUEST, "--%s %lld cannot share the %lld sequences of a step evenly (--tokens-per-step %lld, --context %lld); these numbers of ranks can: %s", word, (long long)o->ranks,
          (long long)sequences, (long long)o->tokens_per_step, (long long)o->context, divisors(sequences, COMM_MOST_RANKS));
   char ranks[48] = "";
-  if (o->ranks > 1) snprintf(ranks, sizeof ranks, " x --ranks %lld", (long long)o->ranks);
+  if (o->ranks > 1) snprintf(ranks, sizeof ranks, " x --%s %lld", word, (long long)o->ranks);
   fail(EXIT_REQUEST, "--tokens-per-step %lld is no multiple of --batch %lld x --context %lld%s = %lld; with --tokens-per-step %lld these batches fit: %s", (long long)o->tokens_per_step,
        (long long)o->batch, (long long)o->context, ranks, (long long)(o->batch * o->context * o->ranks), (long long)(MAX(share, 1) * o->ranks * o->context), divisors(share, INT64_MAX));
 }

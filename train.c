@@ -103,7 +103,9 @@ static void gather(void *context, void *x, size_t n, size_t size) {
 
 static void reduce_wait(void *context) {
   Trainer *t = context;
-  t->device->sync(t->device);       // what is waited for from here on is the ranks, not the backward pass
+  double start = seconds_now();
+  t->device->sync(t->device);       // what is waited for from here on is the ranks, not a GPU that is still busy with the backward pass
+  phase_ends(t, PHASE_BACKWARD, start);
   comm_queue_wait(t->queue);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # gpu_check.sh [FOLDER]: everything that only a GPU can show, for whoever has one. Under 10 minutes. Needs nvcc and the driver.
-#   tests      test_ops and test_attention in fp32 and bf16, and test_cuda, on the GPU, against the reference
+#   tests      test_ops and test_attention in fp32 and bf16, and test_cuda, on the GPU, against the reference; of several GPUs test_nccl, where there is NCCL
 #   training   a tiny model of both families beside the CPU device; twice: the same bits; stopped and resumed: the same bits
 #   sanitizer  compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over the CUDA tests, where it is installed
 #   speed      products, attention and whole steps, beside the GPU's peak
@@ -36,7 +36,7 @@ echo "GPU: $gpu"
 start=$SECONDS
 make > "$out/part.log" 2>&1 || { tail -20 "$out/part.log"; exit 1; }
 build=$(make -s print-build)
-make $build/test_ops $build/test_attention $build/test_cuda >> "$out/part.log" 2>&1 || { tail -20 "$out/part.log"; exit 1; }
+make $build/test_ops $build/test_attention $build/test_cuda $build/test_nccl >> "$out/part.log" 2>&1 || { tail -20 "$out/part.log"; exit 1; }
 grep '^nvcc' "$out/part.log"
 echo "built in $((SECONDS - start)) s"
 ./gpt doctor | tee -a "$log" | grep -i cuda
@@ -54,6 +54,7 @@ if wanted tests; then
     program "products by wgmma" env TEST_DEVICE=cuda-bf16-wgmma "$build/test_ops" linear
     program "the device with wgmma" env TEST_DEVICE=cuda-bf16-wgmma "$build/test_cuda"
   fi
+  program "collectives of several GPUs" "$build/test_nccl"
 fi
 wanted training && program "training, sampling and evaluation beside the CPU" env CUDA_TESTS=train bash tests/cuda.sh "$build"
 if wanted sanitizer && command -v compute-sanitizer > /dev/null; then   # test_cuda asks for refusals, which memcheck would report

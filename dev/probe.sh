@@ -45,9 +45,21 @@ else
   fi
 fi
 
-printf '#include <nccl.h>\nint main(void) { int v; return ncclGetVersion(&v) != ncclSuccess; }\n' > "$work/nccl.c"
-if $CC "$work/nccl.c" -o "$work/nccl" -lnccl 2>/dev/null && "$work/nccl"; then say NCCL "found: not used yet, ranks compute on CPUs"
-else say NCCL "not found: not needed, ranks compute on CPUs so far"
+# Opened when a run wants several GPUs, as here; nothing of it is needed to build
+cat > "$work/nccl.c" <<'C'
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+int main(void) { int v = 0, (*get_version)(int *); void *library = dlopen("libnccl.so.2", RTLD_NOW), *f = library ? dlsym(library, "ncclGetVersion") : NULL;
+  if (!f) return 1;
+  memcpy(&get_version, &f, sizeof f);
+  if (get_version(&v) || v < 21400) return 1;
+  printf("%d.%d.%d", v / 10000, v / 100 % 100, v % 100);
+  return 0; }
+C
+if [ -z "$nvcc" ]; then say NCCL "not asked for: it is for several GPUs, and the CUDA device is not built"
+elif $CC "$work/nccl.c" -o "$work/nccl" -ldl 2>/dev/null && version=$("$work/nccl"); then say NCCL "found ($version): --gpus N trains on several GPUs"
+else say NCCL "not found: one GPU needs none; for --gpus N install it (libnccl.so.2, 2.14 or later), before or after the build"
 fi
 
 if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: it can start the ranks of a run on several machines (recipes/mpi.md); nothing is linked with it"
