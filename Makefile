@@ -111,7 +111,7 @@ test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)
 	@bash tests/cuda.sh $(EMULATED)
 
 # several GPUs and NCCL, both emulated: every collective, training, faults
-test-nccl: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked
+test-nccl: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked $(EMULATED)/emulator_nccl
 	@bash tests/nccl.sh $(EMULATED)
 
 # N random mutants of the sources, each to be caught by a test

@@ -63,7 +63,7 @@ struct Comm {
   void (*announce)(Comm *c, CommCall call, uint64_t bytes);           // what this rank is doing, for messages; CALL_NONE: nothing any more
   bool (*fault_known)(Comm *c);                   // call it about every 50 ms while waiting: the group has a fault (a rank ended, stands still, ...)
   void (*report)(Comm *c, const char *text);      // this rank has found one; the first of a group counts
-  void (*leave)(Comm *c) __attribute__((noreturn));  // after either: ends the process
+  void (*leave)(Comm *c);                         // after either: ends the process
 };
 
 typedef struct { size_t first, n; } CommPart;   // in elements

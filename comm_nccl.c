@@ -17,7 +17,7 @@
 #include <dlfcn.h>       // dlopen
 #include <stdlib.h>      // free, setenv
 #include <string.h>      // strcmp
-#include <unistd.h>      // usleep
+#include <unistd.h>      // usleep, _exit
 
 typedef enum { STARTING, RUNNING, ENDING } Stage;
 static const double ASIDE_SECONDS = 300;     // for NCCL to start and to end, where nobody is busy with anything else
@@ -81,6 +81,7 @@ static _Noreturn void leave_with_fault(Comm *c) {
   comm_start_thread(&thread, end_at_last, m->host);
   if (m->comm) m->library.abort(m->comm);
   m->host->leave(m->host);
+  _exit(EXIT_MACHINE);
 }
 
 // NCCL's `function` went wrong. While there are steps the group has a fault, from which a run can go on; before and behind them this rank says what is wrong itself.

@@ -41,6 +41,7 @@
 static const struct { const char *file; bool drawn; const char *tests; } homes[] = {
   {"checkpoint.c", true, "test_checkpoint"},
   {"comm.c", false, "test_comm test_ranks"},
+  {"comm_nccl.c", false, "nccl"},
   {"comm_shared.c", false, "test_comm test_ranks"},
   {"comm_tcp.c", false, "test_comm test_join"},
   {"config.c", false, "test_model test_checkpoint test_cli_train"},
@@ -106,6 +107,7 @@ static const struct { const char *name, *program, *environment; } emulated[] = {
   {"cuda_checked", "test_cuda_checked", ""},
   {"operations_fp32_checked", "test_ops_checked", "TEST_DEVICE=cuda"},
   {"attention_fp32_checked", "test_attention_checked", "TEST_DEVICE=cuda"},
+  {"nccl", "test_nccl", "GPT_TEST_EMULATED=1"},
   {"training", NULL, "CUDA_TESTS=train"},            // tests/cuda.sh
 };
 static bool is_kernel_file(const char *name) { return strstr(name, ".cu") != NULL; }

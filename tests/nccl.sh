@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # nccl.sh FOLDER: what gpt train does with several GPUs, here emulated ones and the stand-in for NCCL (dev/cuda_on_cpu), with the programs of `make test-nccl` in FOLDER:
-#   calls    tests/test_nccl.c, plain and checked
+#   calls    tests/emulator_nccl.cu; tests/test_nccl.c, plain and checked
 #   losses   1, 2, 3, 4 and 8 GPUs beside the CPU, with and without --zero 1, fp32 and bf16, both families; the same bits twice and under lazily run streams
 #   resume   begun with some GPUs, gone on with by others and by the CPU (all pairs with GPT_TEST_SLOW=1)
 #   faults   a rank killed, stopped (GPT_TEST_SLOW=1), Ctrl-C, NCCL that fails, is late, or is not there; refusals
@@ -34,10 +34,10 @@ same_losses() {   # same_losses A B LIMIT STEPS: the relative difference of ever
 same_weights() { cmp "$(newest "$1")/model.safetensors" "$(newest "$2")/model.safetensors" && cmp "$(newest "$1")/trainer.safetensors" "$(newest "$2")/trainer.safetensors"; }
 
 if wanted calls; then
-  for program in test_nccl test_nccl_checked; do
+  for program in emulator_nccl test_nccl test_nccl_checked; do
     timeout 300 "$folder/$program" > log 2>&1
     check "$program: $(tail -1 log)" test $? = 0
-    grep -aE 'FAILED|test_nccl.c:|cuda_on_cpu' log | head -20
+    grep -aE 'FAILED|_nccl.c.?:|cuda_on_cpu' log | head -20
   done
   unset program
 fi

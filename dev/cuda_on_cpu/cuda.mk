@@ -63,9 +63,10 @@ $(EMULATED)/%.o: $(EMU_HOME)/%.cpp $(EMU_HOME)/cuda.mk
 	@mkdir -p $(EMULATED)
 	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
 
+$(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked: | $(EMULATED)/libnccl.so.2
 $(EMULATED)/libnccl.so.2: $(EMU_HOME)/nccl.cpp $(EMU_HOME)/cuda.mk
 	@mkdir -p $(EMULATED)
-	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -fPIC -shared -pthread -o $@ $<
+	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -fPIC -shared -pthread -Wl,-soname,libnccl.so.2 -o $@ $<
 
 # ---- programs of the project with the emulated device ----
 
@@ -99,6 +100,8 @@ emulator-tests: $(EMULATOR_TESTS)
 
 $(EMULATED)/emulator_%_checked: $(EMULATED)/emulator_%.checked.o $(EMULATOR_CHECKED)
 	$(EMU_Q)$(EMU_CXX) -fsanitize=bounds,alignment -o $@ $^ $(EMU_LINK)
+$(EMULATED)/emulator_nccl: $(EMULATED)/emulator_nccl.plain.o $(EMULATOR) $(EMULATED)/libnccl.so.2
+	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
 $(EMULATED)/emulator_%: $(EMULATED)/emulator_%.plain.o $(EMULATOR)
 	$(EMU_Q)$(EMU_CXX) -o $@ $^ $(EMU_LINK)
 # as on a processor for which there is no switch of fibers in assembly

@@ -15,8 +15,8 @@ fi
 make || exit 1
 folder=$(make -s print-build) && make "$folder/emulated/gpt" "$folder/emulated/libnccl.so.2" || exit 1
 
-# What NCCL's header includes of the toolkit: a stream's type is all that matters here
-[ -e "$nccl/include/cuda_runtime.h" ] || { mkdir "$work/include"; echo 'typedef struct CUstream_st *cudaStream_t;' > "$work/include/cuda_runtime.h"; : > "$work/include/cuda_fp16.h"; }
+# What NCCL's header includes of the toolkit: the names of two types are all that matters here
+[ -e "$nccl/include/cuda_runtime.h" ] || { mkdir "$work/include"; printf '#include <stddef.h>\ntypedef struct CUstream_st *cudaStream_t;\ntypedef struct CUevent_st *cudaEvent_t;\n' > "$work/include/cuda_runtime.h"; : > "$work/include/cuda_fp16.h"; }
 check "nccl_abi.h is what NVIDIA's header says" ${CC:-cc} -std=gnu11 -Wall -Wextra -Werror -Wno-unused -I"$work/include" -I"$nccl/include" -I. -c -o "$work/abi.o" dev/peers/nccl_abi.c
 sed 's/NCCL_SUM = 0/NCCL_SUM = 1/' nccl_abi.h > "$work/nccl_abi.h"
 check "... and another value would be noticed" sh -c "! ${CC:-cc} -std=gnu11 -w -I'$work/include' -I'$nccl/include' -I'$work' -c -o '$work/abi.o' -x c - < dev/peers/nccl_abi.c 2> /dev/null"

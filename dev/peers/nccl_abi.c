@@ -15,7 +15,6 @@ extern const unsigned magic;
 const unsigned magic = NCCL_CONFIG_MAGIC;
 
 // The functions, with the header's own types in the places of ours: a pointer that does not fit is an error.
-extern void *const functions[];
 #define FITS(name, result, parameters) static result (*const fits_##name) parameters = name
 FITS(ncclGetVersion, ncclResult_t, (int *));
 FITS(ncclGetUniqueId, ncclResult_t, (ncclUniqueId *));
@@ -35,4 +34,3 @@ FITS(ncclSend, ncclResult_t, (const void *, size_t, ncclDataType_t, int, ncclCom
 FITS(ncclRecv, ncclResult_t, (void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t));
 FITS(ncclGroupStart, ncclResult_t, (void));
 FITS(ncclGroupEnd, ncclResult_t, (void));
-void *const functions[] = {(void *)fits_ncclGetVersion};
