@@ -36,7 +36,8 @@ same_weights() { cmp "$(newest "$1")/model.safetensors" "$(newest "$2")/model.sa
 if wanted calls; then
   for program in emulator_nccl test_nccl test_nccl_checked; do
     timeout 300 "$folder/$program" > log 2>&1
-    check "$program: $(tail -1 log)" test $? = 0
+    code=$?
+    check "$program: $(tail -1 log)" test $code = 0
     grep -aE 'FAILED|_nccl.c.?:|cuda_on_cpu' log | head -20
   done
   unset program

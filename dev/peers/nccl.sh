@@ -18,8 +18,8 @@ folder=$(make -s print-build) && make "$folder/emulated/gpt" "$folder/emulated/l
 # What NCCL's header includes of the toolkit: the names of two types are all that matters here
 [ -e "$nccl/include/cuda_runtime.h" ] || { mkdir "$work/include"; printf '#include <stddef.h>\ntypedef struct CUstream_st *cudaStream_t;\ntypedef struct CUevent_st *cudaEvent_t;\n' > "$work/include/cuda_runtime.h"; : > "$work/include/cuda_fp16.h"; }
 check "nccl_abi.h is what NVIDIA's header says" ${CC:-cc} -std=gnu11 -Wall -Wextra -Werror -Wno-unused -I"$work/include" -I"$nccl/include" -I. -c -o "$work/abi.o" dev/peers/nccl_abi.c
-sed 's/NCCL_SUM = 0/NCCL_SUM = 1/' nccl_abi.h > "$work/nccl_abi.h"
-check "... and another value would be noticed" sh -c "! ${CC:-cc} -std=gnu11 -w -I'$work/include' -I'$nccl/include' -I'$work' -c -o '$work/abi.o' -x c - < dev/peers/nccl_abi.c 2> /dev/null"
+mkdir "$work/other" && cp dev/peers/nccl_abi.c "$work/other/" && sed 's/NCCL_SUM = 0/NCCL_SUM = 1/' nccl_abi.h > "$work/other/nccl_abi.h"
+check "... and another value would be noticed" sh -c "! ${CC:-cc} -std=gnu11 -w -I'$work/include' -I'$nccl/include' -c -o '$work/abi.o' '$work/other/nccl_abi.c' 2> /dev/null"
 
 export LD_LIBRARY_PATH=$nccl/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 version=$(sed -n 's/^#define NCCL_MAJOR \([0-9]*\).*/\1/p; s/^#define NCCL_MINOR \([0-9]*\).*/.\1/p; s/^#define NCCL_PATCH \([0-9]*\).*/.\1/p' "$nccl/include/nccl.h" | tr -d '\n')
