@@ -6,7 +6,7 @@
 //
 // A call puts work on the device's side stream, behind all operations so far, and the backward pass goes on. Only `finish` waits: it asks the device and
 // every 50 ms NCCL (ncclCommGetAsyncError) and the host transport for faults, and ends at the deadline. The communicator does not block: a call that
-// is still in progress is asked for in the same way. Before the process ends because of a fault ncclCommAbort takes the work off the device.
+// is still in progress is asked for in the same way. Who ends because of a fault while NCCL has work takes that off the device first (ncclCommAbort).
 //
 // NCCL wants parts of one size where comm_part's differ by 16 elements: then each part is a reduce or a broadcast of its own, all in one group.
 // Tests: tests/test_nccl.c, tests/nccl.sh (emulated GPUs, and the stand-in of dev/cuda_on_cpu); not seen on a GPU yet

@@ -305,8 +305,8 @@ static void answer_proof(Door *d, int i) {
   if (!same_digest(expected, g->proof)) { refuse_stranger(d, i, "it does not know the token"); return; }
   char *why = objection(d, &g->hello);
   store_u32le(length, why ? (uint32_t)strlen(why) : 0);
-  const bool sent = send_all(g->fd, length, 4, 1) && (!why || send_all(g->fd, why, strlen(why), 1));
   if (why) warn("rank %u, from %s, was refused: %s", load_u32le(g->hello.rank), peer_address(g->fd).host, why);
+  const bool sent = send_all(g->fd, length, 4, 1) && (!why || send_all(g->fd, why, strlen(why), 1));
   if (why || !sent) { dismiss(d, i); free(why); return; }
   const uint32_t rank = load_u32le(g->hello.rank);
   d->sockets[load_u32le(g->hello.purpose)][rank] = g->fd;

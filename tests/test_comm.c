@@ -19,7 +19,9 @@ static double number(int rank, size_t i) {
 static void *fill(int rank) {
   void *x = xmalloc(count + 1, comm_type_size(type));
   for (size_t i = 0; i < count; i++) {
-    if (type == COMM_F32) ((float *)x)[i] = (float)number(rank, i); else ((double *)x)[i] = number(rank, i);
+    if (type == COMM_F32) ((float *)x)[i] = (float)number(rank, i);
+    else if (type == COMM_F64) ((double *)x)[i] = number(rank, i);
+    else ((uint16_t *)x)[i] = (uint16_t)(hash_of(&i, sizeof i) + (uint64_t)rank);
   }
   return x;
 }
@@ -37,6 +39,7 @@ static bool sum_is(const void *x, size_t i, int world) {    // the chain in rank
 
 static bool own_is(const void *x, size_t i, int rank) {
   if (type == COMM_F32) return ((const float *)x)[i] == (float)number(rank, i);
+  if (type == COMM_16) return ((const uint16_t *)x)[i] == (uint16_t)(hash_of(&i, sizeof i) + (uint64_t)rank);
   return ((const double *)x)[i] == number(rank, i);
 }
 
@@ -124,7 +127,7 @@ static uint64_t all_bytes(int world) {
 static void each_call(int (*body)(Comm *), int times) {
   for (size_t w = 0; w < ARRAY_LEN(worlds); w++)
     for (size_t s = 0; s < ARRAY_LEN(sizes); s++)
-      for (type = COMM_F32; type <= COMM_F64; type++) {
+      for (type = COMM_F32; type <= (body == all_gather_body ? COMM_16 : COMM_F64); type++) {
         count = sizes[s];
         run_group(worlds[w], body);
         if (times) CHECK_EQ(all_bytes(worlds[w]), moved(worlds[w], times));

@@ -339,10 +339,16 @@ static int quiet_gpu(Comm *host) {
   dup2(fd, 2);
   return on_gpu(host);
 }
-static void begin_ranks(int world, int (*body)(void)) {
+static void forget(void) {
   char path[64];
   snprintf(path, sizeof path, "/tmp/gpt-test-nccl-%d", (int)getpid());
   unlink(path);
+  snprintf(path, sizeof path, "/tmp/gpt-test-nccl-%d.aborts", (int)getpid());
+  unlink(path);
+  setenv("GPT_NCCL_LOG", path, 1);
+}
+static void begin_ranks(int world, int (*body)(void)) {
+  forget();
   rank_body = body;
   begin_group(world, quiet_gpu);
 }
@@ -353,7 +359,14 @@ static void read_said(void) {
   size_t n = f ? fread(said, 1, sizeof said - 1, f) : 0;
   said[n] = 0;
   if (f) fclose(f);
-  unlink(path);
+}
+// How many ranks have taken their work off the device since begin_ranks: not one that waited for the others on the host
+static int aborts(void) {
+  FILE *f = fopen(getenv("GPT_NCCL_LOG"), "r");
+  int count_lines = 0;
+  for (int c; f && (c = fgetc(f)) != EOF;) count_lines += c == '\n';
+  if (f) fclose(f);
+  return count_lines;
 }
 static void set_fault(int rank, int n, const char *how) {
   char text[64];
@@ -415,6 +428,8 @@ static void every_call_fails(void) {
       for (int i = 0; !aside && i < (way ? 4 : 1) && (i == 0 || !strstr(text, expected)); i++) snprintf(expected, sizeof expected, "NCCL 2.28.9 failed: %s: %s", met[i], whys[way]);
       CHECK_MSG(strstr(aside ? said : text, expected), "way %d, call %d: %s%s, expected %s", way, n, text, said, expected);
       const bool placed = !aside && (strstr(text, order[n].where) || (mail && strstr(text, "in receive of 24 bytes"))) && strstr(text, "at step 7");
+      const int aborted = aborts();
+      CHECK_MSG(aside || (aborted >= 1 && aborted <= 2), "way %d, call %d: ncclCommAbort was called %d times", way, n, aborted);
       CHECK_MSG(aside || (known && !said[0] && placed && (way == 2 || strstr(text, "rank 1: "))), "way %d, call %d: %s%s", way, n, text, said);
       free_group();
     }
@@ -544,6 +559,7 @@ int main(int argc, char **argv) {
     tcp = true;
     run_all();
     run_faults();
+    forget();
   }
   return TEST_END();
 }

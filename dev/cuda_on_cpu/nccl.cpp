@@ -10,6 +10,7 @@
 //                              calls of two communicators end in another order on every rank
 //   GPT_NCCL_FAIL=RANK:N       this rank's N-th call of NCCL (but for questions and ncclCommAbort) fails; RANK:N:later: it seems to succeed, and the communicator reports
 //                              the error a while later; RANK:N:never: it never ends
+//   GPT_NCCL_LOG=FILE          a line for every ncclCommAbort
 // The memory that ranks share is a file without a name, opened by way of rank 0's /proc: nothing is left behind, whoever is killed. Tests: tests/test_nccl.c
 #include "nccl.h"
 #include "emulator.h"       // host_wrote
@@ -350,7 +351,12 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
   end(c);
   return ncclSuccess;
 }
-ncclResult_t ncclCommAbort(ncclComm_t c) { end(c); return ncclSuccess; }
+ncclResult_t ncclCommAbort(ncclComm_t c) {
+  FILE *log = getenv("GPT_NCCL_LOG") ? fopen(getenv("GPT_NCCL_LOG"), "a") : NULL;
+  if (log) fprintf(log, "rank %d: ncclCommAbort\n", c->rank), fclose(log);
+  end(c);
+  return ncclSuccess;
+}
 
 const char *ncclGetErrorString(ncclResult_t result) {
   static const char *const names[] = {"no error", "unhandled cuda error", "unhandled system error", "internal error", "invalid argument", "invalid usage", "remote process exited or there was a network error", "NCCL operation in progress"};
