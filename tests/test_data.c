@@ -95,6 +95,109 @@ static void pieces_of_plain_words_are_short(void) {
   free(path);
 }
 
+// Unicode's white space, and control characters: behind any other character a space may be cut off.
+static bool is_space_or_control(uint32_t c) {
+  static const uint32_t spaces[] = {0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000};
+  for (size_t i = 0; i < ARRAY_LEN(spaces); i++) if (c == spaces[i]) return true;
+  return c < 0x21 || (c > 0x7e && c < 0xa0) || (c > 0x1fff && c < 0x200b);
+}
+
+static void every_character_is_cut_behind_or_not(void) {
+  for (uint32_t c = 1; c < 0x110000; c += c < 0x3100 ? 1 : 37) {
+    if (c >= 0xd800 && c < 0xe000) continue;
+    char text[16] = "";
+    const size_t n = (size_t)utf8_encode(c, text);
+    memcpy(text + n, " x", 2);
+    CHECK_MSG(documents_last_cut(text, n + 2, n + 1, CUT_WORD) == (is_space_or_control(c) ? 0 : n), "U+%04X, then a space", c);
+    memcpy(text, "a\n", 2);
+    utf8_encode(c, text + 2);
+    memcpy(text + 2 + n, "b", 1);
+    CHECK_MSG(documents_last_cut(text, n + 3, 2, CUT_WORD) == (is_space_or_control(c) ? 0 : 2), "a line end, then U+%04X", c);
+  }
+  static const struct { const char *text; size_t high; DocumentCut cut; size_t at; } cases[] = {
+    {"abc", 2, CUT_WORD, 0}, {" bc", 2, CUT_WORD, 0}, {"a c", 2, CUT_WORD, 1}, {"a c", 1, CUT_WORD, 1}, {"\nbc", 2, CUT_WORD, 0}, {"a\nc", 2, CUT_WORD, 2}, {"a\nc d", 2, CUT_WORD, 2},
+    {"a c d", 3, CUT_WORD, 3}, {"a c d", 4, CUT_NEVER, 0}, {"abcd", 3, CUT_CHARACTER, 3}, {"abcd", 1, CUT_CHARACTER, 1},
+    {"a\xf0\x9f\x98\x80" "b", 4, CUT_CHARACTER, 1}, {"a\xf0\x9f\x98\x80" "b", 5, CUT_CHARACTER, 5}, {"\xf0\x9f\x98\x80" "b", 3, CUT_CHARACTER, 0},
+    {"a\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80", 2, CUT_CHARACTER, 0},
+    {"\xe9 x", 2, CUT_WORD, 0}, {"\xa9 x", 2, CUT_WORD, 0}, {"\xc3\xa9 x", 3, CUT_WORD, 2}, {"x\xf0\x9f\x98\x80 x", 6, CUT_WORD, 5}, {"x\xf0\x9f\x98 x", 5, CUT_WORD, 0}};
+  CHECK_EQ(documents_last_cut("a\nbc" + 1, 3, 1, CUT_WORD), 0);      // what stands before the text does not count
+  CHECK_EQ(documents_last_cut("a bc" + 1, 3, 1, CUT_WORD), 0);
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) CHECK_EQ(documents_last_cut(cases[i].text, strlen(cases[i].text), cases[i].high, cases[i].cut), cases[i].at);
+}
+
+// Where pieces end, beside a search without a window: the last place to cut within the length asked for, which is doubled until there is one.
+static size_t plain_piece(const char *text, size_t n, size_t low, size_t want, DocumentCut cut) {
+  for (;; want *= 2) {
+    if (n <= want) return n;
+    for (size_t i = want; i >= low; i--) if (documents_last_cut(text, n, i, cut) == i) return i;
+  }
+}
+
+static void pieces_end_where_they_should(void) {
+  char *path = in_folder("ends.txt");
+  for (int round = 0; round < 12; round++) {
+    Buffer text = {0};
+    while (text.len < DOCUMENT_HEAD * 2 + (size_t)round * 777) {
+      for (int64_t n = draw(1, round % 2 ? 9 : 400); n > 0; n--) buffer_append(&text, "x", 1);
+      const char *part = (const char *const[]){" ", "\n", "  ", "\n\n", " \n"}[draw(0, 4)];
+      buffer_append(&text, part, strlen(part));
+    }
+    write_file(path, text.data, text.len);
+    Documents *d = documents_open((const char *const[]){path}, 1, folder);
+    Piece p;
+    size_t at = 0, wanted = (size_t)draw(1, 300);
+    const DocumentCut cut = round % 3 ? CUT_WORD : CUT_CHARACTER;
+    documents_start(d, SPLIT_FILE, NULL, cut, wanted);
+    for (; documents_next(d, &p) == DOCUMENTS_PIECE; at += p.n) {
+      const size_t n = plain_piece(text.data + at, text.len - at, p.starts ? DOCUMENT_HEAD : 1, wanted, cut);
+      CHECK_MSG(p.n == n, "round %d: the piece at %zu has %zu bytes, not %zu", round, at, p.n, n);
+    }
+    CHECK_EQ(at, text.len);
+    CHECK_EQ(documents_read(d), text.len);
+    documents_close(d);
+    buffer_free(&text);
+  }
+  unlink(path);
+  free(path);
+}
+
+// A stream of more than one reading, interrupted: kept whole, and read twice.
+static long sound_stream_reads = LONG_MAX;
+ssize_t read(int fd, void *to, size_t n) {
+  errno = EINTR;
+  if (sound_stream_reads-- == 0) return -1;
+  return (ssize_t)syscall(SYS_read, fd, to, n);
+}
+
+static void long_streams_are_kept(void) {
+  char *path = in_folder("stream.txt");
+  Buffer text = {0}, joined = {0};
+  for (int i = 0; text.len < 200000; i++) buffer_printf(&text, "word %d\n", i);
+  write_file(path, text.data, text.len);
+  int old = dup(0), fd = open(path, O_RDONLY);
+  dup2(fd, 0);
+  close(fd);
+  sound_stream_reads = 2;
+  Documents *d = documents_open((const char *const[]){"-"}, 1, folder);
+  sound_stream_reads = LONG_MAX;
+  CHECK_EQ(documents_bytes(d), text.len);
+  for (int pass = 0; pass < 2; pass++) {
+    Piece p;
+    joined.len = 0;
+    documents_start(d, SPLIT_BLANK_LINE, NULL, CUT_WORD, 1000);
+    while (documents_next(d, &p) == DOCUMENTS_PIECE) buffer_append(&joined, p.text, p.n);
+    CHECK(joined.len == text.len - 1 && !memcmp(joined.data, text.data, joined.len));
+    CHECK_EQ(documents_read(d), text.len);
+  }
+  documents_close(d);
+  dup2(old, 0);
+  close(old);
+  buffer_free(&text);
+  buffer_free(&joined);
+  unlink(path);
+  free(path);
+}
+
 // All documents of two texts, each followed by |.
 static void list_documents(const char *first, const char *second, DocumentSplit split, Buffer *out) {
   char *a = in_folder("a.txt"), *b = in_folder("b.txt");
@@ -143,7 +246,8 @@ static void texts_are_refused(void) {
   write_file(empty, "", 0);
   make_directory(dir);
   EXPECT_FAIL(EXIT_REQUEST, "missing.txt: cannot open text", documents_open((const char *const[]){missing}, 1, folder));
-  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 1 file", documents_open((const char *const[]){empty}, 1, folder));
+  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 1 file, at least 1 is needed", documents_open((const char *const[]){empty}, 1, folder));
+  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 2 files, at least 1", documents_open((const char *const[]){empty, empty}, 2, folder));
   EXPECT_FAIL(EXIT_REQUEST, "0 files in this directory (of 0 names)", documents_open((const char *const[]){dir}, 1, folder));
   unlink(empty);
   rmdir(dir);
@@ -178,6 +282,17 @@ static void remove_in_folder(const char *name) {
   char *path = in_folder(name);
   remove_tree(path);
   free(path);
+}
+
+static size_t names_in(const char *name, const char *needle) {
+  size_t count, found = 0;
+  char *path = in_folder(name);
+  if (!is_directory(path)) { free(path); return 0; }
+  char **names = list_directory(path, &count);
+  for (size_t i = 0; i < count; i++) found += strstr(names[i], needle) != NULL;
+  free_names(names, count);
+  free(path);
+  return found;
 }
 
 // A text of several pieces, cut into training and validation, any number of threads: the ids are those of the two halves.
@@ -299,6 +414,68 @@ static void validation_is_drawn_by_content(void) {
   free(out);
 }
 
+// Below 100 documents the last ones validate: those that begin behind the share of training, or do not end before it.
+static void the_last_documents_validate(void) {
+  static const struct { const char *text, *fraction, *documents, *train, *val; } cases[] = {
+    {"aaaa\n\nbbbb\n\ncccccccc", "0.5", "blank-line", "|aaaa|bbbb|", "|cccccccc|"}, {"aaaa\n\nbbbbb\n\nccccccc", "0.5", "blank-line", "|aaaa|", "|bbbbb|ccccccc|"},
+    {"aaaaaaaaaa\n\nbb", "0.5", "blank-line", "|aaaaaaaaaa|", "|bb|"}, {"a\n\nbbbbbbbbb", "0.5", "blank-line", "|a|", "|bbbbbbbbb|"},
+    {"aaaabbbb", "0.5", "blank-line", "aaaa", "bbbb"}, {"aaaa\n\nbbbb", "0.25", "blank-line", "|aaaa|", "|bbbb|"}, {"aaaabbbb", "0.5", "file", "aaaa", "bbbb"},
+    {"ab", "0.5", "none", "a", "b"}, {"aaaa\n\nbbbb", "0", "blank-line", "|aaaa|bbbb|", ""}};
+  char *text = in_folder("sides.txt"), *out = in_folder("shards");
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    write_file(text, cases[c].text, strlen(cases[c].text));
+    CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--documents", cases[c].documents, "--val-fraction", cases[c].fraction, "--out", out), 0);
+    buffer_append(&said, "", 1);
+    const char *names[] = {"train", "val"}, *expected[] = {cases[c].train, cases[c].val};
+    char *all = format("train on them: gpt train --train-data '%s/train_*.bin' --val-data '%s/val_*.bin'\n", out, out), *one = format("train on them: gpt train --train-data '%s/train_*.bin'\n", out);
+    CHECK(strstr(said.data, *expected[1] ? all : one));
+    free(all), free(one);
+    for (int s = 0; s < 2; s++) {
+      if (!*expected[s]) { CHECK_EQ(names_in("shards", names[s]), 0); continue; }
+      int64_t n;
+      int32_t *ids = read_split("shards", names[s], &n);
+      char got[64] = "";
+      for (int64_t i = 0; i < n && i < 63; i++) got[i] = ids[i] == 256 ? '|' : (char)ids[i];
+      CHECK_STR(got, expected[s]);
+      free(ids);
+    }
+    remove_in_folder("shards");
+  }
+  // a share too small for any document is said; one that leaves nothing to train on is refused
+  Buffer many = {0};
+  for (int i = 0; i < 100; i++) buffer_printf(&many, "%d\n\n", i);
+  write_file(text, many.data, many.len);
+  EXPECT_FAIL(0, "gpt: warning: 0 documents are for validation: --val-fraction 1e-09 is too small for this text", BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--val-fraction", "1e-9", "--out", out));
+  CHECK_EQ(names_in("shards", "val_"), 0);
+  remove_in_folder("shards");
+  // 99 documents: the last of them; 100: by what they hold
+  for (int count = 99; count <= 100; count++) {
+    many.len = 0;
+    for (int i = 0; i < count; i++) buffer_printf(&many, "%02d\n\n", i);
+    write_file(text, many.data, many.len);
+    CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--val-fraction", "0.25", "--out", out), 0);
+    int64_t n;
+    int32_t *ids = read_split("shards", "train", &n);
+    bool first_ones = true;
+    for (int64_t i = 0; i + 3 < n; i += 3) first_ones &= ids[i + 1] == '0' + i / 3 / 10 && ids[i + 2] == '0' + i / 3 % 10;
+    CHECK_MSG(first_ones == (count == 99), "%d documents", count);
+    free(ids);
+    remove_in_folder("shards");
+  }
+  write_file(text, "\xe4\xb8\xad", 3);
+  EXPECT_FAIL(EXIT_REQUEST, "the texts are too short: 0 tokens are left for training", BUILD(text, "--tokenizer", "byte", "--val-fraction", "0.5", "--out", out));
+  CHECK(!is_directory(out));
+  EXPECT_FAIL(EXIT_REQUEST, "--jsonl and --documents are both given", BUILD(text, "--tokenizer", "byte", "--jsonl", "text", "--documents", "file", "--out", out));
+  write_file(text, "ab\n\nc\xe9", 6);
+  EXPECT_FAIL(EXIT_REQUEST, "sides.txt: byte 5: byte 0xe9 is no UTF-8", BUILD(text, "--tokenizer", "char", "--out", out));
+  write_file(text, "{\"text\": \"ab\"}\n{\"text\": \"c\xe9\"}", 29);
+  EXPECT_FAIL(EXIT_REQUEST, "sides.txt: line 2", BUILD(text, "--tokenizer", "char", "--jsonl", "text", "--out", out));
+  buffer_free(&many);
+  unlink(text);
+  free(text);
+  free(out);
+}
+
 // Documents stay whole, blank lines part them, and a stream is read like a file.
 static void build_from_a_stream(void) {
   char *out = in_folder("shards");
@@ -333,15 +510,15 @@ int clock_gettime(clockid_t which, struct timespec *t) {
   return 0;
 }
 
-// One thread: a batch has 4 MiB. `lines` = wanted lines of progress; every look at the clock is `step` seconds later than the last.
-static void check_progress(const char *text, const char *out, double step, int lines) {
+// One thread: a batch has 4 MiB. `lines` = wanted lines of progress, one in `every` batches; every look at the clock is `step` seconds later than the last.
+static void check_progress(const char *text, const char *out, double step, int every, int lines) {
   int64_t all = 9500000;
   int found = 0;
   clock_now = 1000, clock_step = step;
   CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--out", out, "--val-fraction", "0.5"), 0);
   clock_step = 0;
   for (const char *line = said.data; line && !strncmp(line, "build ", 6); line = strchr(line, '\n'), line += line != NULL, found++) {
-    double percent, rate, tokens, seconds = step * (found + 1);
+    double percent, rate, tokens, seconds = step * every * (found + 1);
     long long minutes, rest;
     CHECK_EQ(sscanf(line, "build %lf%%  %lf MB/s  %lfM tokens  eta %lld:%lld", &percent, &rate, &tokens, &minutes, &rest), 5);
     double done = percent / 100 * (double)all, left = seconds * ((double)all - done) / done;
@@ -350,9 +527,19 @@ static void check_progress(const char *text, const char *out, double step, int l
     CHECK_NEAR(60.0 * (double)minutes + (double)rest, left, 1 + 0.01 * seconds * (double)all * (double)all / done / done, "time left at %.0f%%", percent);
     CHECK(rest < 60);
     CHECK_NEAR(1e6 * tokens, done, 0.005 * (double)all + 1e6, "tokens at %.0f%%", percent);
-    CHECK(found + 1 < lines ? percent < 95 && percent > 40 * (found + 1) : percent == 100);
+    CHECK((found + 1) * every < 3 ? percent < 95 && percent > 40 * every * (found + 1) : percent == 100);
   }
   CHECK_EQ(found, lines);
+  buffer_append(&said, "", 1);
+  double mb, bytes_a_token, seconds, rate;
+  int threads;
+  const char *line = strstr(said.data, " MB of text, ");
+  while (line && line > said.data && line[-1] != '\n') line--;
+  CHECK_EQ(line ? sscanf(line, "%lf MB of text, %lf bytes a token, %lf s, %lf MB/s, %d threads", &mb, &bytes_a_token, &seconds, &rate, &threads) : 0, 5);
+  CHECK_NEAR(mb, 9.5, 1e-9, "bytes");
+  CHECK_NEAR(seconds, 4 * step, 0.051, "from the first look at the clock to the last");
+  CHECK_NEAR(rate, 9.5 / (4 * step), 0.051, "their ratio");
+  CHECK(bytes_a_token > 0.98 && bytes_a_token < 1.03 && threads == 1);
   remove_in_folder("shards");
 }
 
@@ -360,8 +547,9 @@ static void progress_is_said_every_five_seconds(void) {
   char *text = in_folder("progress.txt"), *out = in_folder("shards"), *bytes = xmalloc(9500000, 1);
   for (size_t i = 0; i < 9500000; i++) bytes[i] = i % 100 > 97 ? '\n' : (char)('a' + (i / 100 >> i % 20 & 1));   // documents differ
   write_file(text, bytes, 9500000);
-  check_progress(text, out, 100, 3);      // batches of 4, 4 and 1.1 MiB
-  check_progress(text, out, 1, 0);
+  check_progress(text, out, 5, 1, 3);      // batches of 4, 4 and 1.1 MiB
+  check_progress(text, out, 4.5, 2, 1);
+  check_progress(text, out, 1, 1, 0);
   free(bytes);
   unlink(text);
   free(text);
@@ -372,21 +560,21 @@ static void progress_is_said_every_five_seconds(void) {
 // With over 65,536 characters ids have 4 bytes.
 static void build_of_characters(void) {
   char *text = in_folder("wide.txt"), *out = in_folder("shards");
-  for (int wide = 0; wide < 2; wide++) {
+  for (int wide = 0; wide < 3; wide++) {
     Buffer b = {0};
-    int32_t count = wide ? 70000 : 10;
+    int32_t count = wide ? 65535 + wide : 10;
     for (int32_t i = 0; i < count; i++) {
       char utf8[4];
-      buffer_append(&b, utf8, (size_t)utf8_encode(0x10000 + (uint32_t)i, utf8));
+      buffer_append(&b, utf8, (size_t)utf8_encode(0x110000 - (uint32_t)(count - i), utf8));      // up to the last there is
     }
     write_file(text, b.data, b.len);
     CHECK_EQ(BUILD(text, "--tokenizer", "char", "--out", out, "--val-fraction", "0.45"), 0);   // of 10 x 4 bytes: 22 train
     TokenBuffer sides[2] = {{0}, {0}};
-    for (int32_t i = 0; i < count; i++) token_buffer_append(&sides[i >= (wide ? 38500 : 5)], i);
+    for (int32_t i = 0; i < count; i++) token_buffer_append(&sides[i >= (wide ? (int32_t)(4 * count * 0.55) / 4 : 5)], i);
     expect_split("shards", "train", &sides[0]);
     expect_split("shards", "val", &sides[1]);
     CHECK_EQ(CHECK_DATA(out), 0);
-    CHECK(strstr(said.data, wide ? "tokens of 4 bytes" : "tokens of 2 bytes"));
+    CHECK(strstr(said.data, wide == 2 ? "tokens of 4 bytes" : "tokens of 2 bytes"));
     for (int i = 0; i < 2; i++) token_buffer_free(&sides[i]);
     buffer_free(&b);
     remove_in_folder("shards");
@@ -403,24 +591,13 @@ static void build_of_characters(void) {
   free(out);
 }
 
-static size_t names_in(const char *name, const char *needle) {
-  size_t count, found = 0;
-  char *path = in_folder(name);
-  if (!is_directory(path)) { free(path); return 0; }
-  char **names = list_directory(path, &count);
-  for (size_t i = 0; i < count; i++) found += strstr(names[i], needle) != NULL;
-  free_names(names, count);
-  free(path);
-  return found;
-}
-
 // In the child, files may not grow past 100 KB.
 // Names that end in `limited` and are given before the disk is said to be full; -1: any number.
 static const char *limited = ".bin";
-static int names_left = -1, shards_until_signal = -1;
+static int names_left = -1, shards_until_signal = -1, sent = SIGTERM;
 int rename(const char *from, const char *to) {
   size_t n = strlen(to), end = strlen(limited);
-  if (n > 4 && !strcmp(to + n - 4, ".bin") && shards_until_signal >= 0 && shards_until_signal-- == 0) raise(SIGTERM);
+  if (n > 4 && !strcmp(to + n - 4, ".bin") && shards_until_signal >= 0 && shards_until_signal-- == 0) raise(sent);
   if (names_left >= 0 && n > end && !strcmp(to + n - end, limited) && names_left-- == 0) { errno = ENOSPC; return -1; }
   return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
@@ -442,6 +619,13 @@ static void build_leaves_nothing_half(void) {
   write_file(lines, b.data, b.len);
   EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 3001: text is needed", BUILD(lines, "--tokenizer", "gpt2", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"));
   CHECK(!is_directory(out));
+  // not even of shards that were finished before the line was met: batches have 4 MiB
+  b.len = 0;
+  for (int i = 0; i < 4500; i++) buffer_printf(&b, "{\"text\": \"%01000d\"}\n", i);
+  buffer_printf(&b, "7\n");
+  write_file(lines, b.data, b.len);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 4501: an object is needed", BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000000"));
+  CHECK(!is_directory(out));
   b.len = 0;
   for (int i = 0; i < 300; i++) buffer_printf(&b, "{\"text\": \"document %d\", \"title\": \"number %d\"}\n", i, i);
   write_file(lines, b.data, b.len);
@@ -449,13 +633,28 @@ static void build_leaves_nothing_half(void) {
   EXIT_OF(code, { names_left = 1; BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"); });
   CHECK_EQ(code, EXIT_MACHINE);
   EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(lines, "--tokenizer", "byte", "--jsonl", "title", "--out", out, "--shard-tokens", "1000"));
+  // a refusal takes away what a build makes, and nothing else
+  static const char *const others[] = {"notes", "train_1.txt", "x.bin", "val.bin", "build.json.old", "my_tokenizer.json"}, *const mine[] = {"train_9.bin", "val_000001.bin", "train_000009.bin.tmp", "val_7.bin.tmp"};
+  for (size_t i = 0; i < ARRAY_LEN(others) + ARRAY_LEN(mine); i++) {
+    char *path = format("%s/%s", out, i < ARRAY_LEN(others) ? others[i] : mine[i - ARRAY_LEN(others)]);
+    write_file(path, "x", 1);
+    free(path);
+  }
+  memcpy(b.data + b.len - 3, "!!!", 3);      // the last line, behind all that is in a shard
+  write_file(lines, b.data, b.len);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 300 is no JSON", BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"));
+  for (size_t i = 0; i < ARRAY_LEN(others); i++) CHECK_MSG(names_in("shards", others[i]) == 1, "%s is gone", others[i]);
+  CHECK_EQ(names_in("shards", ""), ARRAY_LEN(others));
   remove_in_folder("shards");
   write_file(text, "abc\nabd abq", 11);
   Tokenizer *t = tokenizer_char_from_text("text", "abcd \n", 6, false);
   tokenizer_json(t, &j);
   write_file(json, j.data, j.len);
   tokenizer_free(t);
-  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id", BUILD(text, "--tokenizer", json, "--out", out, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id for the character that begins with byte 0x71; take gpt2 or byte", BUILD(text, "--tokenizer", json, "--out", out, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id", BUILD(text, "--tokenizer", json, "--out", out, "--val-fraction", "0.5"));
+  write_file(lines, "{\"text\": \"abc\"}\n{\"text\": \"aqc\"}\n", 32);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 2: the tokenizer has no id for the character that begins with byte 0x71", BUILD(lines, "--tokenizer", json, "--jsonl", "text", "--out", out, "--val-fraction", "0"));
   CHECK(!is_directory(out));
   EXPECT_FAIL(EXIT_REQUEST, "--tokenizer is missing", BUILD(text, "--out", out));
   EXPECT_FAIL(EXIT_REQUEST, "--out is missing", BUILD(text, "--tokenizer", "byte"));
@@ -574,9 +773,39 @@ static void stopped_builds_go_on(void) {
     CHECK_EQ(AGAIN(out), 0);
     expect_same_folder(whole, out, "record not written");
     remove_in_folder("shards");
+    // the last record of all cannot be written
+    const int shards = (int)names_in("whole", ".bin");
+    EXIT_OF(code, { limited = "build.json"; names_left = shards + 1; AGAIN(out); });
+    CHECK_EQ(code, EXIT_MACHINE);
+    CHECK_EQ(names_in("shards", ".bin"), shards);
+    CHECK_EQ(AGAIN(out), 0);
+    expect_same_folder(whole, out, "last record not written");
+    remove_in_folder("shards");
+    // a shard is gone, or a record says what cannot be: that split is made from its start
+    for (int damage = way % 4 ? 4 : 0; damage < 4; damage++) {
+      EXIT_OF(code, { names_left = 2; AGAIN(out); });
+      char *shard = in_folder("shards/train_000000.bin"), *record = in_folder("shards/build.json"), *at;
+      size_t n;
+      char *said_there = read_file(record, "record", 1 << 20, &n);
+      if (damage == 0) unlink(shard);
+      else if (damage == 1) { at = strstr(said_there, "\"done\": "); at[8] = at[8] == '9' ? '8' : '9'; }
+      else if (damage == 2) {
+        at = strstr(said_there, "\"tokens\": ") + 10;
+        char *more = format("%.*s999999999%s", (int)(at - said_there), said_there, at + strspn(at, "0123456789"));
+        free(said_there);
+        said_there = more, n = strlen(more);
+      }
+      else { at = strstr(said_there, "\"jobs\""); at[1] = 'J'; }
+      if (damage) write_file(record, said_there, n);
+      CHECK_EQ(AGAIN(out), 0);
+      expect_same_folder(whole, out, "damaged");
+      remove_in_folder("shards");
+      free(shard), free(record), free(said_there);
+    }
     // a signal: the shards that are finished stay
-    EXIT_OF(code, { shards_until_signal = 1; AGAIN(out); });
-    CHECK_EQ(code, 128 + SIGTERM);
+    const int number = way % 2 ? SIGINT : SIGTERM;
+    EXIT_OF(code, { shards_until_signal = 1; sent = number; AGAIN(out); });
+    CHECK_EQ(code, 128 + number);
     CHECK(names_in("shards", ".bin") >= 2);
     CHECK_EQ(AGAIN(out), 0);
     expect_same_folder(whole, out, "signal");
@@ -630,11 +859,54 @@ static void check_counts_the_order(void) {
   CHECK_EQ(code, 0);
   EXPECT_FAIL(EXIT_NO, "order: a row of epoch 0 does not hold what the stream has there",
               { sound_reads = reads - 2; CHECK_DATA(raw, "--order", "on", "--epochs", "1", "--context", "2"); });
+  // the largest ids of each width, where shards do not say their vocabulary; epochs are whole
+  for (int width = 2; width <= 4; width += 2) {
+    write_shard(raw, (const int32_t[]){width == 2 ? 65535 : INT32_MAX - 1, 1, 2}, 3, width, false, -1, -1, 'a');
+    CHECK_EQ(CHECK_DATA(raw, "--order", "on", "--epochs", "2.5", "--context", "1"), 0);
+    CHECK(strstr(said.data, "order of windows: context 1, batch 8, 1 rank, seed 1337: 2 samples, 0.2 steps an epoch; in each of 3 epochs every one of 2 targets once\n"));
+  }
   unlink(raw);
   remove_in_folder("small");
   free(out);
   free(shards);
   free(raw);
+}
+
+// All that the commands say and write of a text of 200 KB, from a folder where names are short, by its hash.
+static void words_are_pinned(void) {
+  static const char *const words[] = {"the ", "old ", "bear ", "found ", "a ", "red ", "key ", "and ", "sang.\n", "slept.\n\n", "Where?", " 1234", "\"yes\" "};
+  static const struct { const char *tokenizer, *hash; } cases[] = {{"byte", "4b17c32d1696c200c92a1a9d118fd446531a25f21fd3608031a19595f7d49660"}, {"gpt2", "31d4730f793d6d285e1fa1a66d5e7d7f2ffbcdee2838de179201a59bcd28726e"}};
+  char before[4096];
+  Buffer text = {0}, all = {0};
+  if (!getcwd(before, sizeof before) || chdir(folder)) abort();
+  for (uint64_t i = 0; text.len < 200000; i++) { const char *w = words[rng_below(i < 12000 ? 8 + i % 6 : 9, 3, 0, rng_site("pinned"), i)]; buffer_append(&text, w, strlen(w)); }
+  write_file("words.txt", text.data, text.len);
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    size_t n;
+    CHECK_EQ(BUILD("words.txt", "--tokenizer", cases[c].tokenizer, "--documents", "blank-line", "--out", "words", "--shard-tokens", "70000", "--val-fraction", "0.1"), 0);
+    all.len = 0;
+    char *record = read_file("words/build.json", "record", 1 << 20, &n);
+    buffer_append(&all, record, n);
+    free(record);
+    CHECK_EQ(CHECK_DATA("words", "--order", "on", "--context", "300"), 0);
+    buffer_append(&all, said.data, said.len);
+    CHECK_EQ(INFO("words/train_*.bin", "words/val_000000.bin", "--json"), 0);
+    buffer_append(&all, said.data, said.len);
+    write_shard("foreign.bin", (const int32_t[]){3, 1, 2}, 3, 2, false, -1, -1, 'a');
+    CHECK_EQ(CHECK_DATA("foreign.bin"), 0);
+    buffer_append(&all, said.data, said.len);
+    CHECK_EQ(INFO("foreign.bin"), 0);
+    buffer_append(&all, said.data, said.len);
+    if (chdir("words")) abort();
+    CHECK_EQ(INFO("val_000000.bin"), 0);           // its tokenizer is beside it, in this very folder
+    buffer_append(&all, said.data, said.len);
+    if (chdir("..")) abort();
+    expect_hash(all.data, all.len, cases[c].hash);
+    remove_in_folder("words");
+  }
+  remove_in_folder("words.txt"), remove_in_folder("foreign.bin");
+  if (chdir(before)) abort();
+  buffer_free(&text), buffer_free(&all);
 }
 
 // What a person sees of the data.
@@ -700,6 +972,10 @@ static void check_names_the_byte(void) {
   DAMAGED(EXIT_NO, "byte 2024: 500 tokens end here, the file has 2025 bytes", 0, good[0], n + 1);
   DAMAGED(EXIT_NO, "byte 2000: the file ends, 500 tokens need 2024 bytes", 0, good[0], n - 24);
   DAMAGED(EXIT_NO, "byte 700: 3, it must be 0", 700, 3, n);
+  DAMAGED(EXIT_NO, "byte 12: 3, it must be 0", 12, 3, n);
+  DAMAGED(EXIT_NO, "byte 31: 3, it must be 0", 31, 3, n);
+  DAMAGED(EXIT_NO, "byte 100: 3, it must be 0", 100, 3, n);
+  DAMAGED(EXIT_NO, "byte 1023: 3, it must be 0", 1023, 3, n);
   DAMAGED(EXIT_NO, "byte 48: 2 documents, but 3 end-of-text tokens", 48, 2, n);
   DAMAGED(EXIT_NO, "byte 64: made with tokenizer", 70, good[70] ^ 1, n);
   DAMAGED(EXIT_NO, "(1 of 2 shards damaged)", 1500, good[1500] ^ 1, n);
@@ -751,16 +1027,24 @@ static void malformed_files(void) {
   free(shard);
 }
 
+static int opened;
+static void files_are_closed(void) { CHECK_MSG(opened == 0, "%d files are still open", opened); }
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   begin_folder("data");
+  const int open_before = descriptors();
   RUN(pieces_encode_as_the_whole);
   RUN(pieces_are_of_whole_characters);
   RUN(pieces_of_plain_words_are_short);
+  RUN(every_character_is_cut_behind_or_not);
+  RUN(pieces_end_where_they_should);
+  RUN(long_streams_are_kept);
   RUN(documents_are_found);
   RUN(texts_are_refused);
   RUN(validation_is_drawn_by_content);
   RUN(validation_begins_with_a_character);
+  RUN(the_last_documents_validate);
   RUN(build_from_a_stream);
   RUN(progress_is_said_every_five_seconds);
   RUN(build_of_characters);
@@ -769,9 +1053,12 @@ int main(int argc, char **argv) {
   RUN(check_names_the_byte);
   RUN(check_counts_the_order);
   RUN(info_shows_the_data);
+  RUN(words_are_pinned);
   RUN(malformed_files);
   RUN(build_cuts_nothing_without_a_pattern);
   RUN(build_keeps_every_token);       // last: it makes threads, see BUILD
   end_folder();
+  opened = descriptors() - open_before;
+  RUN(files_are_closed);
   return TEST_END();
 }
