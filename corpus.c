@@ -122,13 +122,17 @@ static void read_corpus(Corpus *c, Run *r) {
   const char *const *names = o->args;
   size_t count = o->arg_count;
   char *list = NULL;
-  const char *parts[256];
+  const char **parts = NULL;
   if (!count) {          // --text a,b of a settings file
     list = xstrdup(o->text);
-    for (char *save, *p = strtok_r(list, ",", &save); p && count < ARRAY_LEN(parts); p = strtok_r(NULL, ",", &save)) parts[count++] = p;
+    for (char *save, *p = strtok_r(list, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
+      parts = xrealloc(parts, count + 1, sizeof *parts);
+      parts[count++] = p;
+    }
     names = parts;
   }
   c->files = corpus_read_files(names, count, &c->file_count);
+  free(parts);
   free(list);
   for (size_t i = 0; i < c->file_count; i++) split_file(c, &c->files[i], o->separator);
   split_tail(c, o->val_fraction, o->separator != NULL);

@@ -113,14 +113,6 @@ static inline int descriptors(void) {
   return open_now;
 }
 
-// Text that must never change, by its hash; where it has, it is shown, and the hash that it has.
-static inline void expect_hash(const char *text, size_t n, const char *expected) {
-  char hex[65];
-  sha256_of(text, n, hex);
-  CHECK_STR(hex, expected);
-  if (strcmp(hex, expected)) printf("%.*s\n", (int)n, text);
-}
-
 // At the beginning and the end of main.
 static void begin_folder(const char *name) {
   const char *tmp = getenv("TMPDIR");

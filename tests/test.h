@@ -34,6 +34,10 @@ static const char *test_filter;
 #define CHECK_NEAR(a, b, tol, ...) do { double a_ = (a), b_ = (b), t_ = (tol); \
     if (!(fabs(a_ - b_) <= t_)) { if (test_bad++ < 5) { printf("  %s:%d: %.17g vs %.17g, |diff| %.3g > %.3g: ", __FILE__, __LINE__, a_, b_, fabs(a_ - b_), t_); printf(__VA_ARGS__); printf("\n"); } } } while (0)
 
+// Text that must never change, by its hash (util.h); where it has, it is shown, and the hash that it has.
+#define CHECK_HASH(text, n, expected) do { char hex_[65]; sha256_of((text), (n), hex_); CHECK_STR(hex_, (expected)); \
+    if (strcmp(hex_, (expected))) printf("%.*s\n", (int)(n), (const char *)(text)); } while (0)
+
 // Runs `statement` in a child; its exit code must be `code` and its stderr must be one line that contains `needle`.
 #define EXPECT_FAIL(code, needle, statement) do { \
     int pipe_[2]; if (pipe(pipe_)) abort(); \

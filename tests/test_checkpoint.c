@@ -7,7 +7,7 @@
 #include <signal.h>        // kill, SIGKILL
 #include <sys/resource.h>  // setrlimit
 #include <sys/syscall.h>   // SYS_fsync
-#include <utime.h>         // utime
+#include <sys/stat.h>      // utimensat
 
 static char folder[200];
 
@@ -381,6 +381,67 @@ static void says_what_is_wrong(void) {
   free(run);
 }
 
+// What a statement says on stderr, in a child, and its exit code.
+#define SAID(code, words, statement) do { \
+    char *path_ = format("%s/said", folder); \
+    fflush(NULL); \
+    pid_t pid_ = fork(); \
+    if (pid_ == 0) { if (!freopen(path_, "w", stderr)) _exit(99); { statement; } fflush(NULL); _exit(0); } \
+    int status_; \
+    waitpid(pid_, &status_, 0); \
+    size_t n_; \
+    char *text_ = read_file(path_, "words", 1 << 16, &n_); \
+    CHECK_EQ(WEXITSTATUS(status_), code); \
+    CHECK_STR(text_, words); \
+    free(text_); \
+    remove(path_); \
+    free(path_); \
+  } while (0)
+
+// Where none of several is whole, each but the oldest is passed over with its reason, and the newest one's stands last.
+static void none_is_whole(void) {
+  char *run = new_run("run");
+  for (int step = 1; step <= 3; step++) {
+    save_filled(run, step, 1, 0);
+    char *dir = checkpoint_path(run, step), *path = format("%s/%s", dir, step == 2 ? "model.safetensors" : step == 3 ? "trainer.safetensors" : "manifest.json");
+    remove(path);
+    free(path);
+    free(dir);
+  }
+  char *words = format("gpt: warning: %s/step_00000003/trainer.safetensors: is missing; looking for an older checkpoint\n"
+                       "gpt: warning: %s/step_00000002/model.safetensors: is missing; looking for an older checkpoint\n"
+                       "gpt: %s: none of its 3 checkpoints is whole; the newest: %s/step_00000003/trainer.safetensors: is missing\n", run, run, run, run);
+  SAID(EXIT_REQUEST, words, checkpoint_newest(run));
+  free(words);
+  remove_tree(run);
+  free(run);
+}
+
+// The files of a checkpoint, to the bit: other versions of this program must read them.
+static void files_are_pinned(void) {
+  char *run = new_run("run");
+  Buffer all = {0};
+  for (int fp64 = 0; fp64 < 2; fp64++) {
+    Model m;
+    small_model(&m, fp64);
+    fill(&m, 5);
+    save(&m, run, 7 + fp64, 0, RUN_ID);
+    free_model(&m);
+    char *dir = checkpoint_path(run, 7 + fp64);
+    for (int i = 0; i < 3; i++) {
+      size_t n;
+      char *bytes = contents(dir, (const char *[]){"model.safetensors", "trainer.safetensors", "manifest.json"}[i], &n);
+      buffer_append(&all, bytes, n);
+      free(bytes);
+    }
+    free(dir);
+  }
+  CHECK_HASH(all.data, all.len, "fd6791e637b97355138fbce50ac93cbf71807a3b5b8fc61f06f74f076070adcb");
+  buffer_free(&all);
+  remove_tree(run);
+  free(run);
+}
+
 // A manifest whose own checksum is right and whose fields are not: somebody else's doing, and no crash.
 static void wrong_manifests(void) {
   char *run = new_run("run"), *dir = checkpoint_path(run, 1);
@@ -717,12 +778,15 @@ static void one_trainer_at_a_time(void) {
   free(run);
 }
 
-static void touch(const char *run, int64_t step, time_t when) {
+static void touch_at(const char *run, int64_t step, time_t when, long nanoseconds) {
   char *dir = checkpoint_path(run, step), *path = format("%s/manifest.json", dir);
-  CHECK(utime(path, &(struct utimbuf){when, when}) == 0);
+  const struct timespec t = {when, nanoseconds};
+  CHECK(utimensat(AT_FDCWD, path, (struct timespec[]){t, t}, 0) == 0);
   free(path);
   free(dir);
 }
+
+static void touch(const char *run, int64_t step, time_t when) { touch_at(run, step, when, 0); }
 
 static void resolving(void) {
   char *here = new_run("here");
@@ -737,6 +801,8 @@ static void resolving(void) {
   EXPECT_FAIL(EXIT_REQUEST, "zoo: is neither a model directory", checkpoint_resolve("zoo"));
   EXPECT_FAIL(EXIT_REQUEST, "nowhere: no such model", checkpoint_resolve("nowhere"));
   EXPECT_FAIL(EXIT_REQUEST, "m.gguf: GGUF files are not read yet", checkpoint_resolve("m.gguf"));
+  EXPECT_FAIL(EXIT_REQUEST, "a.gguf: GGUF files are not read yet", checkpoint_resolve("a.gguf"));
+  EXPECT_FAIL(EXIT_REQUEST, ".gguf: no such model", checkpoint_resolve(".gguf"));
   EXPECT_FAIL(EXIT_REQUEST, "run2/config.txt: is a file", checkpoint_resolve("run2/config.txt"));
   save_filled("run", 1, 1, 0);
   save_filled("run2", 8, 1, 0);
@@ -754,10 +820,16 @@ static void resolving(void) {
     checkpoint_close(c);
     free(full);
   }
-  touch("run", 1, 4000);
-  Checkpoint *c = checkpoint_resolve(NULL);
-  CHECK_STR(c->dir, "run/step_00000001");
-  checkpoint_close(c);
+  // the newest by its nanosecond; of two at once the first by name
+  static const struct { time_t seconds; long nanoseconds; const char *dir; } times[] = {
+    {4000, 0, "run/step_00000001"}, {3000, 5, "run2/step_00000009"}, {3000, 7, "run/step_00000001"}, {3000, 6, "run/step_00000001"}, {2999, 9, "run2/step_00000009"}};
+  touch_at("run2", 9, 3000, 6);
+  for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+    touch_at("run", 1, times[i].seconds, times[i].nanoseconds);
+    Checkpoint *c = checkpoint_resolve(NULL);
+    CHECK_STR(c->dir, times[i].dir);
+    checkpoint_close(c);
+  }
   CHECK(chdir(before) == 0);
   free(here);
 }
@@ -961,6 +1033,8 @@ int main(int argc, char **argv) {
   RUN(same_state_same_bytes);
   RUN(every_byte_is_guarded);
   RUN(says_what_is_wrong);
+  RUN(none_is_whole);
+  RUN(files_are_pinned);
   RUN(wrong_manifests);
   RUN(order_of_calls);
   RUN(killed_anywhere);

@@ -46,6 +46,11 @@ small="--channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64"
   recorded g4 --channels 16 --heads 2 --context 16 --batch 1 --tokens-per-step 16 --steps 24 --lr 0.0005 --skip-outliers 0.5 --beta1 0 --val-fraction 0 --save-every 0 --log-every 12
   recorded g5 --channels 8 --heads 1 --context 208 --batch 1 --tokens-per-step 208 --steps 2 --log-every 1   # a sample is cut at 200 tokens
   recorded g6 --channels 8 --heads 1 --context 1 --batch 1 --tokens-per-step 1 --steps 3                      # one target a step
+  echo "=== banners: the stories, shards, documents"
+  "$gpt" data build text.txt --tokenizer byte --out shards --val-fraction 0.2 > shards.said
+  awk '{ printf "%s#", $0 }' text.txt > separated.txt
+  "$gpt" plan | masked; "$gpt" plan --train-data 'shards/train_*.bin' --val-data 'shards/val_*.bin' $small | masked
+  (cd shards && "$gpt" plan --train-data 'train_*.bin' $small | masked); "$gpt" plan separated.txt --separator '#' --tokenizer char --layers 1 --channels 16 --heads 2 --context 128 --batch 1 | masked
   echo "=== plans"
   for tokenizer in byte bpe:259; do "$gpt" plan text.txt --tokenizer $tokenizer --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tee plan_$tokenizer | tail -1 | masked; done; } > transcript
 [ "$GPT_TEST_GOLDEN" = write ] && cp transcript "$golden"
@@ -110,6 +115,13 @@ for _ in 1 2 3 4 5; do sleep 0.2; kill -INT $pid 2> /dev/null; done    # one tha
 wait $pid
 check "a second signal: exit code" expect_code $? 130
 check "a second signal: no step was done" test ! -e slow/step_00000001
+
+# What a text is made of stands in the settings, however many files they are
+mkdir files && for i in $(seq 300); do printf 'text number %d of them all\n' $i > files/$i.txt; done
+train files/*.txt $tiny --steps 1 --save-every 0 --out many
+check "a run of 300 files goes on" train --resume many
+check "... and repeats" train --config many/config.txt --out many2
+check "... with the same bits" same_model many many2
 
 # ---- what a run folder is ----
 
@@ -244,7 +256,8 @@ refuse 2 "missing.conf: cannot open settings" train text.txt --config missing.co
 mkdir -p nothing/inside
 printf 'Ten words are too few for a row of this model.' > short.txt
 refuse 2 "missing.txt: cannot open text: No such file" train missing.txt
-refuse 2 "the text is empty: 0 bytes" train empty.txt
+refuse 2 "empty.txt: the text is empty: 0 bytes in 1 file;" train empty.txt
+refuse 2 "empty.txt: the text is empty: 0 bytes in 2 files;" train empty.txt empty.txt
 refuse 2 "0 files in this directory" train nothing
 refuse 2 "the text is too short: 41 tokens are there for training, 65 are needed for one row of --context 64" train short.txt --tokenizer byte --context 64
 printf 'x' > one.txt
@@ -284,6 +297,9 @@ refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer
 for n in 256 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
 mkdir bare && cp run/step_*/config.json run/step_*/model.safetensors bare 2> err
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer bare" train text.txt --init bare    # no tokenizer there: one is trained
+check "bpe:257 is enough" sh -c "'$gpt' plan text.txt --tokenizer bpe:257 > out"
+"$gpt" plan text.txt --tokenizer bpe:1000000 > out 2> err
+check "bpe:1000000 is a whole number that can be" sh -c '! grep -q "needs a whole number" err'
 refuse 2 "--context 32 is more than the 16 learned positions" train text.txt --init run --context 32
 refuse 2 "nowhere" sample nowhere
 refuse 2 "nothing" sample nothing

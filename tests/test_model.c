@@ -92,6 +92,60 @@ static void memory_is_under_its_kind(void) {
   }
 }
 
+// Every line of the memory table, of all kinds of models: what a banner says, and what fits, changes on purpose only.
+static void memory_is_pinned(void) {
+  Buffer all = {0};
+  for (int i = 0; i < 2; i++)
+    for (int kind = 0; kind < 2 * 3 * 3 * 2 * 2; kind++) {
+      GptOptions o = {.config = tiny((Family)(kind % 2)), .purpose = (Purpose)(kind / 2 % 3), .T = 7, .recompute = (Recompute)(kind / 6 % 3), .shards = kind / 18 % 2 ? 3 : 0, .shard_rank = kind % 3};
+      o.B = o.purpose == PURPOSE_SAMPLE ? 1 : 3;
+      o.config.tie = kind / 36 % 2;
+      if (kind % 5 == 0) o.config.ffn = 24;                // qkv is wider than that
+      if (kind % 7 == 0) o.B *= 100, o.config.vocab = 257;    // more rows than logits are held at once
+      MemoryTable table;
+      gpt_memory(&table, devices[i], &o);
+      buffer_printf(&all, "%s %d:", devices[i]->name, kind);
+      for (size_t l = 0; l < table.count; l++) buffer_printf(&all, " %s %zu", table.line[l].kind, table.line[l].bytes);
+      buffer_printf(&all, ", %zu\n", table.total);
+    }
+  CHECK_HASH(all.data, all.len, "c6cefe06954c5cc48d148a5d7076042adeafc60fc7504591a5424c84fd4d3770");
+  buffer_free(&all);
+}
+
+// The device is asked for the room of each product of the model, and of its attention.
+static Buffer asked;
+static size_t ask_linear(const Device *d, size_t rows, size_t IC, size_t OC) {
+  (void)d;
+  char *shape = format(" %zux%zux%zu", rows, IC, OC);
+  if (!asked.len || strcmp(strrchr(asked.data, ' '), shape)) buffer_append(&asked, shape, strlen(shape));   // it may ask twice
+  free(shape);
+  return rows * IC * OC;
+}
+static size_t ask_attention(const Device *d, const AttentionShape *s, WantGradient want) {
+  (void)d;
+  buffer_printf(&asked, " %zu,%zu,%zu heads %zu,%zu,%zu %g %d", s->B, s->T, s->S, s->NH, s->KVH, s->HS, s->dropout.p, want == WITH_GRADIENT);
+  return 1;
+}
+
+static void scratch_is_asked_for(void) {
+  static const char *const expected[] = {
+    " 21x24x72 21x24x24 21x24x37 21x37x24 21x24x32 3,7,7 heads 4,4,6 0.1 1 = 36289", " 21x24x72 21x24x24 21x24x37 21x37x24 21x24x32 3,7,7 heads 4,4,6 0.1 0 = 36289",
+    " 7x24x72 7x24x24 7x24x37 7x37x24 1x24x32 1,7,13 heads 4,4,6 0.1 0 = 12097", " 21x24x48 21x24x24 21x24x74 21x37x24 21x24x32 3,7,7 heads 4,2,6 0.1 1 = 37297"};
+  Device d = *devices[1];
+  d.linear_scratch = ask_linear, d.attention_scratch = ask_attention, d.scratch_bytes = 0;
+  for (int i = 0; i < 4; i++) {
+    GptOptions o = {.config = tiny(i == 3 ? FAMILY_LLAMA : FAMILY_GPT2), .purpose = i == 3 ? PURPOSE_TRAIN : (Purpose)i, .B = i == 2 ? 1 : 3, .T = 7};
+    o.config.dropout = 0.1;
+    asked.len = 0;
+    const size_t most = gpt_scratch(&d, &o);
+    buffer_printf(&asked, " = %zu", most);
+    CHECK_STR(asked.data, expected[i]);
+  }
+  d.linear_scratch = NULL, d.attention_scratch = NULL, d.scratch_bytes = 77;
+  CHECK_EQ(gpt_scratch(&d, &(GptOptions){.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 3, .T = 7}), 77);
+  buffer_free(&asked);
+}
+
 // Without a backward pass one block's activations serve all blocks.
 static void evaluation_keeps_one_block(void) {
   for (int i = 0; i < 2; i++)
@@ -703,6 +757,8 @@ int main(int argc, char **argv) {
   devices[1] = cpu_device(2);
   RUN(memory_is_what_was_counted);
   RUN(memory_is_under_its_kind);
+  RUN(memory_is_pinned);
+  RUN(scratch_is_asked_for);
   RUN(evaluation_keeps_one_block);
   RUN(logits_of_chosen_rows);
   RUN(memory_that_is_not_there);

@@ -248,6 +248,44 @@ static void files_are_divided(void) {
   }
 }
 
+static Run *prepared(int argc, char **argv, Options *o) {
+  options_parse(o, COMMAND_TRAIN, "train", argc, argv);
+  return run_prepare(o);
+}
+
+// About a thousand bytes of text for each entry: from 1 MiB on more than 512.
+static void the_vocabulary_grows_with_the_text(void) {
+  enum { MANY = (1 << 20) + 1 };
+  char *text = xmalloc(MANY, 1), *argv[] = {"large.txt", "--context", "8", "--layers", "1", "--channels", "8", "--heads", "1"};
+  for (uint64_t i = 0; i < MANY; i++) text[i] = i % 6 ? (char)('a' + rng_below(26, 1, 0, rng_site("letters"), i / 1000 * 1000 + i % 97)) : ' ';
+  for (int more = -1; more <= 0; more++) {
+    Options o;
+    replace_file(argv[0], text, (size_t)(MANY - 1 + more));
+    Run *r = prepared(ARRAY_LEN(argv), argv, &o);
+    CHECK_EQ(r->vocab, more < 0 ? 512 : 1024);
+    run_free(r);
+    free(o.args);
+  }
+  free(text);
+}
+
+// Two tokens are enough; documents fill rows if the longest, of training or validation, just fits.
+static void small_texts(void) {
+  static const struct { const char *text, *context, *fraction, *separator; bool documents, val; } cases[] = {
+    {"ab", "1", "0", NULL, false, false}, {"abcd", "1", "0.5", NULL, false, true}, {"abc", "1", "0.3", NULL, false, false},
+    {"ab#abcd#xy", "5", "0.2", "#", true, true}, {"ab#abcd#xy", "4", "0.2", "#", false, true}, {"ab#xy#abcd", "5", "0.4", "#", true, true}, {"ab#xy#abcd", "4", "0.4", "#", false, true}};
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    char *argv[] = {"small.txt", "--tokenizer", "byte", "--layers", "1", "--channels", "8", "--heads", "1", "--context", (char *)(uintptr_t)cases[c].context,
+                    "--val-fraction", (char *)(uintptr_t)cases[c].fraction, "--separator", (char *)(uintptr_t)cases[c].separator};
+    Options o;
+    replace_file("small.txt", cases[c].text, strlen(cases[c].text));
+    Run *r = prepared((int)ARRAY_LEN(argv) - (cases[c].separator ? 0 : 2), argv, &o);
+    CHECK_MSG(r->documents == cases[c].documents && (r->val != NULL) == cases[c].val, "%s: documents %d, validation %d", cases[c].text, r->documents, r->val != NULL);
+    run_free(r);
+    free(o.args);
+  }
+}
+
 // ---- bad steps ----
 
 static void poke(Gpt *m, const char *name, size_t element, double value, double *old) {
@@ -409,6 +447,8 @@ int main(int argc, char **argv) {
   RUN(a_step_is_timed_by_phase);
   RUN(one_batch_is_learned_by_heart);
   RUN(files_are_divided);
+  RUN(the_vocabulary_grows_with_the_text);
+  RUN(small_texts);
   RUN(a_bad_step_changes_nothing_and_is_explained);
   RUN(a_norm_that_overflows_is_explained);
   RUN(an_outlier_is_dropped_and_learned);
