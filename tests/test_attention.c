@@ -244,6 +244,50 @@ static void attention_backward_of_nothing_is_nothing(void) {
   d->destroy(d);
 }
 
+// What an earlier call left in the working memory, be it not a number, changes no bit of a later one; and the bits are those of every version.
+typedef struct { size_t B, T, position, KVH, group, HS; AttentionMask mask; bool documents; double p; } Setting;
+static void run_setting(Device *d, const Setting *x, bool poison, bool backward, Buffer *bits) {
+  const size_t S = x->position + x->T, NH = x->KVH * x->group, row = NH * x->HS, kv_row = x->KVH * x->HS, rows = x->B * x->T, nq = rows * row, nk = x->B * S * kv_row;
+  float *q = random_floats("q", nq, 2), *k = random_floats("k", nk, 2), *v = random_floats("v", nk, 1), *out = xcalloc(nq, 4), *lse = xcalloc(rows * NH, 4), *dout = random_floats("dout", nq, 1);
+  float *dq = xcalloc(nq, 4), *dk = xcalloc(nk, 4), *dv = xcalloc(nk, 4);
+  int32_t *first = xcalloc(rows, sizeof *first);
+  for (size_t i = 0; i < rows; i++) first[i] = (int32_t)((x->position + i % x->T) / 23 * 23);
+  if (poison) for (size_t i = 0; i < nk; i++) k[i] = v[i] = NAN;
+  if (poison) for (size_t i = 0; i < nq; i++) q[i] = dout[i] = NAN;
+  AttentionShape s = {.B = x->B, .T = x->T, .S = S, .position = x->position, .NH = NH, .KVH = x->KVH, .HS = x->HS, .q_stride = row, .kv_stride = kv_row, .out_stride = row,
+                      .q_batch = x->T * row, .kv_batch = S * kv_row, .out_batch = x->T * row, .mask = x->mask, .scale = 0.3, .first_key = x->documents ? first : NULL,
+                      .dropout = {.p = x->p, .seed = 3, .step = 4, .site = 5, .row0 = 6}};
+  d->attention_forward(d, (real *)out, (acc *)lse, (real *)q, (real *)k, (real *)v, &s);
+  if (backward) d->attention_backward(d, (real *)dq, (real *)dk, (real *)dv, (real *)dout, (real *)q, (real *)k, (real *)v, (real *)out, (acc *)lse, &s);
+  if (bits) buffer_append(bits, out, nq * 4), buffer_append(bits, lse, rows * NH * 4), buffer_append(bits, dq, nq * 4), buffer_append(bits, dk, nk * 4), buffer_append(bits, dv, nk * 4);
+  free(q), free(k), free(v), free(out), free(lse), free(dout), free(dq), free(dk), free(dv), free(first);
+}
+
+static void attention_forgets_and_keeps_its_bits(void) {
+  static const Setting settings[] = {
+    {1, 1, 0, 1, 1, 16, MASK_CAUSAL, false, 0}, {1, 64, 0, 1, 1, 16, MASK_CAUSAL, false, 0}, {2, 65, 0, 2, 1, 17, MASK_CAUSAL, false, 0}, {1, 33, 31, 1, 2, 32, MASK_CAUSAL, false, 0.2},
+    {1, 100, 0, 1, 1, 48, MASK_FULL, false, 0}, {2, 71, 0, 1, 3, 5, MASK_FULL, false, 0.3}, {1, 130, 0, 1, 1, 64, MASK_CAUSAL, true, 0}, {1, 96, 0, 2, 2, 33, MASK_CAUSAL, true, 0.1},
+    {1, 1, 77, 2, 1, 24, MASK_CAUSAL, false, 0}, {3, 7, 0, 1, 1, 1, MASK_CAUSAL, true, 0.5}, {1, 80, 0, 1, 1, 31, MASK_FULL, true, 0}};
+  Buffer all = {0};
+  for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
+    Buffer bits[2] = {{0}, {0}};
+    const bool backward = settings[i].position == 0;
+    for (int poisoned = 0; poisoned < 2; poisoned++) {
+      Device *d = cpu_device(1);
+      if (poisoned) run_setting(d, &(Setting){1, 140, 0, 1, 1, 129, MASK_FULL, false, 0.4}, true, true, NULL);
+      run_setting(d, &settings[i], false, backward, &bits[poisoned]);
+      d->destroy(d);
+    }
+    CHECK_MSG(!memcmp(bits[0].data, bits[1].data, bits[0].len), "setting %zu: what was left behind has changed something", i);
+    buffer_append(&all, bits[0].data, bits[0].len);
+    buffer_free(&bits[0]), buffer_free(&bits[1]);
+  }
+  char hex[65];
+  sha256_of(all.data, all.len, hex);
+  CHECK_STR(hex, "3cea0bad7e1b1406ef76b6d297119fd32cf5cad60b998476f4d151f237ed4b71");
+  buffer_free(&all);
+}
+
 static void attention_is_stable_and_honest(void) {
   Device *d = cpu_device(1);
   Sequence x = {40, 1, 1, 16, random_floats("q", 640, 2e3), random_floats("k", 640, 2e3), random_floats("v", 640, 1), NULL, NULL};
@@ -272,6 +316,7 @@ int main(int argc, char **argv) {
   RUN(attention_decoding_is_the_full_pass);
   RUN(attention_unseen_keys_change_nothing);
   RUN(attention_backward_of_nothing_is_nothing);
+  RUN(attention_forgets_and_keeps_its_bits);
   RUN(attention_is_stable_and_honest);
   return TEST_END();
 }
