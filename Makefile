@@ -95,7 +95,7 @@ demo: gpt
 	./gpt train
 
 # OP=layernorm: only the tests of that operation
-test: gpt $(if $(OP),$(addprefix $(BUILD)/test_,ops attention gemm gradients),$(TESTS))
+test: gpt $(if $(OP),$(addprefix $(BUILD)/test_,ops attention gemm gemm_bf16 gradients),$(TESTS))
 	@sh tests/run.sh $(BUILD) "$(OP)"
 
 test-slow: gpt $(TESTS)

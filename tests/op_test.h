@@ -61,6 +61,11 @@ struct Case {
 static inline bool on_cuda(void) { const char *name = getenv("TEST_DEVICE"); return name && !strncmp(name, "cuda", 4); }
 static inline bool on_bf16(void) { const char *name = getenv("TEST_DEVICE"); return name && strstr(name, "-bf16"); }
 static inline bool on_tensor_cores(void) { return on_cuda() && on_bf16(); }   // their factors are bf16, those between two products too
+// From here on the CPU device under test stores bf16, or no more.
+static inline void in_bf16(bool yes) {
+  if (yes) setenv("TEST_DEVICE", "cpu-bf16", 1);
+  else unsetenv("TEST_DEVICE");
+}
 static inline GemmLibrary gemm_library(void) {
   const char *name = getenv("TEST_DEVICE");
   return name && strstr(name, "-cublaslt") ? GEMM_CUBLASLT : name && strstr(name, "-wgmma") ? GEMM_WGMMA : GEMM_OWN;

@@ -20,7 +20,7 @@ count() {   # name, exit code; reads $log
 # An operation: the tests with its name in theirs, and the programs that are about nothing else.
 if [ -n "$op" ]; then
   programs="$build/test_ops $build/test_gradients"
-  case $op in *attention*) programs="$programs $build/test_attention" ;; *linear*|*gemm*) programs="$programs $build/test_gemm" ;; esac
+  case $op in *attention*) programs="$programs $build/test_attention" ;; *linear*|*gemm*) programs="$programs $build/test_gemm $build/test_gemm_bf16" ;; esac
 else
   programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done)
 fi
@@ -33,7 +33,7 @@ esac
 for program in $programs; do
   [ "$program" = "$beside" ] && continue
   word=$op
-  case $program in */test_attention|*/test_gemm) word="" ;; esac
+  case $program in */test_attention|*/test_gemm*) word="" ;; esac
   "$program" $word > "$log" 2>&1
   code=$?
   cat "$log"

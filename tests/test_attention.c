@@ -170,33 +170,37 @@ typedef struct { size_t T, NH, KVH, HS; float *q, *k, *v, *out, *lse; } Sequence
 static void run_part(Device *d, const Sequence *x, float *out, float *lse, size_t position, size_t T, const int32_t *first_key) {
   AttentionShape s = {.B = 1, .T = T, .S = position + T, .position = position, .NH = x->NH, .KVH = x->KVH, .HS = x->HS, .q_stride = x->NH * x->HS,
                       .kv_stride = x->KVH * x->HS, .out_stride = x->NH * x->HS, .mask = MASK_CAUSAL, .scale = 0.3, .first_key = first_key};
-  d->attention_forward(d, (real *)out, (acc *)lse, (real *)(x->q + position * s.q_stride), (real *)x->k, (real *)x->v, &s);
+  d->attention_forward(d, (real *)out, (acc *)lse, d->real_at((real *)x->q, position * s.q_stride), (real *)x->k, (real *)x->v, &s);
 }
 
 // The whole sequence at once, one position at a time, and in uneven pieces, on every instruction set: the same bits.
 static void attention_decoding_is_the_full_pass(void) {
   static const size_t shapes[][4] = {{1, 1, 1, 1}, {67, 2, 1, 32}, {130, 3, 3, 17}, {33, 4, 2, 64}, {257, 1, 1, 8}, {65, 2, 2, 129}};
-  static const char *const sets[] = {"", "avx2", "generic"};
+  static const char *const sets[] = {"", "avx512", "avx2", "generic"};
   for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
     Sequence x = {shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], NULL, NULL, NULL, NULL, NULL};
     size_t row = x.NH * x.HS, kv_row = x.KVH * x.HS;
     x.q = random_floats("q", x.T * row, 3), x.k = random_floats("k", x.T * kv_row, 3), x.v = random_floats("v", x.T * kv_row, 1);
     x.out = xcalloc(x.T * row, 4), x.lse = xcalloc(x.T * x.NH, 4);
     float *out = xcalloc(x.T * row, 4), *lse = xcalloc(x.NH, 4);
+    Device *any = device_under_test(1);   // its storage, in the first bytes of the same arrays
+    any->upload_real_float(any, (real *)x.q, x.q, x.T * row), any->upload_real_float(any, (real *)x.k, x.k, x.T * kv_row), any->upload_real_float(any, (real *)x.v, x.v, x.T * kv_row);
+    any->destroy(any);
     for (size_t set = 0; set < ARRAY_LEN(sets); set++) {
       if (*sets[set] && !has_instruction_set(sets[set])) continue;
       Device *d = device_with(sets[set], 2);
       if (set == 0) run_part(d, &x, x.out, x.lse, 0, x.T, NULL);
       for (size_t t = 0; t < x.T; t++) {
-        run_part(d, &x, out + t * row, lse, t, 1, NULL);
+        run_part(d, &x, (float *)d->real_at((real *)out, t * row), lse, t, 1, NULL);
         for (size_t h = 0; h < x.NH; h++) CHECK(!memcmp(&lse[h], &x.lse[h * x.T + t], 4));
       }
-      CHECK_MSG(!memcmp(out, x.out, x.T * row * 4), "T %zu HS %zu, %s: decoding differs", x.T, x.HS, d->description);
+      CHECK_MSG(!memcmp(out, x.out, x.T * row * d->real_size), "T %zu HS %zu, %s: decoding differs", x.T, x.HS, d->description);
+      memset(out, 0, x.T * row * d->real_size);
       for (size_t t = 0, step; t < x.T; t += step) {
         step = MIN((size_t)(1 + t * 3 % 40), x.T - t);
-        run_part(d, &x, out + t * row, NULL, t, step, NULL);
+        run_part(d, &x, (float *)d->real_at((real *)out, t * row), NULL, t, step, NULL);
       }
-      CHECK_MSG(!memcmp(out, x.out, x.T * row * 4), "T %zu HS %zu, %s: pieces differ", x.T, x.HS, d->description);
+      CHECK_MSG(!memcmp(out, x.out, x.T * row * d->real_size), "T %zu HS %zu, %s: pieces differ", x.T, x.HS, d->description);
       d->destroy(d);
     }
     free(x.q), free(x.k), free(x.v), free(x.out), free(x.lse), free(out), free(lse);
@@ -314,6 +318,11 @@ int main(int argc, char **argv) {
   RUN(attention_backward);
   if (on_cuda()) return TEST_END();   // the rest is of memory that the host reads; test_cuda.c has its like
   RUN(attention_decoding_is_the_full_pass);
+  in_bf16(true);
+  RUN(attention_forward);
+  RUN(attention_backward);
+  RUN(attention_decoding_is_the_full_pass);
+  in_bf16(false);
   RUN(attention_unseen_keys_change_nothing);
   RUN(attention_backward_of_nothing_is_nothing);
   RUN(attention_forgets_and_keeps_its_bits);

@@ -197,11 +197,13 @@ static void squares_are_added_as_written(void) {
 
 static void self_test_of_doctor(void) {
   for (int threads = 1; threads <= 3; threads += 2) {
-    char hex[65];
-    Device *d = cpu_device(threads);
-    doctor_self_test(d, hex);
-    CHECK_STR(hex, doctor_expected_hash());
-    d->destroy(d);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+      char hex[65];
+      Device *d = bf16 ? cpu_device_bf16(threads) : cpu_device(threads);
+      doctor_self_test(d, hex);
+      CHECK_STR(hex, doctor_expected_hash(d));
+      d->destroy(d);
+    }
   }
 }
 

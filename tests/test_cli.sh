@@ -183,7 +183,7 @@ refuse 2 "--heads 5 does not divide" plan --heads 5 --channels 16 --layers 1
 check "doctor" quiet doctor
 check "doctor prints the self-test" grep -qE '^self-test' out
 check "forced down, the same hash" sh -c "
-  for isa in generic avx2; do GPT_CPU=\$isa '$gpt' doctor; done | grep -oE '^self-test.*[0-9a-f]{16}' | grep -oE '[0-9a-f]{16,}' | sort -u | wc -l | grep -qx 1"
+  for isa in generic avx2; do GPT_CPU=\$isa '$gpt' doctor; done | grep -oE '^self-test.*[0-9a-f]{16}' | grep -oE '[0-9a-f]{16,}' | sort -u | wc -l | grep -qx 2"   # of fp32 and of bf16
 refuse 2 "--threads 0: must be from 1 to 4096" doctor --threads 0
 refuse 2 "--threads needs a value" doctor --threads
 refuse 2 "--steps x: is no whole number" bench train --steps x

@@ -678,6 +678,7 @@ static void device_transfers(void) {
 static void device_choice(void) {
   Device *d = device_with("generic", 1);
   CHECK_STR(d->description, "fp32, generic, 1 thread");
+  CHECK(d->real_size == 4 && d->real_is_acc);
   CHECK(d->peak_flops > 1e6 && d->linear_scratch(d, 64, 32, 96) > 0);
   d->destroy(d);
 }
@@ -740,5 +741,9 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   if (!on_cuda()) test_cpu_device();   // first: a leak checker that ends a child cannot look into threads that the child has not
   test_operations();
+  if (on_cuda()) return TEST_END();
+  in_bf16(true);
+  test_operations();
+  in_bf16(false);
   return TEST_END();
 }
