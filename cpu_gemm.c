@@ -282,15 +282,13 @@ static void pack_along(float *dst, const stored *src, size_t stride, size_t rows
 INLINE void pack_row_across(float *dst, const size_t width, const Factor *f, const stored *src, size_t there, size_t p, size_t k) {
   if (there < width) memset(dst, 0, width * sizeof *dst);
 #if defined(CPU_DOTS_BF16)
-  bf16 partners[16];
-  const size_t first = 2 * p, second = 2 * p + 1;
-  for (size_t i = 0; i < 16; i++) partners[i] = f->partner;
+  const stored *one = src + 2 * p * f->stride, *two = one + f->stride;
+  const bool pair = 2 * p + 1 < k;
   for (size_t i = 0; i < there; i += 16) {
-    const __mmask16 some = there - i >= 16 ? 0xffff : (__mmask16)((1u << (there - i)) - 1);
-    const stored *one = src + first * f->stride + i, *two = second < k ? src + second * f->stride + i : partners;
-    const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, f->in_order ? two : one));
-    const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, f->in_order ? one : two));
-    _mm512_mask_storeu_epi32(dst + i, some, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    const __mmask16 some = there - i >= 16 ? 0xffff : first_lanes(there - i);
+    __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, one + i)), b = _mm512_set1_epi32(f->partner);
+    if (pair) b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, two + i));
+    _mm512_mask_storeu_epi32(dst + i, some, f->in_order ? _mm512_or_si512(b, _mm512_slli_epi32(a, 16)) : _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
   }
 #elif defined(CPU_STORES_BF16)
   const stored *s = src + (f->in_order ? p : turned(p, k)) * f->stride;

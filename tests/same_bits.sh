@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# same_bits.sh: one SHA-256 of the weights of 50 steps in fp32, for both families, over threads, instruction sets, cuts of a
+# same_bits.sh: one SHA-256 of the weights of 50 steps, in fp32 and in bf16, for both families, over threads, instruction sets, cuts of a
 # step's batch, recomputation, and a run that is stopped and resumed. Compilers and levels are covered by `gpt doctor`, whose
 # hash is stored. Last line: "N passed, N failed". Slow suite.
 set -u
@@ -23,14 +23,14 @@ same() {   # name, expected, got
   if [ -n "$3" ] && [ "$2" = "$3" ]; then passed=$((passed + 1)); echo "ok      $1"; else failed=$((failed + 1)); echo "FAILED  $1: $3 instead of $2"; fi
 }
 
-for family in "gpt2 --heads 4" "llama --heads 4 --kv-heads 2"; do
+for family in "gpt2 --heads 4" "llama --heads 4 --kv-heads 2" "gpt2 --heads 4 --precision bf16" "llama --heads 4 --kv-heads 2 --precision bf16 --stochastic-rounding on"; do
   base="--family $family --batch 8"
   want=$(run A=1 $base --threads 1)
   echo "$family: $want"
   for threads in 2 3 7; do same "$family, $threads threads" "$want" "$(run OMP_NUM_THREADS=$threads $base)"; done   # more than there are cores: --threads would not give them
   for batch in 1 2 4; do same "$family, micro-batches of $batch" "$want" "$(run A=1 --family $family --batch $batch --threads 2)"; done
   for recompute in light block; do same "$family, recompute $recompute" "$want" "$(run A=1 $base --recompute $recompute)"; done
-  for set in avx2 avx512 generic; do
+  for set in avx512bf16 avx2 avx512 generic; do
     if GPT_CPU=$set "$gpt" doctor > /dev/null 2>&1; then same "$family, $set" "$want" "$(run GPT_CPU=$set $base)"; else echo "        $set: not on this processor, not tested"; fi
   done
   # stopped by a signal in the middle, then resumed
