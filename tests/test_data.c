@@ -120,8 +120,8 @@ static void every_character_is_cut_behind_or_not(void) {
     {"a\xf0\x9f\x98\x80" "b", 4, CUT_CHARACTER, 1}, {"a\xf0\x9f\x98\x80" "b", 5, CUT_CHARACTER, 5}, {"\xf0\x9f\x98\x80" "b", 3, CUT_CHARACTER, 0},
     {"a\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80", 2, CUT_CHARACTER, 0},
     {"\xe9 x", 2, CUT_WORD, 0}, {"\xa9 x", 2, CUT_WORD, 0}, {"\xc3\xa9 x", 3, CUT_WORD, 2}, {"x\xf0\x9f\x98\x80 x", 6, CUT_WORD, 5}, {"x\xf0\x9f\x98 x", 5, CUT_WORD, 0}};
-  CHECK_EQ(documents_last_cut("a\nbc" + 1, 3, 1, CUT_WORD), 0);      // what stands before the text does not count
-  CHECK_EQ(documents_last_cut("a bc" + 1, 3, 1, CUT_WORD), 0);
+  CHECK_EQ(documents_last_cut(&"a\nbc"[1], 3, 1, CUT_WORD), 0);      // what stands before the text does not count
+  CHECK_EQ(documents_last_cut(&"a bc"[1], 3, 1, CUT_WORD), 0);
   for (size_t i = 0; i < ARRAY_LEN(cases); i++) CHECK_EQ(documents_last_cut(cases[i].text, strlen(cases[i].text), cases[i].high, cases[i].cut), cases[i].at);
 }
 
@@ -531,8 +531,8 @@ static void check_progress(const char *text, const char *out, double step, int e
   }
   CHECK_EQ(found, lines);
   buffer_append(&said, "", 1);
-  double mb, bytes_a_token, seconds, rate;
-  int threads;
+  double mb = 0, bytes_a_token = 0, seconds = 0, rate = 0;
+  int threads = 0;
   const char *line = strstr(said.data, " MB of text, ");
   while (line && line > said.data && line[-1] != '\n') line--;
   CHECK_EQ(line ? sscanf(line, "%lf MB of text, %lf bytes a token, %lf s, %lf MB/s, %d threads", &mb, &bytes_a_token, &seconds, &rate, &threads) : 0, 5);
