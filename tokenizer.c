@@ -9,7 +9,37 @@
 #include "utf8.h"        // utf8_decode, utf8_encode
 #include <stdatomic.h>   // the counter of tokenizers
 #include <stdlib.h>      // free, qsort
-#include <sys/mman.h>    // madvise
+#include <errno.h>
+#include <sys/mman.h>    // mmap, madvise
+
+// ---- a word as a key ----
+
+enum { KEY_BYTES = 15, LONG_KEY = 255 };
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+enum { LENGTH_SHIFT = 56 };   // where the length stands: in the last byte
+#else
+enum { LENGTH_SHIFT = 0 };
+#endif
+static const uint8_t kept_bytes[2 * sizeof(WordKey)] = {[0 ... 15] = 0xff};   // from 16 - n on: n bytes are kept, the others not
+#define LONG_MARK ((uint64_t)0x7f << LENGTH_SHIFT)
+#define POOLED ((uint64_t)0x80 << LENGTH_SHIFT)
+
+// `room` bytes may be read from the word.
+static inline WordKey word_key(const char *word, size_t n, size_t room) {
+  WordKey key = {0}, keep;
+  if (n > KEY_BYTES) return (WordKey){n > LONG_KEY ? 0 : hash_bytes(word, n), LONG_MARK ^ (uint64_t)n << 16};
+  memcpy(&keep.low, kept_bytes + sizeof keep - n, 8);
+  memcpy(&keep.high, kept_bytes + sizeof keep - n + 8, 8);
+  if (room >= sizeof key) {   // two loads and masks are faster than a copy of unknown length
+    memcpy(&key.low, word, 8);
+    memcpy(&key.high, word + 8, 8);
+  } else {
+    memcpy(&key, word, n);
+  }
+  return (WordKey){key.low & keep.low, (key.high & keep.high) | (uint64_t)n << LENGTH_SHIFT};
+}
+
+static inline uint64_t key_hash(const WordKey *key) { return (key->low ^ key->high * 0xd6e8feb86659fd93u) * 0x9e3779b97f4a7c15u; }
 
 // ---- building ----
 
@@ -35,6 +65,7 @@ void tokenizer_free(Tokenizer *t) {
   free(t->merge_filter);
   free(t->byte_pairs);
   free(t->token_slots);
+  free(t->seeds);
   free(t->char_id);
   free(t);
 }
@@ -168,6 +199,19 @@ static void index_order(Tokenizer *t) {
   free(made);
 }
 
+// Words that are tokens need no merging: those tokens that are what their own bytes merge to.
+static void index_seeds(Tokenizer *t) {
+  t->seeds = xmalloc((size_t)t->size, sizeof t->seeds[0]);
+  for (int32_t id = 0; id < t->size; id++) {
+    size_t n;
+    const char *token = tokenizer_token(t, id, &n);
+    int32_t parts[SHORT_WORD];
+    if (n == 0 || n > KEY_BYTES || tokenizer_find(t, token, n) != id) continue;   // not the special ones
+    if (!t->whole_words && (tokenizer_merge_short(t, token, n, parts) != 1 || parts[0] != id)) continue;
+    t->seeds[t->seed_count++] = (Seed){word_key(token, n, n), id};
+  }
+}
+
 static void index_characters(Tokenizer *t) {
   for (int pass = 0; pass < 2; pass++) {  // the highest code point, then the table
     if (pass == 1) {
@@ -195,6 +239,7 @@ void tokenizer_finish(Tokenizer *t) {
   if (!t->token_slots) tokenizer_index_tokens(t, &earlier);
   index_merges(t);
   index_order(t);
+  index_seeds(t);
   if (t->kind == TOKENIZER_CHAR) index_characters(t);
 }
 
@@ -280,30 +325,27 @@ Tokenizer *tokenizer_gpt2(void) {
 }
 
 // ---- a TokenBuffer and its cache ----
-// Text repeats its words, so the ids of words are kept, in two tables: the place is given by the word's hash, a newer word
-// replaces an older one. Nearly all words are short and have few ids: two of them a line of memory, 8 MiB, whose busy part
-// stays in the processor's own cache. What does not fit there, or was replaced there, is in the other: two lines a word, 16 MiB.
+// Text repeats its words, so the ids of words are kept: in a table whose place is given by the word's hash, two words a line of memory,
+// where a newer word replaces an older one. A word of at most KEY_BYTES and WORD_IDS ids, which are nearly all, is in the table itself; of
+// others the table has the place in the pool, where the ids stand, and before them, if the word is long, its bytes. The table begins small, for
+// then the processor's cache holds it, and doubles as it fills; when the pool is full both are emptied. 16 + 12 MiB at most.
 
-enum { SHORT_KEY = 15, SHORT_IDS = 3, SHORT_BITS = 17 };
-typedef struct { uint64_t low, high; } ShortKey;   // the bytes, zeros behind them; the last byte is the length (0: empty)
+enum { WORD_IDS = 3, LINE_BITS_FIRST = 10, LINE_BITS_MOST = 18, POOL_IDS = 3 << 20 };
 typedef struct {
-  ShortKey key;
-  int32_t ids[SHORT_IDS], count;
-} ShortWord;
-typedef struct { ShortWord words[2]; } ShortWords;   // with one hash, the newer first
-
-enum { KEY_WORDS = 4, KEY_BYTES = 8 * KEY_WORDS - 1, KEY_IDS = 23, CACHE_BITS = 17 };   // 23 ids: indented code in GPT-2's vocabulary
-typedef struct {
-  uint64_t key[KEY_WORDS];   // as above
-  int32_t count;
-  int32_t ids[KEY_IDS];
+  WordKey key;                    // POOLED is set in it where ids[0] is the place in the pool and ids[1] how many stand there
+  int32_t ids[WORD_IDS], count;
 } CachedWord;
+typedef struct { CachedWord words[2]; } CacheLine;   // the one used last first, but for what the pool has
 
 typedef struct WordCache {
   uint64_t serial;       // of the tokenizer whose words these are
-  ShortWords *shorts;    // (1 << SHORT_BITS) aligned to pages
-  CachedWord *words;     // (1 << CACHE_BITS) too
-  void *memory;          // of both
+  CacheLine *lines;      // (1 << line_bits) of 1 << LINE_BITS_MOST, aligned to pages
+  int line_bits;
+  size_t words;          // put into the table since it was empty
+  int32_t *pool;         // (pool_count) of POOL_IDS
+  size_t pool_count;
+  void *memory;          // (memory_bytes) of both
+  size_t memory_bytes;
   MergeScratch scratch;  // of long words
 } WordCache;
 
@@ -312,6 +354,9 @@ static __attribute__((noinline)) void grow(TokenBuffer *b, size_t more) {
   if (!add_size(b->count, more, &need)) fail(EXIT_MACHINE, "memory: %zu + %zu ids", b->count, more);
   b->capacity = MAX(need, MAX((size_t)256, b->capacity + b->capacity / 2));
   b->ids = xrealloc(b->ids, b->capacity, sizeof b->ids[0]);
+  size_t bytes = b->capacity * sizeof b->ids[0];
+  enum { SMALL_PAGE = 4096 };
+  if (bytes >= 4 << 20) madvise((void *)round_up((uintptr_t)b->ids, SMALL_PAGE), bytes - SMALL_PAGE, MADV_HUGEPAGE);   // a wish: one page to clear instead of 512
 }
 
 static inline void reserve(TokenBuffer *b, size_t more) {
@@ -323,30 +368,68 @@ void token_buffer_append(TokenBuffer *b, int32_t id) {
   b->ids[b->count++] = id;
 }
 
+static void free_cache_memory(WordCache *c) {
+  if (c->memory) munmap(c->memory, c->memory_bytes);
+  c->memory = NULL;
+}
+
 void token_buffer_free(TokenBuffer *b) {
   free(b->ids);
   if (b->cache) {
-    free(b->cache->memory);
+    free_cache_memory(b->cache);
     merge_scratch_free(&b->cache->scratch);
     free(b->cache);
   }
   *b = (TokenBuffer){0};
 }
 
+static inline CacheLine *line_of(const WordCache *c, const WordKey *key) { return &c->lines[key_hash(key) >> (64 - c->line_bits)]; }
+static inline bool is_word(const CachedWord *w, const WordKey *key) { return !((w->key.low ^ key->low) | (w->key.high ^ key->high)); }
+
+static inline void put_word(CacheLine *line, const CachedWord *word) {
+  line->words[1] = line->words[0];
+  line->words[0] = *word;
+}
+
+// Twice the lines: those of line i go to 2 i and 2 i + 1, the last first.
+static void grow_table(WordCache *c) {
+  c->line_bits++;
+  for (size_t i = (size_t)1 << (c->line_bits - 1); i-- > 0;) {
+    CacheLine line = c->lines[i];
+    c->lines[2 * i] = c->lines[2 * i + 1] = (CacheLine){0};
+    for (int k = 1; k >= 0; k--)
+      if (line.words[k].key.high) put_word(line_of(c, &(WordKey){line.words[k].key.low, line.words[k].key.high & ~POOLED}), &line.words[k]);
+  }
+}
+
+static void empty_cache(WordCache *c) {
+  memset(c->lines, 0, sizeof c->lines[0] << c->line_bits);
+  c->words = c->pool_count = 0;
+}
+
 // text_bytes: how much is to be encoded now.
 static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes) {
   if (!b->cache) b->cache = xcalloc(1, sizeof *b->cache);
-  if (b->cache->serial == t->serial) return;
+  WordCache *c = b->cache;
+  if (c->serial == t->serial) return;
   enum { PAGE = 2 << 20 };
-  size_t shorts = ((size_t)1 << SHORT_BITS) * sizeof(ShortWords), words = ((size_t)1 << CACHE_BITS) * sizeof(CachedWord);
-  free(b->cache->memory);
-  b->cache->memory = xcalloc(shorts + words + PAGE, 1);   // untouched pages take no memory
-  b->cache->shorts = (ShortWords *)round_up((uintptr_t)b->cache->memory, PAGE);
-  // Words lie anywhere, and the processor knows the places of few pages: large ones make the first pass over 3 MB of prose a quarter
-  // faster. A short text would pay for memory that it does not use. A wish: no harm where it is not granted.
-  if (text_bytes >= 1 << 20) madvise(b->cache->shorts, shorts + words, MADV_HUGEPAGE);
-  b->cache->words = (CachedWord *)((uintptr_t)b->cache->shorts + shorts);
-  b->cache->serial = t->serial;
+  size_t lines = ((size_t)1 << LINE_BITS_MOST) * sizeof(CacheLine);
+  free_cache_memory(c);
+  c->memory_bytes = lines + POOL_IDS * sizeof c->pool[0] + PAGE;   // untouched pages take no memory
+  c->memory = mmap(NULL, c->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (c->memory == MAP_FAILED) fail(EXIT_MACHINE, "memory: %zu bytes for the tokenizer's words: %s", c->memory_bytes, strerror(errno));
+  c->lines = (CacheLine *)round_up((uintptr_t)c->memory, PAGE);
+  c->pool = (int32_t *)((uintptr_t)c->lines + lines);
+  c->line_bits = LINE_BITS_FIRST;
+  c->words = c->pool_count = 0;
+  c->serial = t->serial;
+  if (text_bytes < 1 << 18) return;   // a short text would pay for more than it uses
+  // Words lie anywhere, and the processor knows the places of few pages: large ones. A wish: no harm where it is not granted.
+  madvise(c->lines, lines, MADV_HUGEPAGE);
+  while (c->line_bits < LINE_BITS_MOST && (size_t)1 << c->line_bits < t->seed_count) c->line_bits++;
+  for (size_t i = t->seed_count; i-- > 0;)   // small ids are frequent words: the last, for they shall be first in their line
+    put_word(line_of(c, &t->seeds[i].key), &(CachedWord){.key = t->seeds[i].key, .ids = {t->seeds[i].id}, .count = 1});
+  c->words = t->seed_count;
 }
 
 // ---- one word ----
@@ -368,113 +451,80 @@ static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuff
   out->count += tokenizer_merge_short(t, word, n, out->ids + out->count);
 }
 
-// ---- encoding ----
+static size_t pool_text(size_t n) { return n > KEY_BYTES ? (n + 3) / 4 : 0; }   // ids' places that its bytes take
 
-// The key of a word of at most KEY_BYTES; `room` bytes may be read from it.
-static inline void make_key(const char *word, size_t n, size_t room, uint64_t key[KEY_WORDS]) {
-  if (room >= sizeof(uint64_t[KEY_WORDS])) {  // four loads and masks are faster than a copy of unknown length
-    memcpy(key, word, sizeof(uint64_t[KEY_WORDS]));
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    for (size_t i = 0; i < KEY_WORDS; i++) {
-      size_t keep = n <= 8 * i ? 0 : MIN(n - 8 * i, (size_t)8);
-      key[i] &= keep == 8 ? UINT64_MAX : ((uint64_t)1 << 8 * keep) - 1;
-    }
-    key[KEY_WORDS - 1] |= (uint64_t)n << 56;
-    return;
-#endif
+// Keeps the ids of a word of at most LONG_KEY bytes.
+static void keep_word(WordCache *c, const char *word, size_t n, const WordKey *key, CacheLine *line, const int32_t *ids, size_t count) {
+  CachedWord new = {.key = *key, .count = (int32_t)count};
+  if (n <= KEY_BYTES && count <= WORD_IDS) {
+    memcpy(new.ids, ids, count * sizeof ids[0]);
+  } else {
+    if (POOL_IDS - c->pool_count < pool_text(n) + count) empty_cache(c);
+    new = (CachedWord){.key = {key->low, key->high | POOLED}, .ids = {(int32_t)c->pool_count, (int32_t)count}};
+    if (n > KEY_BYTES) memcpy(c->pool + c->pool_count, word, n);
+    c->pool_count += pool_text(n);
+    memcpy(c->pool + c->pool_count, ids, count * sizeof ids[0]);
+    c->pool_count += count;
   }
-  memset(key, 0, sizeof(uint64_t[KEY_WORDS]));
-  memcpy(key, word, n);
-  ((uint8_t *)key)[sizeof(uint64_t[KEY_WORDS]) - 1] = (uint8_t)n;
+  put_word(line, &new);
+  c->words++;
 }
 
-static inline CachedWord *cached_word(const WordCache *c, const char *word, size_t n, size_t room, uint64_t key[KEY_WORDS]) {
-  make_key(word, n, room, key);
-  return &c->words[hash_mix(hash_mix(key[0], key[1]), hash_mix(key[2], key[3])) >> (64 - CACHE_BITS)];
-}
-
-static inline void encode_word(const Tokenizer *t, const char *word, size_t n, size_t room, TokenBuffer *out) {
-  if (n > KEY_BYTES) {
-    merge_word(t, word, n, out);
+// A word that is not the first of its line, or whose ids are in the pool, or that is new.
+static __attribute__((noinline)) void encode_rare(const Tokenizer *t, const char *word, size_t n, const WordKey *key, CacheLine *line, TokenBuffer *out) {
+  WordCache *c = out->cache;
+  if (is_word(&line->words[1], key)) {
+    CachedWord found = line->words[1];
+    line->words[1] = line->words[0];
+    line->words[0] = found;
+    memcpy(out->ids + out->count, found.ids, sizeof found.ids);
+    out->count += (size_t)found.count;
     return;
   }
-  uint64_t key[KEY_WORDS];
-  CachedWord *line = cached_word(out->cache, word, n, room, key);
-  reserve(out, KEY_IDS);
-  if (line->key[0] == key[0] && line->key[1] == key[1] && line->key[2] == key[2] && line->key[3] == key[3]) {
-    memcpy(out->ids + out->count, line->ids, sizeof line->ids);
-    out->count += (size_t)line->count;
+  WordKey pooled = {key->low, key->high | POOLED};
+  for (const CachedWord *w = line->words; n <= LONG_KEY && w < line->words + 2; w++) {
+    if (!is_word(w, &pooled) || (n > KEY_BYTES && memcmp(c->pool + w->ids[0], word, n) != 0)) continue;
+    reserve(out, (size_t)w->ids[1]);
+    memcpy(out->ids + out->count, c->pool + (size_t)w->ids[0] + pool_text(n), (size_t)w->ids[1] * sizeof out->ids[0]);
+    out->count += (size_t)w->ids[1];
     return;
   }
   size_t before = out->count;
   merge_word(t, word, n, out);
-  size_t count = out->count - before;
-  if (count > KEY_IDS || (n <= SHORT_KEY && count <= SHORT_IDS && room >= sizeof(ShortKey))) return;   // the other table takes it
-  memcpy(line->key, key, sizeof key);
-  memcpy(line->ids, out->ids + before, count * sizeof line->ids[0]);
-  line->count = (int32_t)count;
+  if (n <= LONG_KEY) keep_word(c, word, n, key, line, out->ids + before, out->count - before);
 }
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-enum { LENGTH_SHIFT = 56 };   // where the length stands: in the last byte
-#else
-enum { LENGTH_SHIFT = 0 };
-#endif
-static const uint8_t kept_bytes[2 * sizeof(ShortKey)] = {[0 ... 15] = 0xff};   // from 16 - n on: n bytes are kept, the others not
-
-// The same for a word of at most SHORT_KEY bytes, where sizeof(ShortKey) bytes may be read: two loads and masks.
-static inline ShortKey short_key(const char *word, size_t n) {
-  ShortKey key, keep;
-  memcpy(&key, word, sizeof key);
-  memcpy(&keep, kept_bytes + sizeof keep - n, sizeof keep);
-  return (ShortKey){key.low & keep.low, (key.high & keep.high) | (uint64_t)n << LENGTH_SHIFT};
-}
-
-static inline bool is_word(const ShortWord *w, const ShortKey *key) { return !((w->key.low ^ key->low) | (w->key.high ^ key->high)); }
+// ---- encoding ----
 
 // The words text[start, ends[0]), text[ends[0], ends[1]) and so on, at most BATCH. First the place of each, then whether it is
-// there, then its ids, so that the processor fetches many places at once: one after the other it would wait for each.
+// there and its ids, so that the processor fetches many places at once: one after the other it would wait for each.
 enum { BATCH = 128 };
 static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t start, const size_t *ends, size_t count, TokenBuffer *out) {
-  const ShortWord *found[BATCH];
-  ShortWords *places[BATCH];
-  ShortKey keys[BATCH];
+  CacheLine *lines[BATCH];
+  WordKey keys[BATCH];
   WordCache *c = out->cache;
-  uint64_t long_key[KEY_WORDS];
+  if (c->words > (size_t)1 << c->line_bits && c->line_bits < LINE_BITS_MOST) grow_table(c);
   for (size_t i = 0, at = start; i < count; at = ends[i++]) {
-    places[i] = NULL;
-    if (n - at < sizeof(ShortKey)) continue;
-    if (ends[i] - at > SHORT_KEY) {
-      if (ends[i] - at <= KEY_BYTES) __builtin_prefetch(cached_word(c, text + at, ends[i] - at, n - at, long_key));
+    keys[i] = word_key(text + at, ends[i] - at, n - at);
+    lines[i] = line_of(c, &keys[i]);
+    __builtin_prefetch(lines[i]);
+  }
+  enum { ROOM = BATCH * (WORD_IDS + 1) };
+  reserve(out, ROOM);
+  int32_t *ids = out->ids + out->count;
+  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
+    const CachedWord *word = lines[i]->words;
+    if (__builtin_expect(is_word(word, &keys[i]), 1)) {
+      memcpy(ids, word->ids, sizeof word->ids + sizeof word->count);   // all of it: one copy of sixteen bytes
+      ids += word->count;
       continue;
     }
-    keys[i] = short_key(text + at, ends[i] - at);
-    places[i] = &c->shorts[hash_mix(keys[i].low, keys[i].high) >> (64 - SHORT_BITS)];
-    __builtin_prefetch(places[i]);
+    out->count = (size_t)(ids - out->ids);
+    encode_rare(t, text + at, ends[i] - at, &keys[i], lines[i], out);
+    reserve(out, ROOM);
+    ids = out->ids + out->count;
   }
-  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
-    found[i] = NULL;
-    if (!places[i]) continue;
-    const ShortWord *word = &places[i]->words[!is_word(&places[i]->words[0], &keys[i])];   // no branch: it would be a guess
-    if (is_word(word, &keys[i])) found[i] = word;
-    else __builtin_prefetch(cached_word(c, text + at, ends[i] - at, n - at, long_key));
-  }
-  for (size_t i = 0, at = start; i < count; at = ends[i++]) {
-    reserve(out, SHORT_IDS + 1);
-    if (found[i] && is_word(found[i], &keys[i])) {   // a word of this batch may have taken the place since
-      memcpy(out->ids + out->count, found[i]->ids, sizeof found[i]->ids + sizeof found[i]->count);   // all of it: one copy of sixteen bytes
-      out->count += (size_t)found[i]->count;
-      continue;
-    }
-    size_t before = out->count;
-    encode_word(t, text + at, ends[i] - at, n - at, out);
-    size_t ids = out->count - before;
-    ShortWords *kept = places[i];
-    if (!kept || ids > SHORT_IDS) continue;
-    kept->words[1] = kept->words[0];
-    kept->words[0] = (ShortWord){.key = keys[i], .count = (int32_t)ids};
-    memcpy(kept->words[0].ids, out->ids + before, ids * sizeof kept->words[0].ids[0]);
-  }
+  out->count = (size_t)(ids - out->ids);
 }
 
 // Text without special tokens. false, and out->unseen set, at a character without an id.
@@ -498,6 +548,7 @@ static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBu
     return true;
   }
   prepare_cache(t, out, n);
+  reserve(out, n / 4);   // about what text needs; what is not used takes no memory
   size_t ends[BATCH];
   for (size_t at = 0; at < n; ) {
     size_t count = 0, end = at;

@@ -11,6 +11,10 @@ typedef struct { uint64_t pair; int32_t rank, result; } MergeSlot;  // pair = le
 #define NO_PAIR UINT64_MAX
 typedef struct { int32_t rank, result; } BytePair;   // rank INT32_MAX: they do not merge
 
+// The bytes of a word of at most 15, zeros behind them; the last byte is the length (0: no word). A longer word: its hash.
+typedef struct { uint64_t low, high; } WordKey;
+typedef struct { WordKey key; int32_t id; } Seed;
+
 struct Tokenizer {
   TokenizerKind kind;
   TokenizerPattern pattern;
@@ -34,6 +38,8 @@ struct Tokenizer {
   BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
+  Seed *seeds;              // (seed_count) words that are one token, by id
+  size_t seed_count;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
   int32_t *char_id;         // char: (char_end) code point -> id or -1
   uint32_t char_end;
