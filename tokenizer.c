@@ -143,18 +143,11 @@ int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier) {
   return repeated;
 }
 
-static inline uint64_t pair_hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
-static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (hash ^ hash >> 32) & t->merge_mask; }
-// Most pairs that are looked up do not merge. A bit for the pair's hash says so: 128 KiB for GPT-2's 50,000 merges, which stay in the
-// processor's cache where the 2 MiB of the merges themselves do not. (Bloom 1970, with one hash.)
-static inline uint64_t *filter_word(const Tokenizer *t, uint64_t hash) { return &t->merge_filter[hash >> t->filter_shift >> 6]; }
-static inline uint64_t filter_bit(const Tokenizer *t, uint64_t hash) { return (uint64_t)1 << (hash >> t->filter_shift & 63); }
-
 static void index_merges(Tokenizer *t) {
   size_t slots = table_size(t->merge_count);
   t->merge_mask = slots - 1;
-  t->merge_slots = xmalloc(slots, sizeof t->merge_slots[0]);
-  for (size_t i = 0; i < slots; i++) t->merge_slots[i].pair = NO_PAIR;
+  t->merge_slots = xmalloc(slots + 1, sizeof t->merge_slots[0]);
+  for (size_t i = 0; i <= slots; i++) t->merge_slots[i] = (MergeSlot){NO_PAIR, INT32_MAX, -1};
   int filter_bits = 6;
   while ((size_t)1 << filter_bits < 16 * t->merge_count) filter_bits++;   // one in sixteen pairs that do not merge is looked up for nothing
   t->filter_shift = 64 - filter_bits;
@@ -173,15 +166,6 @@ static void index_merges(Tokenizer *t) {
     const char *a = tokenizer_token(t, m->left, &left), *b = tokenizer_token(t, m->right, &right);
     if (left == 1 && right == 1) t->byte_pairs[(size_t)(uint8_t)*a << 8 | (uint8_t)*b] = (BytePair){m->rank, m->result};
   }
-}
-
-const MergeSlot *tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t right) {
-  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-  uint64_t hash = pair_hash(pair);
-  if (!(*filter_word(t, hash) & filter_bit(t, hash))) return NULL;
-  for (size_t at = merge_place(t, hash); t->merge_slots[at].pair != NO_PAIR; at = (at + 1) & t->merge_mask)
-    if (t->merge_slots[at].pair == pair) return &t->merge_slots[at];
-  return NULL;
 }
 
 // Whether every merge comes after all that make its parts, so that merging by rising ranks meets no pair too late.
@@ -425,7 +409,7 @@ static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes)
   c->serial = t->serial;
   if (text_bytes < 1 << 18) return;   // a short text would pay for more than it uses
   // Words lie anywhere, and the processor knows the places of few pages: large ones. A wish: no harm where it is not granted.
-  madvise(c->lines, lines, MADV_HUGEPAGE);
+  madvise(c->lines, lines + POOL_IDS * sizeof c->pool[0], MADV_HUGEPAGE);
   while (c->line_bits < LINE_BITS_MOST && (size_t)1 << c->line_bits < t->seed_count) c->line_bits++;
   for (size_t i = t->seed_count; i-- > 0;)   // small ids are frequent words: the last, for they shall be first in their line
     put_word(line_of(c, &t->seeds[i].key), &(CachedWord){.key = t->seeds[i].key, .ids = {t->seeds[i].id}, .count = 1});
@@ -470,6 +454,14 @@ static void keep_word(WordCache *c, const char *word, size_t n, const WordKey *k
   c->words++;
 }
 
+// Sixteen bytes at once, for a copy of unknown length costs more than the ids behind that are copied too.
+static inline void copy_pooled(TokenBuffer *out, const int32_t *ids, size_t count) {
+  enum { AT_ONCE = 4 };
+  reserve(out, count + AT_ONCE);
+  for (size_t i = 0; i < count; i += AT_ONCE) memcpy(out->ids + out->count + i, ids + i, AT_ONCE * sizeof ids[0]);
+  out->count += count;
+}
+
 // A word that is not the first of its line, or whose ids are in the pool, or that is new.
 static __attribute__((noinline)) void encode_rare(const Tokenizer *t, const char *word, size_t n, const WordKey *key, CacheLine *line, TokenBuffer *out) {
   WordCache *c = out->cache;
@@ -484,9 +476,7 @@ static __attribute__((noinline)) void encode_rare(const Tokenizer *t, const char
   WordKey pooled = {key->low, key->high | POOLED};
   for (const CachedWord *w = line->words; n <= LONG_KEY && w < line->words + 2; w++) {
     if (!is_word(w, &pooled) || (n > KEY_BYTES && memcmp(c->pool + w->ids[0], word, n) != 0)) continue;
-    reserve(out, (size_t)w->ids[1]);
-    memcpy(out->ids + out->count, c->pool + (size_t)w->ids[0] + pool_text(n), (size_t)w->ids[1] * sizeof out->ids[0]);
-    out->count += (size_t)w->ids[1];
+    copy_pooled(out, c->pool + (size_t)w->ids[0] + pool_text(n), (size_t)w->ids[1]);
     return;
   }
   size_t before = out->count;

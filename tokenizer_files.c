@@ -197,8 +197,8 @@ static void read_merge(const char *name, int64_t line, Tokenizer *t, const char 
 static void check_merges(const char *name, const Tokenizer *t) {
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
-    const MergeSlot *slot = tokenizer_find_merge(t, m->left, m->right);
-    if (slot->rank != m->rank) refuse(name, 0, "merges %d and %d are the same pair", m->rank, slot->rank);
+    int32_t rank = tokenizer_find_merge(t, m->left, m->right).rank;
+    if (rank != m->rank) refuse(name, 0, "merges %d and %d are the same pair", m->rank, rank);
   }
 }
 

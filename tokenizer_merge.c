@@ -10,39 +10,46 @@
 // ---- a short word ----
 
 static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right, int32_t *result) {
-  const MergeSlot *m = tokenizer_find_merge(t, left, right);
-  if (!m) return INT32_MAX;
-  *result = m->result;
-  return m->rank;
+  MergeSlot m = tokenizer_find_merge(t, left, right);
+  *result = m.result;
+  return m.rank;
 }
 
 // The merge of the two bytes at p, by table: half of all look-ups are for these.
 static inline const BytePair *byte_pair(const Tokenizer *t, const char *p) { return &t->byte_pairs[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
 
-// A short word: looks through all pairs for the least rank again and again. Returns the number of ids.
+// A short word: looks through all pairs for the least rank again and again, and has hardly a branch that depends on what it finds: the
+// processor would guess half of them wrongly. A part stays where its first byte is, byte i at i + 1, between two that merge with nothing.
 size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
-  int32_t ranks[SHORT_WORD], results[SHORT_WORD];  // of the pair that begins at i
-  for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
-  for (size_t i = 0; i + 1 < n; i++) {
-    const BytePair *p = byte_pair(t, word + i);
-    ranks[i] = p->rank, results[i] = p->result;
+  enum { PLACES = SHORT_WORD + 2 };
+  int32_t parts[PLACES], results[PLACES];   // results: of the pair that begins here
+  uint64_t order[PLACES];                   // its rank << 32 | here
+  const uint64_t none = (uint64_t)INT32_MAX << 32;
+  uint64_t alive = ((uint64_t)4 << n) - 1;  // bit i: a part begins here
+  parts[0] = parts[n + 1] = -1;
+  for (size_t i = 1; i <= n; i++) parts[i] = t->byte_id[(uint8_t)word[i - 1]];
+  for (size_t i = 1; i < n; i++) {
+    const BytePair *p = byte_pair(t, word + i - 1);
+    order[i] = (uint64_t)(uint32_t)p->rank << 32 | i;
+    results[i] = p->result;
   }
-  while (n > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < n; i++)
-      if (ranks[i] < ranks[best]) best = i;
-    if (ranks[best] == INT32_MAX) break;
-    ids[best] = results[best];
-    n--;
-    for (size_t i = best + 1; i < n; i++) {
-      ids[i] = ids[i + 1];
-      ranks[i - 1] = ranks[i];
-      results[i - 1] = results[i];
-    }
-    if (best > 0) ranks[best - 1] = pair_rank(t, ids[best - 1], ids[best], &results[best - 1]);
-    if (best + 1 < n) ranks[best] = pair_rank(t, ids[best], ids[best + 1], &results[best]);
+  order[n] = none;
+  for (;;) {
+    uint64_t least = order[1];
+    for (size_t i = 2; i < n; i++) least = MIN(least, order[i]);
+    if (least >= none) break;
+    size_t at = (uint32_t)least, previous = 63 - (size_t)__builtin_clzll(alive & (((uint64_t)1 << at) - 1));
+    uint64_t behind = alive & ~(((uint64_t)2 << at) - 1);
+    size_t right = (size_t)__builtin_ctzll(behind), next = (size_t)__builtin_ctzll(behind & (behind - 1));
+    alive &= ~((uint64_t)1 << right);
+    order[right] = none;
+    parts[at] = results[at];
+    order[at] = (uint64_t)(uint32_t)pair_rank(t, parts[at], parts[next], &results[at]) << 32 | at;
+    order[previous] = (uint64_t)(uint32_t)pair_rank(t, parts[previous], parts[at], &results[previous]) << 32 | previous;
   }
-  return n;
+  size_t count = 0;
+  for (alive &= ((uint64_t)2 << n) - 2; alive; alive &= alive - 1) ids[count++] = parts[__builtin_ctzll(alive)];
+  return count;
 }
 
 // ---- a long word, by a heap ----
