@@ -340,7 +340,7 @@ static __attribute__((noinline)) void grow(TokenBuffer *b, size_t more) {
   b->ids = xrealloc(b->ids, b->capacity, sizeof b->ids[0]);
   size_t bytes = b->capacity * sizeof b->ids[0];
   enum { SMALL_PAGE = 4096 };
-  if (bytes >= 4 << 20) madvise((void *)round_up((uintptr_t)b->ids, SMALL_PAGE), bytes - SMALL_PAGE, MADV_HUGEPAGE);   // a wish: one page to clear instead of 512
+  if (bytes >= 4 << 20) madvise((void *)round_up((uintptr_t)b->ids, SMALL_PAGE), bytes - SMALL_PAGE, MADV_HUGEPAGE);   // a wish: each page costs
 }
 
 static inline void reserve(TokenBuffer *b, size_t more) {

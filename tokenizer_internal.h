@@ -98,6 +98,8 @@ typedef struct {
   size_t symbol_capacity, heap_count, heap_capacity;
 } MergeScratch;
 void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out);
+// The same with other sizes: so many bytes at once, of those done so many once more with the next.
+void tokenizer_merge_blocks(const Tokenizer *t, const char *word, size_t n, size_t block, size_t overlap, MergeScratch *scratch, TokenBuffer *out);
 void merge_scratch_free(MergeScratch *s);
 // The two ways of it: the sweep needs t->ordered.
 void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out);

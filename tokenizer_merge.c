@@ -2,7 +2,7 @@
 //
 // Three ways to the same ids. A short word: look through all pairs again and again (the plain one, and the fastest up to some fifty
 // bytes). A long one: a heap of pairs. A very long one, kilobytes and more without a blank: by rising ranks, which walks through
-// memory in order where a heap jumps about: five times as fast on 16 MiB of one letter, three times on random ones (dev/LOG.md).
+// memory in order where a heap jumps about. What is longer than a block is merged block by block (dev/LOG.md has the speeds).
 // Tests: tests/test_pieces.c (each against the other)
 #include "tokenizer_internal.h"
 #include <stdlib.h>      // free, qsort
@@ -229,10 +229,61 @@ void tokenizer_merge_sweep(const Tokenizer *t, const char *word, size_t n, Token
   free(s.chunks);
 }
 
-enum { VERY_LONG = 4096 };   // below, a heap fits the processor's cache, and the lists of all ranks would cost more than they save
-void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out) {
-  if (n >= NOWHERE)
-    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %u can be encoded: split it into documents", n, NOWHERE - 1);
+// ---- a word of any length, block by block ----
+// Ids are what a text merges to if and only if each two neighbours are what the text of those two merges to: before a first merge across
+// the border of two ids nothing that happens elsewhere touches them, so that the two alone would merge as well. So the ids of two texts
+// that overlap may be joined behind any id that both have at the same place. Blocks fit the processor's cache: 64 MiB take as long a byte as 64 KiB.
+
+static void merge_block(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out) {
+  enum { VERY_LONG = 4096 };   // below, a heap fits the processor's cache, and the lists of all ranks would cost more than they save
   if (t->ordered && n >= VERY_LONG) tokenizer_merge_sweep(t, word, n, out);
   else tokenizer_merge_heap(t, word, n, scratch, out);
+}
+
+// `more` has the ids of a text that begins where out's id number `at` begins, and goes on behind the end of out's. Joins them behind the
+// first id that both have at the same place; false: there is none, nothing is done.
+static bool join(const Tokenizer *t, TokenBuffer *out, size_t at, const TokenBuffer *more) {
+  size_t left = 0, right = 0;   // where both stand, from `begin` on
+  for (size_t j = 0; at < out->count && j < more->count;) {
+    if (left == right && out->ids[at] == more->ids[j]) {
+      out->count = at + 1;
+      for (j++; j < more->count; j++) token_buffer_append(out, more->ids[j]);
+      return true;
+    }
+    if (left <= right) left += token_length(t, out->ids[at++]);
+    else right += token_length(t, more->ids[j++]);
+  }
+  return false;
+}
+
+// overlap: how much of what is done is merged again with the next block; twice as much, and a larger block, each time that is too little.
+void tokenizer_merge_blocks(const Tokenizer *t, const char *word, size_t n, size_t block, size_t overlap, MergeScratch *scratch, TokenBuffer *out) {
+  size_t first = out->count, end = MIN(n, block);
+  TokenBuffer more = {0};
+  merge_block(t, word, end, scratch, out);
+  while (end < n) {   // out has the ids of the first `end` bytes
+    size_t at = out->count, begin = end;
+    while (at > first && end - begin < overlap) begin -= token_length(t, out->ids[--at]);
+    size_t next = MIN(n, end + block);
+    more.count = 0;
+    merge_block(t, word + begin, next - begin, scratch, &more);
+    if (begin == 0) {   // the whole of it anew
+      out->count = first;
+      for (size_t j = 0; j < more.count; j++) token_buffer_append(out, more.ids[j]);
+      end = next;
+    } else if (join(t, out, at, &more)) {
+      end = next;
+    } else {
+      overlap *= 2;
+      block = MAX(block, 2 * overlap);
+    }
+  }
+  token_buffer_free(&more);
+}
+
+void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out) {
+  enum { BLOCK = 64 << 10, OVERLAP = 2 << 10 };
+  if (n >= NOWHERE)
+    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %u can be encoded: split it into documents", n, NOWHERE - 1);
+  tokenizer_merge_blocks(t, word, n, BLOCK, OVERLAP, scratch, out);
 }

@@ -145,17 +145,23 @@ static void ways_of_merging_agree(void) {
     for (size_t i = 0; i < n; i++) word[i] = (char)((round % 7 ? 'a' : 0x80) + draw((uint32_t)letters));
     for (int k = 0; k < MADE; k++) {
       CHECK(made[k]->ordered);
-      TokenBuffer heap = {0}, sweep = {0};
+      TokenBuffer heap = {0}, sweep = {0}, blocks = {0};
       int32_t plain[SHORT_WORD];
       tokenizer_merge_heap(made[k], word, n, &scratch, &heap);
       tokenizer_merge_sweep(made[k], word, n, &sweep);
       CHECK_MSG(heap.count == sweep.count && !memcmp(heap.ids, sweep.ids, heap.count * sizeof heap.ids[0]), "round %d, tokenizer %d, %zu bytes: by heap %zu ids, by ranks %zu", round, k, n, heap.count, sweep.count);
+      size_t block = 1 + draw(40), overlap = 1 + draw(8);   // so small that there often is no id to join at
+      token_buffer_append(&blocks, -7);                     // what is there already stays
+      tokenizer_merge_blocks(made[k], word, n, block, overlap, &scratch, &blocks);
+      CHECK_MSG(heap.count + 1 == blocks.count && blocks.ids[0] == -7 && !memcmp(heap.ids, blocks.ids + 1, heap.count * sizeof heap.ids[0]), "round %d, tokenizer %d, %zu bytes: by heap %zu ids, by blocks of %zu and %zu bytes %zu", round, k,
+                n, heap.count, block, overlap, blocks.count - 1);
       if (n <= SHORT_WORD) {
         size_t count = tokenizer_merge_short(made[k], word, n, plain);
         CHECK_MSG(heap.count == count && !memcmp(heap.ids, plain, count * sizeof plain[0]), "round %d, tokenizer %d, %zu bytes: by heap %zu ids, the plain way %zu", round, k, n, heap.count, count);
       }
       token_buffer_free(&heap);
       token_buffer_free(&sweep);
+      token_buffer_free(&blocks);
     }
   }
   merge_scratch_free(&scratch);
