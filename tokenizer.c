@@ -9,7 +9,7 @@
 #include "utf8.h"        // utf8_decode, utf8_encode
 #include <stdatomic.h>   // the counter of tokenizers
 #include <stdlib.h>      // free, qsort
-#include <errno.h>
+#include <errno.h>       // errno
 #include <sys/mman.h>    // mmap, madvise
 
 // ---- a word as a key ----

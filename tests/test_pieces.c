@@ -168,10 +168,51 @@ static void ways_of_merging_agree(void) {
   for (int k = 0; k < MADE; k++) tokenizer_free(made[k]);
 }
 
+// ---- the cache of words ----
+
+// Words of every length, most of them seen again, so many that the table grows and forgets and the pool is emptied: the whole text at once, from
+// a buffer that begins with the vocabulary (a long text) and from one that does not, against each piece by itself without a cache.
+static void cache_changes_nothing(void) {
+  enum { WORDS = 60000, LEAST = 6 << 20 };
+  Tokenizer *t = tokenizer_gpt2();
+  Buffer text = {0};
+  while (text.len < LEAST) {
+    uint64_t seed = draw(4) ? draw(WORDS) : draw(50), saved = random_state;
+    random_state = seed * 77777 + 3;   // the same word for the same number
+    size_t n = draw(40) ? 1 + draw(12) : 1 + draw(300);
+    uint32_t letters = draw(3) ? 26 : 2;
+    char word[301] = {' '};
+    for (size_t i = 1; i <= n; i++) word[i] = (char)('a' + draw(letters));
+    buffer_append(&text, word, n + 1);
+    random_state = saved;
+  }
+  TokenBuffer want = {0}, long_start = {0}, short_start = {0};
+  MergeScratch scratch = {0};
+  for (size_t at = 0, end; at < text.len; at = end) {
+    end = tokenizer_piece_end(PATTERN_GPT2, text.data, text.len, at);
+    tokenizer_merge_heap(t, text.data + at, end - at, &scratch, &want);
+  }
+  for (int pass = 0; pass < 2; pass++) {
+    TokenBuffer *b = pass ? &short_start : &long_start;
+    if (pass) tokenizer_encode(t, "the", 3, b, SPECIAL_NONE);
+    for (int again = 0; again < 2; again++) {
+      b->count = 0;
+      tokenizer_encode(t, text.data, text.len, b, SPECIAL_NONE);
+      CHECK_MSG(b->count == want.count && !memcmp(b->ids, want.ids, want.count * sizeof want.ids[0]), "start %d, pass %d: %zu ids, without a cache %zu", pass, again, b->count, want.count);
+    }
+    token_buffer_free(b);
+  }
+  token_buffer_free(&want);
+  merge_scratch_free(&scratch);
+  buffer_free(&text);
+  tokenizer_free(t);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(pieces_are_the_patterns);
   RUN(cutting_at_once_is_cutting_one_by_one);
   RUN(ways_of_merging_agree);
+  RUN(cache_changes_nothing);
   return TEST_END();
 }
