@@ -465,6 +465,25 @@ static void killed_while_devices_work(void) {
   unsetenv("GPT_NCCL_FAIL");
 }
 
+// NCCL fails because another rank has died: that one is named, if the host transport knows
+static int survivor_body(void) {
+  if (nccl->rank == 1) raise(SIGKILL);
+  usleep(500000);                        // until the connection is known to have ended
+  return one_of_each();
+}
+static void dead_rank_explains_an_error(void) {
+  char text[512] = "";
+  int rank = -1;
+  if (!tcp) return;                      // over shared memory it is the supervisor who knows
+  set_fault(0, 3, "");
+  begin_ranks(2, survivor_body);
+  CHECK(end_group(2, EXIT_MACHINE) == 1);
+  CHECK(found_fault(&rank, text));
+  CHECK_MSG(rank == 1 && strstr(text, "rank 1 has ended (killed") && strstr(text, "in all_reduce of 400 bytes at step 7"), "got: %s", text);
+  free_group();
+  unsetenv("GPT_NCCL_FAIL");
+}
+
 static int odd_size, odd_call;
 static int mismatch_body(void) {
   type = COMM_F32;
@@ -526,6 +545,7 @@ static void another_size_of_mail_is_named(void) {
 static void run_faults(void) {
   RUN(every_call_fails);
   RUN(killed_while_devices_work);
+  RUN(dead_rank_explains_an_error);
   RUN(another_call_is_named);
   RUN(absent_rank_is_named);
   RUN(another_size_of_mail_is_named);
