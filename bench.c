@@ -6,6 +6,7 @@
 #include "machine.h"   // machine_resident
 #include "rng.h"       // made-up ids
 #include "tokenizer.h" // tokenizer_encode, tokenizer_decode
+#include "watch.h"     // --trace
 #include <math.h>      // sqrt
 #include <stdlib.h>    // qsort, free
 #include <string.h>    // memcmp
@@ -278,6 +279,16 @@ static void one_step(const void *arg) {
   gpt_loss_sum(s->m);   // waits
 }
 
+static void trace(const Step *s) {
+  Device *plain = gpt_device(s->m), *watched = watch_device(plain, s->m, WATCH_TRACE);
+  gpt_set_device(s->m, watched);
+  const double start = seconds_now();
+  one_step(s);
+  watch_print(watched, stdout, seconds_now() - start);
+  gpt_set_device(s->m, plain);
+  watch_destroy(watched);
+}
+
 static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t B, int samples, Buffer *json) {
   int64_t T = c->context, rows = B * T;
   GptOptions options = {.config = *c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding};
@@ -301,6 +312,7 @@ static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t
          100 * f.share, 1e-9 * f.peak, 1e-9 * bandwidth, f.thrown_out);
   buffer_printf(json, "{\"tokens_per_s\": %.1f, \"ms\": %.3f, \"gflops\": %.2f, \"peak_gflops\": %.2f, \"fraction_of_peak\": %.4f, \"rss_bytes\": %zu, \"bandwidth_gb_per_s\": %.2f, \"spread\": %.4f, \"thrown_out\": %d}",
                 (double)rows / f.seconds, 1e3 * f.seconds, 1e-9 * flops / f.seconds, 1e-9 * f.peak, f.share, resident, 1e-9 * bandwidth, f.spread, f.thrown_out);
+  if (o->trace) trace(&(Step){m, ids, targets, rows, &step});
   free(ids);
   free(targets);
   gpt_destroy(m);

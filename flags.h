@@ -96,7 +96,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(INT,    world,         "world",         "auto",   1, 64, "", COMMAND_TRAIN, NOT_STORED, "ranks", "how many ranks there are (with --rendezvous); auto: what Slurm or MPI says") \
   FLAG(INT,    zero,          "zero",          "0",      0, 1, "", COMMAND_TRAINING, FREE, "ranks", "1: each rank keeps and updates the optimizer's state of its share of the parameters only (Rajbhandari et al. 2020)") \
   FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAIN, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \
-  FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAIN, FREE, "watch", "each operation of the first step with shapes, time and bytes") \
+  FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAIN | COMMAND_BENCH_TRAIN, FREE, "watch", "each operation of the first step (bench: of one more) with shapes, time and bytes") \
   FLAG(SWITCH, dry_run,       "dry-run",       "off",    0, 0, "", COMMAND_TRAIN, NOT_STORED, "try", "everything up to the first step, memory by kind, then stop") \
   FLAG(BOOL,   overfit_batch, "overfit-batch", "off",    0, 0, "", COMMAND_TRAIN, FIXED, "try", "on|off: one batch again and again: the loss must go to nearly 0") \
   FLAG(TEXT,   prompt,        "prompt",        NULL,     0, 0, "", COMMAND_SAMPLE, NOT_STORED, "text", "TEXT to go on from; without: the end-of-text token, or a newline") \

@@ -12,6 +12,7 @@ typedef struct {
   const Gpt *m;
   WatchMode mode;
   double start;
+  double own;              // seconds that noting took, which belong to no operation and not to the step
   uint64_t launched;       // before the operation under way
   Record *records;
   size_t count;
@@ -47,14 +48,16 @@ static void end(Device *d, const char *op, const void *output, double bytes, dou
   Watch *w = watch_of(d);
   if (w->mode != WATCH_TRACE) return;
   w->inner->sync(w->inner);
+  const double ended = seconds_now();
   w->records = xrealloc(w->records, w->count + 1, sizeof *w->records);
   Record *r = &w->records[w->count++];
-  *r = (Record){.op = op, .seconds = seconds_now() - w->start, .bytes = bytes, .flops = flops, .launches = launches(w) - w->launched};
+  *r = (Record){.op = op, .seconds = ended - w->start, .bytes = bytes, .flops = flops, .launches = launches(w) - w->launched};
   snprintf(r->where, sizeof r->where, "%s", output ? output_name(w, op, output) : "");
   va_list args;
   va_start(args, shape);
   vsnprintf(r->shape, sizeof r->shape, shape, args);
   va_end(args);
+  w->own += seconds_now() - ended;
 }
 
 static void found(Watch *w, const char *op, const void *output, size_t n) {
@@ -361,8 +364,13 @@ static void print_launches(const Watch *w, FILE *out) {
   fprintf(out, "sum    %llu kernels launched; %.3g a block forward, %.3g backward\n", (unsigned long long)all, (double)forward / layers, (double)backward / layers);
 }
 
+// Matrix products and attention are bound by arithmetic; all else only reads and writes, and is held against what the memory gives.
+static bool streams(const char *op) { return strncmp(op, "linear", 6) && strncmp(op, "attention", 9); }
+
 void watch_print(const Device *d, FILE *out, double step_seconds) {
   const Watch *w = watch_of(d);
+  const double bandwidth = w->inner->measure_bandwidth ? w->inner->measure_bandwidth(w->inner) : 0;
+  step_seconds -= w->own;
   Record *sums = xcalloc(w->count + 1, sizeof *sums);
   size_t kinds = 0;
   double total = 0;
@@ -382,7 +390,9 @@ void watch_print(const Device *d, FILE *out, double step_seconds) {
   qsort(sums, kinds, sizeof *sums, slowest_first);
   for (size_t k = 0; k < kinds; k++)
     fprintf(out, "sum    %-23s %9.3f ms  %5.1f%%  %8.1f GB/s  %8.1f GFLOP/s", sums[k].op, 1e3 * sums[k].seconds, 100 * sums[k].seconds / step_seconds, 1e-9 * sums[k].bytes / sums[k].seconds, 1e-9 * sums[k].flops / sums[k].seconds),
-    fprintf(out, sums[k].launches ? "  %6llu launches\n" : "\n", (unsigned long long)sums[k].launches);
+    fprintf(out, sums[k].launches ? "  %6llu launches" : "", (unsigned long long)sums[k].launches),
+    fprintf(out, bandwidth > 0 && streams(sums[k].op) ? "  %7.1f MB, %3.0f%% of memory's speed\n" : "\n", 1e-6 * sums[k].bytes, 100 * sums[k].bytes / sums[k].seconds / bandwidth);
+  if (bandwidth > 0) fprintf(out, "sum    memory: %.1f GB/s read and written in place, measured now; what lies in a cache may be faster\n", 1e-9 * bandwidth);
   fprintf(out, "sum    %zu operations %.3f ms, %.1f%% of the step's %.3f ms\n", w->count, 1e3 * total, 100 * total / step_seconds, 1e3 * step_seconds);
   print_launches(w, out);
   free(sums);

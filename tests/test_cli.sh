@@ -173,6 +173,15 @@ if "$gpt" doctor | grep -q '^OpenMP  *yes'; then   # a thread tied to one proces
   check "--threads over the processors" sh -c "'$gpt' bench gemm --batch 1 --context 8 --steps 1 --vocab 64 --threads 4096 2> err | grep -q ' $(nproc) threads*$'"
   check "--threads over the processors is said" grep -q 'gpt: warning: --threads 4096: this process may run on' err
 fi
+# what the breakdown adds up to is the step: all that a step does goes through the device. Best of five, for others may take the core in between.
+for _ in 1 2 3 4 5; do
+  check "bench train --trace" quiet bench train --batch 4 --context 64 --steps 1 --vocab 512 --threads 1 --trace
+  share=$(sed -n 's/^sum .* operations .* ms, \([0-9.]*\)% of the step.*/\1/p' out)
+  awk -v s="$share" 'BEGIN { exit !(s >= 97 && s <= 100) }' && break
+done
+check "--trace adds up to the step within 3 %: $share" awk -v s="$share" 'BEGIN { exit !(s >= 97 && s <= 100) }'
+check "--trace says how fast the memory is" grep -qE '^sum +memory: [1-9][0-9.]* GB/s' out
+check "--trace holds AdamW against it" grep -qE '^sum +adamw .* [1-9][0-9]*% of memory' out
 printf 'a word, a word\n' > words.txt
 check "bench tokenizer" quiet bench tokenizer --tokenizer gpt2 words.txt --steps 1 --json
 check "bench tokenizer ends with one object" grep -qE '^\{"encode_cold_mb_per_s": [0-9.]+, "encode_mb_per_s": [0-9.]+, "decode_mb_per_s": [0-9.]+\}$' <(tail -1 out)
