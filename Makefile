@@ -51,7 +51,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer clean help print-logits print-build
+.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer bench-peers clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -136,6 +136,14 @@ bench-tokenizer: gpt build/venv-tokenizers/done
 build/venv-tokenizers/done:
 	python3 -m venv build/venv-tokenizers && build/venv-tokenizers/bin/pip install -q gigatoken==0.10.0 rustbpe==0.1.0 tiktoken tokenizers && touch $@
 
+# a training step beside PyTorch's (from the Python registry, into build/), by turns; alone on the machine, about an hour. CELLS="4x64 12x64" PAIRS=2: less
+bench-peers: gpt build/venv-torch/done
+	@mkdir -p dev/bench
+	build/venv-torch/bin/python dev/peers/speed.py --results dev/bench/RESULTS.md --pairs $(or $(PAIRS),5) $(CELLS)
+
+build/venv-torch/done:
+	python3 -m venv build/venv-torch && build/venv-torch/bin/pip install -q torch==2.13.0 numpy && touch $@
+
 # all-reduce beside copying the same bytes
 bench-comm: $(OBJECTS) $(FOUND)
 	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -I. -o build/bench_comm dev/bench_comm.c $(OBJECTS) $(CUDA_LIBS) -lm
@@ -178,6 +186,7 @@ help:
 	@echo "make parallel-ladder  all-reduce, one idea a file: checked, then timed"
 	@echo "make model-check      all interleavings of three ranks, one of which may die (needs spin)"
 	@echo "make bench-comm       an all-reduce beside copying the same bytes"
+	@echo "make bench-peers      a training step beside PyTorch's: dev/bench/RESULTS.md (needs Python and its registry)"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"

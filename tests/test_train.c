@@ -418,6 +418,7 @@ static void trace_adds_up(void) {
       CHECK_MSG(sscanf(line + 7 + 24 + 43 + 33, "%lf", &ms) == 1 && ms >= 0, "%s", line);
       listed += ms;
     } else if (sscanf(line, "sum %d operations %lf", &count, &total) == 2) continue;
+    else if (!strncmp(line, "sum    memory: ", 15)) continue;
     else if (sscanf(line, "sum %31s %lf", word, &ms) == 2) by_kind += ms;
     else CHECK_MSG(false, "%s", line);
   }
