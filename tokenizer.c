@@ -333,14 +333,18 @@ typedef struct WordCache {
   MergeScratch scratch;  // of long words
 } WordCache;
 
+// For what is written once from begin to end, each page costs. A wish: no harm where it is not granted.
+static void wish_for_large_pages(void *memory, size_t bytes) {
+  enum { SMALL_PAGE = 4096 };
+  if (bytes >= 2 << 20) madvise((void *)round_up((uintptr_t)memory, SMALL_PAGE), bytes - SMALL_PAGE, MADV_HUGEPAGE);
+}
+
 static __attribute__((noinline)) void grow(TokenBuffer *b, size_t more) {
   size_t need;
   if (!add_size(b->count, more, &need)) fail(EXIT_MACHINE, "memory: %zu + %zu ids", b->count, more);
   b->capacity = MAX(need, MAX((size_t)256, b->capacity + b->capacity / 2));
   b->ids = xrealloc(b->ids, b->capacity, sizeof b->ids[0]);
-  size_t bytes = b->capacity * sizeof b->ids[0];
-  enum { SMALL_PAGE = 4096 };
-  if (bytes >= 4 << 20) madvise((void *)round_up((uintptr_t)b->ids, SMALL_PAGE), bytes - SMALL_PAGE, MADV_HUGEPAGE);   // a wish: each page costs
+  wish_for_large_pages(b->ids, b->capacity * sizeof b->ids[0]);
 }
 
 static inline void reserve(TokenBuffer *b, size_t more) {
@@ -609,6 +613,10 @@ const char *tokenizer_decode_one(const Tokenizer *t, int64_t id, size_t *length)
 
 int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, Buffer *out) {
   int64_t bad = -1;
+  if (count >= 1 << 19) {   // at least a byte each, of text about four; room that is not used takes no memory
+    buffer_reserve(out, 4 * count);
+    wish_for_large_pages(out->data + out->len, 4 * count);
+  }
   for (size_t i = 0; i < count && bad < 0; i++) {
     size_t n;
     const char *bytes = tokenizer_decode_one(t, ids[i], &n);
