@@ -2,7 +2,7 @@
 //
 // Texts are read twice where that is needed to know where validation begins (fewer than 100 documents), else once. Pieces of
 // documents are gathered in batches, encoded by all threads, and written in order: the shards depend neither on the number of
-// threads nor on how reading is cut. Where the tokenizer has an end-of-text token, one stands before each document and one
+// threads nor on how reading is cut. While a batch is encoded, the first thread writes the one before and reads the next. Where the tokenizer has an end-of-text token, one stands before each document and one
 // after the last of a split, as in `gpt train TEXT`.
 // What a folder is made of stands in its build.json first, as not finished; so a folder is never taken for whole that is not,
 // and a build that was interrupted is continued by the same command: build.json says after each shard which job its last token
@@ -68,11 +68,19 @@ typedef struct {
 } Job;
 
 typedef struct {
+  Buffer text;
+  Job *jobs;
+  size_t count, capacity;     // of jobs
+  int64_t read;               // bytes of the texts, up to its end
+} Batch;
+
+typedef struct {
   const Options *o;
   Documents *documents;
   DocumentSplit split;
   DocumentCut cut;
   Tokenizer *tokenizer;
+  char tokenizer_hash[65];
   int32_t eot;
   char *dir;
   bool made_dir, keep;        // keep: finished shards stay when the process fails
@@ -81,11 +89,10 @@ typedef struct {
   bool by_hash, whole;
   int64_t limit, seen;        // bytes of documents before validation begins; seen so far
   Side side;                  // of the document that is being read
-  // the batch
+  // the batches
   int threads;
-  Buffer text;
-  Job *jobs;
-  size_t job_count, job_capacity;
+  Batch batches[2];           // one that is encoded; one that is written, and filled again
+  bool read_all;
   int64_t jobs_added, jobs_written;   // of the whole build; what a job holds depends on the texts alone
   Progress progress[SIDES];           // of an interrupted build
   TokenBuffer *ids;           // (threads)
@@ -213,49 +220,43 @@ static void clean_up(void *arg) {
 
 // ---- encoding a batch ----
 
-static void encode_job(const Build *b, Job *j, TokenBuffer *ids) {
+static void encode_job(const Build *b, const Batch *batch, Job *j, TokenBuffer *ids) {
   ids->count = 0;
   j->count = 0;
   if (j->passed) return;
-  j->count = tokenizer_encode(b->tokenizer, b->text.data + j->begin, j->n, ids, SPECIAL_NONE);
+  j->count = tokenizer_encode(b->tokenizer, batch->text.data + j->begin, j->n, ids, SPECIAL_NONE);
   if (j->count < 0) { j->unseen = ids->unseen; return; }
   j->ids = xmalloc((size_t)j->count, sizeof *j->ids);
   if (j->count) memcpy(j->ids, ids->ids, (size_t)j->count * sizeof *j->ids);
 }
 
-static void encode_batch(Build *b) {
-  size_t next = 0;
-  #pragma omp parallel for schedule(static, 1) num_threads(b->threads)
-  for (int w = 0; w < b->threads; w++)
-    for (size_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < b->job_count;) encode_job(b, &b->jobs[i], &b->ids[w]);
-}
-
-static void refuse_character(const Build *b, const Job *j) {
-  const uint8_t *p = (const uint8_t *)b->text.data + j->begin + j->unseen;
+static void refuse_character(const Build *b, const Batch *batch, const Job *j) {
+  const uint8_t *p = (const uint8_t *)batch->text.data + j->begin + j->unseen;
   bool line = b->split == SPLIT_JSONL;
   int64_t at = line ? j->at : j->at + (int64_t)j->unseen;
   fail(EXIT_REQUEST, "%s: %s %lld: the tokenizer has no id for the character that begins with byte 0x%02x; take gpt2 or byte",
        j->name, line ? "line" : "byte", (long long)at, *p);
 }
 
-static void print_progress(Build *b) {
+static void print_progress(Build *b, const Batch *batch) {
   double now = seconds_now();
   if (now - b->last_line < 5) return;
   b->last_line = now;
-  double done = (double)documents_read(b->documents), all = (double)documents_bytes(b->documents), seconds = now - b->start;
+  double done = (double)batch->read, all = (double)documents_bytes(b->documents), seconds = now - b->start;
   int64_t left = (int64_t)(seconds * (all - done) / done);
   printf("build %3.0f%%  %.1f MB/s  %.2fM tokens  eta %lld:%02lld\n", 100 * done / all, 1e-6 * done / seconds,
          1e-6 * (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), (long long)left / 60, (long long)left % 60);
   fflush(stdout);
 }
 
-static void finish_batch(Build *b) {
-  encode_batch(b);
-  for (size_t i = 0; i < b->job_count; i++) {
-    Job *j = &b->jobs[i];
-    if (j->count < 0) refuse_character(b, j);
+// Leaves it empty.
+static void write_batch(Build *b, Batch *batch) {
+  if (batch->count == 0) return;
+  for (size_t i = 0; i < batch->count; i++) {
+    Job *j = &batch->jobs[i];
+    if (j->count < 0) refuse_character(b, batch, j);
     Writer *w = &b->writers[j->side];
-    w->text_crc = crc32c(w->text_crc, b->text.data + j->begin, j->n);
+    w->text_crc = crc32c(w->text_crc, batch->text.data + j->begin, j->n);
     if (!j->passed) {
       writer_at_job(b, w);
       if (j->starts) writer_begin_document(b, w);
@@ -264,25 +265,24 @@ static void finish_batch(Build *b) {
     b->jobs_written++;
     free(j->ids);
   }
-  b->job_count = 0;
-  b->text.len = 0;
-  print_progress(b);
+  batch->count = batch->text.len = 0;
+  print_progress(b, batch);
   if (!stop_signal) return;
   b->keep = true;
   fail(128 + stop_signal, "stopped by signal %d: %lld finished shards stay; run the same command again to go on",
        (int)stop_signal, (long long)(b->writers[TRAIN].shards + b->writers[VALIDATION].shards));
 }
 
-static void add_job(Build *b, Side side, bool starts, const Piece *p, size_t from, size_t to) {
+static void add_job(Build *b, Batch *batch, Side side, bool starts, const Piece *p, size_t from, size_t to) {
   if (from == to) return;
-  if (b->job_count == b->job_capacity) {
-    b->job_capacity = MAX((size_t)256, 2 * b->job_capacity);
-    b->jobs = xrealloc(b->jobs, b->job_capacity, sizeof *b->jobs);
+  if (batch->count == batch->capacity) {
+    batch->capacity = MAX((size_t)256, 2 * batch->capacity);
+    batch->jobs = xrealloc(batch->jobs, batch->capacity, sizeof *batch->jobs);
   }
   int64_t at = b->split == SPLIT_JSONL ? p->at : p->at + (int64_t)from;
-  b->jobs[b->job_count++] = (Job){.begin = b->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at,
+  batch->jobs[batch->count++] = (Job){.begin = batch->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at,
                                   .passed = b->jobs_added++ < b->writers[side].found.jobs};
-  buffer_append(&b->text, p->text + from, to - from);
+  buffer_append(&batch->text, p->text + from, to - from);
 }
 
 // ---- which side a document is on ----
@@ -301,7 +301,7 @@ static size_t character_start(const char *text, size_t at) {
   return at;
 }
 
-static void add_piece(Build *b, const Piece *p) {
+static void add_piece(Build *b, Batch *batch, const Piece *p) {
   int64_t before = b->seen, left = b->limit - before;
   b->seen += (int64_t)p->n;
   if (b->by_hash) {
@@ -310,12 +310,12 @@ static void add_piece(Build *b, const Piece *p) {
     b->side = VALIDATION;
   } else if (!b->whole && left < (int64_t)p->n) {        // validation begins inside
     size_t cut = character_start(p->text, (size_t)left);
-    add_job(b, TRAIN, p->starts, p, 0, cut);
-    add_job(b, VALIDATION, p->starts && cut == 0, p, cut, p->n);
+    add_job(b, batch, TRAIN, p->starts, p, 0, cut);
+    add_job(b, batch, VALIDATION, p->starts && cut == 0, p, cut, p->n);
     b->side = VALIDATION;
     return;
   }
-  add_job(b, b->side, p->starts, p, 0, p->n);
+  add_job(b, batch, b->side, p->starts, p, 0, p->n);
 }
 
 static void next_or_fail(Build *b, DocumentsResult r) {
@@ -395,6 +395,7 @@ static void open_tokenizer(Build *b) {
   bool any = tokenizer_kind(b->tokenizer) != TOKENIZER_BPE;
   b->cut = any ? CUT_CHARACTER : tokenizer_pattern(b->tokenizer) == PATTERN_NONE ? CUT_NEVER : CUT_WORD;
   b->eot = tokenizer_eot(b->tokenizer);
+  tokenizer_sha256(b->tokenizer, b->tokenizer_hash);
 }
 
 // ---- the folder ----
@@ -407,11 +408,9 @@ static void json_member(Buffer *j, const char *name, const char *text) {
 // What decides the shards' bytes. The texts count by name and size.
 static void write_request(const Build *b, Buffer *j) {
   static const char *const splits[] = {"file", "blank-line", "none", "jsonl"};
-  char tokenizer[65];
-  tokenizer_sha256(b->tokenizer, tokenizer);
   buffer_printf(j, "\"shard_tokens\": %lld, \"val_fraction\": ", (long long)b->o->shard_tokens);
   json_write_number(j, b->o->val_fraction);
-  json_member(j, "tokenizer", tokenizer);
+  json_member(j, "tokenizer", b->tokenizer_hash);
   json_member(j, "documents", splits[b->split]);
   json_member(j, "field", b->o->jsonl);
   buffer_printf(j, ", \"texts\": [");
@@ -458,14 +457,12 @@ static int64_t find_progress(Build *b, Side side, const Json *said) {
   bool whole = true;
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
     whole = whole && json_int(said, fields[i].name, 0, (int64_t)1 << 53, fields[i].value);
-  char hash[65];
-  tokenizer_sha256(b->tokenizer, hash);
   int64_t tokens = 0;
   for (int64_t i = 0; whole && i < p.shards; i++) {
     Shard s;
     char *why, *path = format("%s/%s_%06lld.bin", b->dir, side_names[side], (long long)i);
     int code = shard_try_open(path, SHARD_HEADER, &s, &why);
-    whole = !code && !strcmp(s.tokenizer, hash) && s.count <= b->o->shard_tokens;
+    whole = !code && !strcmp(s.tokenizer, b->tokenizer_hash) && s.count <= b->o->shard_tokens;
     if (code) free(why);
     else { tokens += s.count; shard_close(&s); }
     free(path);
@@ -525,7 +522,7 @@ static void open_folder(Build *b) {
 static void open_writers(Build *b) {
   int32_t vocab = tokenizer_vocab_size(b->tokenizer);
   Shard header = {.width = vocab <= 65536 ? 2 : 4, .vocab = vocab, .eot = b->eot};
-  tokenizer_sha256(b->tokenizer, header.tokenizer);
+  memcpy(header.tokenizer, b->tokenizer_hash, sizeof header.tokenizer);
   for (int s = 0; s < SIDES; s++) {
     const Progress *p = &b->progress[s];
     b->writers[s] = (Writer){.dir = b->dir, .name = side_names[s], .shard_tokens = b->o->shard_tokens, .fd = -1,
@@ -537,18 +534,19 @@ static void open_writers(Build *b) {
 // A build that goes on must meet the text that is in its shards: looked at before anything is written.
 static void check_text(Build *b) {
   const Writer *w = b->writers;
+  Batch *batch = &b->batches[0];
   int64_t jobs = 0, last = MAX(w[TRAIN].found.jobs, w[VALIDATION].found.jobs);
   uint32_t crc[SIDES] = {0};
   Piece p;
   DocumentsResult r = DOCUMENTS_END;
   documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
   while (jobs <= last && (r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {
-    add_piece(b, &p);
-    for (size_t i = 0; i < b->job_count; i++, jobs++) {
-      const Job *j = &b->jobs[i];
-      if (jobs <= w[j->side].found.jobs) crc[j->side] = crc32c(crc[j->side], b->text.data + j->begin, j->n);
+    add_piece(b, batch, &p);
+    for (size_t i = 0; i < batch->count; i++, jobs++) {
+      const Job *j = &batch->jobs[i];
+      if (jobs <= w[j->side].found.jobs) crc[j->side] = crc32c(crc[j->side], batch->text.data + j->begin, j->n);
     }
-    b->text.len = b->job_count = 0;
+    batch->text.len = batch->count = 0;
   }
   next_or_fail(b, r);
   for (int s = 0; s < SIDES; s++) {
@@ -561,18 +559,38 @@ static void check_text(Build *b) {
   b->side = TRAIN;
 }
 
-static void stream(Build *b) {
+// An empty batch is left where all has been read.
+static void read_batch(Build *b, Batch *batch) {
   Piece p;
-  DocumentsResult r;
-  if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
-  size_t batch_bytes = (size_t)b->threads * BATCH_BYTES;
-  documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
-  while ((r = documents_next(b->documents, &p)) == DOCUMENTS_PIECE) {
-    add_piece(b, &p);
-    if (b->text.len >= batch_bytes) finish_batch(b);
+  while (!b->read_all && batch->text.len < (size_t)b->threads * BATCH_BYTES) {
+    DocumentsResult r = documents_next(b->documents, &p);
+    next_or_fail(b, r);
+    if (r == DOCUMENTS_PIECE) add_piece(b, batch, &p);
+    else b->read_all = true;
   }
-  next_or_fail(b, r);
-  finish_batch(b);
+  batch->read = documents_read(b->documents);
+}
+
+// The thread that called, which is the one that may fail, writes and reads before it helps.
+static void encode_batch(Build *b, Batch *batch, Batch *other) {
+  size_t next = 0;
+  #pragma omp parallel for schedule(static, 1) num_threads(b->threads)
+  for (int w = 0; w < b->threads; w++) {
+    if (w == 0) write_batch(b, other), read_batch(b, other);
+    for (size_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < batch->count;) encode_job(b, batch, &batch->jobs[i], &b->ids[w]);
+  }
+}
+
+static void stream(Build *b) {
+  if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
+  documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
+  Batch *batch = &b->batches[0], *other = &b->batches[1];
+  for (read_batch(b, batch); batch->count > 0;) {
+    encode_batch(b, batch, other);
+    Batch *encoded = batch;
+    batch = other, other = encoded;
+  }
+  write_batch(b, other);
   if (b->writers[TRAIN].tokens < 1)
     fail(EXIT_REQUEST, "the texts are too short: 0 tokens are left for training; take more text or a smaller --val-fraction");
   for (int s = 0; s < SIDES; s++) writer_end(b, &b->writers[s]);
@@ -624,9 +642,8 @@ int data_build(const Options *o) {
   for (int w = 0; w < b.threads; w++) token_buffer_free(&b.ids[w]);
   documents_close(b.documents);
   tokenizer_free(b.tokenizer);
-  buffer_free(&b.text);
+  for (int i = 0; i < 2; i++) buffer_free(&b.batches[i].text), free(b.batches[i].jobs);
   free(b.ids);
-  free(b.jobs);
   free(b.dir);
   free(parent);
   return 0;
