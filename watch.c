@@ -388,10 +388,12 @@ void watch_print(const Device *d, FILE *out, double step_seconds) {
     total += r->seconds;
   }
   qsort(sums, kinds, sizeof *sums, slowest_first);
-  for (size_t k = 0; k < kinds; k++)
-    fprintf(out, "sum    %-23s %9.3f ms  %5.1f%%  %8.1f GB/s  %8.1f GFLOP/s", sums[k].op, 1e3 * sums[k].seconds, 100 * sums[k].seconds / step_seconds, 1e-9 * sums[k].bytes / sums[k].seconds, 1e-9 * sums[k].flops / sums[k].seconds),
-    fprintf(out, sums[k].launches ? "  %6llu launches" : "", (unsigned long long)sums[k].launches),
-    fprintf(out, bandwidth > 0 && streams(sums[k].op) ? "  %7.1f MB, %3.0f%% of memory's speed\n" : "\n", 1e-6 * sums[k].bytes, 100 * sums[k].bytes / sums[k].seconds / bandwidth);
+  for (size_t k = 0; k < kinds; k++) {
+    fprintf(out, "sum    %-23s %9.3f ms  %5.1f%%  %8.1f GB/s  %8.1f GFLOP/s", sums[k].op, 1e3 * sums[k].seconds, 100 * sums[k].seconds / step_seconds, 1e-9 * sums[k].bytes / sums[k].seconds, 1e-9 * sums[k].flops / sums[k].seconds);
+    if (sums[k].launches) fprintf(out, "  %6llu launches", (unsigned long long)sums[k].launches);
+    if (bandwidth > 0 && streams(sums[k].op)) fprintf(out, "  %7.1f MB, %3.0f%% of memory's speed", 1e-6 * sums[k].bytes, 100 * sums[k].bytes / sums[k].seconds / bandwidth);
+    fprintf(out, "\n");
+  }
   if (bandwidth > 0) fprintf(out, "sum    memory: %.1f GB/s read and written in place, measured now; what lies in a cache may be faster\n", 1e-9 * bandwidth);
   fprintf(out, "sum    %zu operations %.3f ms, %.1f%% of the step's %.3f ms\n", w->count, 1e3 * total, 100 * total / step_seconds, 1e3 * step_seconds);
   print_launches(w, out);
