@@ -24,20 +24,18 @@ if [ -n "$op" ]; then
 else
   programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done)
 fi
-# One that mostly waits for deadlines to pass runs beside the others, and is counted last.
-beside=""
-case $programs in *"$build/test_comm"*)
-  beside=$build/test_comm
-  ("$beside" > "$log.beside" 2>&1; echo $? > "$log.code") & ;;
-esac
+# Three at a time: many use one thread only, and test_comm, which is begun first, mostly waits for deadlines to pass.
+case $programs in *"$build/test_comm"*) first=$build/test_comm ;; *) first="" ;; esac
+for program in $first $programs; do echo "$program"; done | awk '!seen[$0]++' |
+  OP=$op LOG=$log xargs -P 3 -I{} sh -c 'name=${1##*/}
+    case $name in test_attention | test_gemm*) OP="" ;; esac
+    "$1" $OP > "$LOG.$name" 2>&1
+    echo $? > "$LOG.$name.code"' - {}
 for program in $programs; do
-  [ "$program" = "$beside" ] && continue
-  word=$op
-  case $program in */test_attention|*/test_gemm*) word="" ;; esac
-  "$program" $word > "$log" 2>&1
-  code=$?
+  name=${program##*/}
+  cat "$log.$name" > "$log"
   cat "$log"
-  count "$(basename "$program")" $code
+  count "$name" "$(cat "$log.$name.code")"
 done
 if [ -z "$op" ]; then
   for script in tests/test_*.sh; do
@@ -47,12 +45,6 @@ if [ -z "$op" ]; then
     cat "$log"
     count "$script" $code
   done
-fi
-if [ -n "$beside" ]; then
-  wait
-  cat "$log.beside" > "$log"
-  cat "$log"
-  count "$(basename "$beside")" "$(cat "$log.code")"
 fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
