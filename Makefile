@@ -51,7 +51,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder model-check bench-comm bench-tokenizer bench-peers clean help print-logits print-build
+.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -156,6 +156,25 @@ parallel-ladder: $(LADDER:%=$(BUILD)/parallel_%)
 $(BUILD)/parallel_%: dev/parallel/%.c $(wildcard dev/parallel/*) $(FOUND)
 	$(Q)$(CC) $(BASE) $(OPT) $(CFLAGS) -pthread -o $@ $<
 
+# matrix product from three loops to the program's own: each step is checked, then timed (dev/gemm). ARGS=check: not timed
+SCALAR_STEPS := 1_loops 2_order 3_registers
+GEMM_STEPS   := $(SCALAR_STEPS) 4_vectors 5_packing 6_blocks 7_threads
+GEMM_SETS    := generic $(if $(X86),avx2 avx512)
+GEMM_OBJECTS := $(foreach s,$(GEMM_SETS),$(GEMM_STEPS:%=$(BUILD)/gemm_%.$s.o)) $(BUILD)/gemm_8_program.o $(BUILD)/gemm_ladder.o
+gemm-ladder: $(BUILD)/gemm_ladder
+	@$< $(ARGS)
+$(BUILD)/gemm_ladder: $(GEMM_OBJECTS) $(OBJECTS)
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $^ $(CUDA_LIBS) -lm
+$(BUILD)/gemm_%.o: dev/gemm/%.c $(FOUND)
+	$(Q)$(CC) $(ALL_FLAGS) -MMD -MP -c -o $@ $<
+define gemm_set
+$(BUILD)/gemm_%.$(1).o: dev/gemm/%.c $(FOUND)
+	$$(Q)$(CC) $(ALL_FLAGS) $$(NO_VECTORS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach s,$(GEMM_SETS),$(eval $(call gemm_set,$(s))))
+# a compiler that puts vectors where nobody wrote them would take the fourth step's idea
+$(foreach s,$(GEMM_SETS),$(SCALAR_STEPS:%=$(BUILD)/gemm_%.$s.o)): NO_VECTORS := -fno-tree-vectorize -fno-tree-slp-vectorize
+
 # all interleavings of three ranks, one of which may die (needs spin)
 model-check:
 	@sh dev/parallel/model/check.sh
@@ -184,6 +203,7 @@ help:
 	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
 	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"
 	@echo "make parallel-ladder  all-reduce, one idea a file: checked, then timed"
+	@echo "make gemm-ladder      a matrix product, one idea a file: checked, then timed; ARGS=check: not timed"
 	@echo "make model-check      all interleavings of three ranks, one of which may die (needs spin)"
 	@echo "make bench-comm       an all-reduce beside copying the same bytes"
 	@echo "make bench-peers      a training step beside PyTorch's: dev/bench/RESULTS.md (needs Python and its registry)"
