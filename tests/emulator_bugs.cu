@@ -181,7 +181,7 @@ __global__ void shared_one_over(float *out) {
 static bool static_shared_out_of_bounds() { float *o = memory(N); shared_one_over<<<1, N>>>(o); return is(o + 1, N - 1, [](int i) { return i + 1.0f; }); }
 
 __global__ void dynamic_shared_too_small(float *out) {
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   float *s = reinterpret_cast<float *>(smem);
   const int t = threadIdx.x;
   s[t] = (float)t;

@@ -120,7 +120,7 @@ static void lanes_part_and_meet() {
 
 __global__ void reverse_kernel(float *out, const float *x) {
   __shared__ float fixed[96];
-  extern __shared__ __align__(128) unsigned char smem[];
+  extern __shared__ __align__(1024) unsigned char smem[];
   float *dynamic = reinterpret_cast<float *>(smem);
   const int t = threadIdx.x;
   fixed[t] = x[blockIdx.x * 96 + t], dynamic[95 - t] = 2 * x[blockIdx.x * 96 + t];
