@@ -114,14 +114,14 @@ test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)
 test-nccl: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked $(EMULATED)/emulator_nccl
 	@bash tests/nccl.sh $(EMULATED)
 
-# N random mutants of the sources, each to be caught by a test
+# N random mutants of the sources, each to be caught by a test; SUITE=off: by the tests of its own file
 mutants: $(BUILD)/mutate
-	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(FILES)
+	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(if $(SUITE),--suite $(SUITE)) $(FILES)
 
 # the same of kernels, judged by the emulated device; and each of their barriers, waits and commits deleted in turn
 KERNELS := train_gpt.cu gemm.cuh attention.cuh cuda.cuh
 cuda-mutants: $(BUILD)/mutate
-	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(KERNELS)
+	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(if $(SUITE),--suite $(SUITE)) $(KERNELS)
 cuda-waits: $(BUILD)/mutate
 	@$(BUILD)/mutate --waits on --least 100 $(KERNELS)
 
