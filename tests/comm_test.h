@@ -61,17 +61,23 @@ static inline bool found_fault(int *rank, char text[512]) {
 }
 static inline void free_group(void) { if (shared) comm_shared_free(shared); }
 
+// One rank from joining to leaving; returns what body did.
+static inline int run_rank(int world, int r, int (*body)(Comm *)) {
+  Comm *c = join(world, r);
+  c->deadline = deadline;
+  c->step = 7;
+  int code = body(c);
+  notes->bytes[r] = c->bytes_received;
+  c->destroy(c);
+  return code;
+}
+
 static inline void begin_group(int world, int (*body)(Comm *)) {
   make_group(world);
   fflush(NULL);
   for (int r = 0; r < world; r++) {
     if ((pids[r] = fork())) continue;
-    Comm *c = join(world, r);
-    c->deadline = deadline;
-    c->step = 7;
-    int code = body(c);
-    notes->bytes[r] = c->bytes_received;
-    c->destroy(c);
+    int code = run_rank(world, r, body);
     fflush(stdout);
     _exit(code);
   }
@@ -93,14 +99,7 @@ static int (*thread_body)(Comm *);
 
 static int thread_world;
 static inline void *thread_rank(void *rank) {
-  int r = (int)(intptr_t)rank;
-  Comm *c = join(thread_world, r);
-  c->deadline = deadline;
-  c->step = 7;
-  int code = thread_body(c);
-  notes->bytes[r] = c->bytes_received;
-  c->destroy(c);
-  return (void *)(intptr_t)code;
+  return (void *)(intptr_t)run_rank(thread_world, (int)(intptr_t)rank, thread_body);
 }
 
 static inline int run_threads(int world, int (*body)(Comm *)) {
