@@ -17,7 +17,10 @@
 #include <math.h>       // sqrtf, sqrt, isfinite
 #include <string.h>     // memcpy, memset
 
-#pragma GCC diagnostic ignored "-Wunused-parameter"   // without OpenMP no operation asks the device for its threads
+// without OpenMP no operation asks the device for its threads, nor counts the work to be shared
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-but-set-variable"
 
 // ---- threads ----
 
