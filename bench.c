@@ -291,7 +291,8 @@ static void trace(const Step *s) {
 
 static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t B, int samples, Buffer *json) {
   int64_t T = c->context, rows = B * T;
-  GptOptions options = {.config = *c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding};
+  GptOptions options = {.config = *c, .purpose = PURPOSE_TRAIN, .B = B, .T = T, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding,
+                        .micro_batches = 1};
   MemoryTable memory;
   gpt_memory(&memory, d, &options);
   require_memory(d, &memory, gpt_scratch(d, &options), "use a smaller --batch, --context or --model");

@@ -489,14 +489,15 @@ static void cpu_crossentropy(Device *d, real *logits, acc *loss, const int32_t *
 
 // ---- the step's scalars and the optimizer ----
 
-static void cpu_add_acc(Device *d, acc *out, const acc *x, size_t n) {
-  #pragma omp parallel num_threads(team(d, n))
+static void cpu_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
+  #pragma omp parallel num_threads(team(d, n * C))
   {
     cpu_flush_denormals();
-    Range mine = my_part(n, LINE);
-    for (size_t i = mine.begin; i < mine.end; i += LANES) {
-      vec sum = vec_add(vec_load_row(acc_floats(out) + i, mine.end - i), vec_load_row(const_acc_floats(x) + i, mine.end - i));
-      vec_store_row(acc_floats(out) + i, sum, mine.end - i);
+    Range mine = my_part(n, 1);
+    for (size_t i = mine.begin; i < mine.end; i++) {
+      float *row = acc_floats(out) + (ids ? (size_t)ids[i] : i) * C;
+      for (size_t c = 0; c < C; c += LANES)
+        vec_store_row(row + c, vec_add(vec_load_row(row + c, C - c), vec_load_row(const_acc_floats(x) + i * C + c, C - c)), C - c);
     }
   }
 }
@@ -640,7 +641,7 @@ void CPU_NAME(ops)(Device *d) {
   d->rope = cpu_rope;
   d->copy_rows = cpu_copy_rows;
   d->crossentropy = cpu_crossentropy;
-  d->add_acc = cpu_add_acc;
+  d->add_rows = cpu_add_rows;
   d->sum = cpu_sum;
   d->sumsq = cpu_sumsq;
   d->adamw = cpu_adamw;

@@ -223,7 +223,8 @@ struct Device {
   // out[r] = log softmax(logits[r])[target[r]] is -loss; scoring uses crossentropy WITHOUT_GRADIENT.
 
   // ---- the step's scalars and the optimizer ----
-  void (*add_acc)(Device *d, acc *out /* += (n) */, const acc *x /* (n) */, size_t n);
+  // out[ids[i]] += x[i], rows of C numbers; all ids are different
+  void (*add_rows)(Device *d, acc *out /* += (V,C) */, const acc *x /* (n,C) */, const int32_t *ids /* (n), each < V; NULL: i itself */, size_t n, size_t C, size_t V);
   void (*sum)(Device *d, scalar *out /* += one */, const acc *x, size_t n);      // fp64 chain in order
   // *out += sum x^2: fp64 partials of blocks of 4,096 elements counted from x, added to *out in order
   void (*sumsq)(Device *d, scalar *out /* += one */, const acc *x, size_t n);

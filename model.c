@@ -43,6 +43,17 @@ typedef struct {         // activations of one block that its backward pass need
 enum { NO_LAYER = -1 };
 typedef struct { const char *name; int layer; size_t offset, bytes; } Placement;   // for gpt_name_at
 
+// The gradient of a tied embedding's lookup has rows for the tokens alone that a step looks up, in the order in which it meets them.
+typedef struct {
+  acc *grad;               // (room, C)  += from 0; NULL: the embedding is not tied
+  int32_t *rows;           // (rows)     of each token of the micro-batch its row of grad
+  int32_t *ids;            // (room)     which token each row is of
+  int32_t *row_of;         // (V) on the host, as are the next two; NO_ROW: not looked up yet
+  int32_t *host_rows, *host_ids;
+  size_t count, room;      // rows in use, and at most
+} Lookup;
+enum { NO_ROW = -1 };
+
 // Of a BUCKET (a block, what stands before the blocks, what stands behind) the elements that this rank updates, and where their moments are.
 typedef struct { size_t bucket, size /* all of it */, first, n /* of this rank */, at /* in m and v */; } Shard;
 
@@ -66,7 +77,7 @@ struct Gpt {
   Shard *shards;                  // (layers + 2) which elements these are
   Part gathered;                  // whose moments of all ranks lie in grads; PART_GRADIENT: none
   bool masters_differ;            // sharded: each rank's master weights are up to date in its own parts only
-  acc *lookup_grad;               // (Vp, C) tied only: the lookup's accumulator; the head's is grads itself
+  Lookup lookup;                  // tied only: the lookup's accumulator; the head's is grads itself
   scalar *stats;                    // (STAT_COUNT)
   Reducer reducer;                // of gradients and losses over ranks
 
@@ -125,7 +136,11 @@ static void layout_numbers(Layout *y) {
   if (!train) return;
   y->kind = "gradients";
   m->grads = place_acc(y, "gradients", NO_LAYER, n);
-  if (m->config.tie) m->lookup_grad = place_acc(y, "gradient of the token lookup", NO_LAYER, m->logits_stride * (size_t)m->config.channels);
+  if (m->config.tie) {
+    m->lookup.grad = place_acc(y, "gradient of the token lookup", NO_LAYER, m->lookup.room * (size_t)m->config.channels);
+    m->lookup.rows = place(y, "rows of tokens in the lookup", NO_LAYER, m->rows, sizeof(int32_t));
+    m->lookup.ids = place(y, "tokens looked up", NO_LAYER, m->lookup.room, sizeof(int32_t));
+  }
   m->stats = place(y, "statistics", NO_LAYER, STAT_COUNT, sizeof(double));
   y->kind = "optimizer";
   const Shard *last = &m->shards[m->config.layers + 1];
@@ -241,7 +256,7 @@ static void bind_parameters(Gpt *m) {
   m->wte = param_of(m, ROLE_WTE, -1, &m->dwte, NULL);
   m->wpe = param_of(m, ROLE_WPE, -1, &m->dwpe, NULL);
   m->head = linear_of(m, c->tie ? ROLE_WTE : ROLE_HEAD, ROLE_JOINED, -1, m->logits_stride);
-  if (c->tie) m->dwte = m->lookup_grad;   // see gpt_finish_gradients
+  if (c->tie) m->dwte = m->lookup.grad;   // see gpt_finish_gradients
 }
 
 // Where the tensors of block l begin in the arena; l = layers: where the last block's end.
@@ -275,6 +290,9 @@ static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   m->blocks = xcalloc((size_t)c->layers, sizeof *m->blocks);
   m->acts = xcalloc((size_t)c->layers, sizeof *m->acts);
   m->gathered = PART_GRADIENT;
+  size_t looked_up;                // by a step: at most its rows, and the vocabulary
+  if (!mul_size(m->rows, (size_t)o->micro_batches, &looked_up) || o->micro_batches < 1) looked_up = SIZE_MAX;
+  m->lookup.room = MIN(looked_up, (size_t)c->vocab);
   cut_shards(m);
 }
 
@@ -284,6 +302,9 @@ static void prepared_free(Gpt *m) {
   free(m->acts);
   free(m->shards);
   free(m->places);
+  free(m->lookup.row_of);
+  free(m->lookup.host_rows);
+  free(m->lookup.host_ids);
 }
 
 void gpt_memory(MemoryTable *table, const Device *d, const GptOptions *options) {
@@ -334,6 +355,12 @@ Gpt *gpt_create(Device *d, const GptOptions *options) {
   Layout y = {.m = m, .placing = true, .table = &again};
   model_layout(&y);
   bind_parameters(m);
+  if (m->lookup.grad) {
+    m->lookup.row_of = xmalloc((size_t)m->config.vocab, sizeof *m->lookup.row_of);
+    m->lookup.host_rows = xmalloc(m->rows, sizeof *m->lookup.host_rows);
+    m->lookup.host_ids = xmalloc(m->lookup.room, sizeof *m->lookup.host_ids);
+    for (int64_t id = 0; id < m->config.vocab; id++) m->lookup.row_of[id] = NO_ROW;
+  }
   if (m->rope) d->rope_table(d, m->rope, (size_t)m->config.context, (size_t)config_head_size(&m->config), m->config.rope_theta);
   return m;
 }
@@ -508,12 +535,33 @@ void gpt_begin_step(Gpt *m) {
   if (!m->grads) return;
   m->gathered = PART_GRADIENT;
   m->d->zero(m->d, m->grads, m->table.total * m->d->acc_size);
-  if (m->lookup_grad) m->d->zero(m->d, m->lookup_grad, m->logits_stride * (size_t)m->config.channels * m->d->acc_size);
+  for (size_t i = 0; i < m->lookup.count; i++) m->lookup.row_of[m->lookup.host_ids[i]] = NO_ROW;
+  m->lookup.count = 0;
+}
+
+// Gives each token of the micro-batch its row of the lookup's gradient; rows that the step has not used before are 0.
+static void find_lookup_rows(Gpt *m, const int32_t *ids) {
+  Lookup *l = &m->lookup;
+  Device *d = m->d;
+  const size_t before = l->count, C = (size_t)m->config.channels;
+  for (size_t r = 0; r < m->rows; r++) {
+    int32_t *row = &l->row_of[ids[r]];
+    if (*row == NO_ROW) {
+      if (l->count == l->room) fail(EXIT_FAILURE, "a step of more than %lld micro-batches", (long long)m->o.micro_batches);
+      l->host_ids[l->count] = ids[r];
+      *row = (int32_t)l->count++;
+    }
+    l->host_rows[r] = *row;
+  }
+  d->zero(d, d->acc_at(l->grad, before * C), (l->count - before) * C * d->acc_size);
+  d->upload_ids(d, l->rows, l->host_rows, m->rows);
+  d->upload_ids(d, l->ids + before, l->host_ids + before, l->count - before);
 }
 
 void gpt_forward(Gpt *m, const int32_t *ids, const int32_t *targets, const MicroBatch *place, WantGradient want) {
   m->d->upload_ids(m->d, m->ids, ids, m->rows);
   m->d->upload_ids(m->d, m->targets, targets, m->rows);
+  if (m->lookup.grad && want == WITH_GRADIENT) find_lookup_rows(m, ids);
   forward_trunk(m, 0, want == WITH_GRADIENT ? place : NULL);
   classifier(m, place->loss_scale, want);
   m->d->sum(m->d, m->d->stat_at(m->stats, STAT_LOSS), m->losses, m->rows);
@@ -532,7 +580,8 @@ void gpt_backward(Gpt *m, const MicroBatch *place) {
     if (place->last) reduce_bucket(m, &m->shards[l + 1]);
   }
   drop(m, m->dresidual, place, "embedding", -1);
-  d->embedding_backward(d, m->dwte, m->dwpe, m->dresidual, m->ids, (size_t)m->o.B, (size_t)m->o.T, (size_t)c->channels, (size_t)c->vocab);
+  const Lookup *l = &m->lookup;
+  d->embedding_backward(d, m->dwte, m->dwpe, m->dresidual, l->grad ? l->rows : m->ids, (size_t)m->o.B, (size_t)m->o.T, (size_t)c->channels, l->grad ? l->count : (size_t)c->vocab);
 }
 
 // Elements first..first+n-1 of a tensor that lie in this rank's shard: all of them, if nothing is sharded.
@@ -549,7 +598,8 @@ void gpt_finish_gradients(Gpt *m) {
   const TensorRow *wte = tensor_of(&m->table, ROLE_WTE, -1);
   // A tied embedding has two accumulators: were there one, its additions would come in the order head, lookup, head, lookup
   // of the micro-batches, and the bits would depend on how a step is cut.
-  if (m->lookup_grad) d->add_acc(d, d->acc_at(m->grads, wte->offset), m->lookup_grad, wte->size);
+  const Lookup *l = &m->lookup;
+  if (l->grad) d->add_rows(d, d->acc_at(m->grads, wte->offset), l->grad, l->ids, l->count, (size_t)wte->cols, (size_t)m->config.vocab);
   reduce_bucket(m, &m->shards[0]);                            // embeddings
   reduce_bucket(m, &m->shards[m->config.layers + 1]);         // last norm and an untied head
   m->reducer.scalars(m->reducer.context, d->stat_at(m->stats, STAT_LOSS), 1);

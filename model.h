@@ -98,6 +98,7 @@ typedef struct {
   bool no_master;            // bf16 weights without a copy in fp32: they are rounded stochastically (see device.h, AdamWSettings)
   bool shares_weights;       // looks at the weights of another model instead of holding own ones,
   const Gpt *weights_of;     // namely this one's (gpt_memory does not look)
+  int64_t micro_batches;     // of a step on this rank, which bounds the tokens that a step looks up; 0: any number
   int shard_rank, shards;    // ZeRO-1: moments only of the part number shard_rank of `shards`; 0: all of them
 } GptOptions;
 

@@ -507,8 +507,9 @@ static void reference_crossentropy(Device *d, real *logits, acc *loss, const int
 
 // ---- the step's scalars and the optimizer ----
 
-static void reference_add_acc(Device *d, acc *out, const acc *x, size_t n) {
-  for (size_t i = 0; i < n; i++) out[i].v += x[i].v;
+static void reference_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t c = 0; c < C; c++) out[(ids ? (size_t)ids[i] : i) * C + c].v += x[i * C + c].v;
 }
 
 static void reference_sum(Device *d, scalar *out, const acc *x, size_t n) {
@@ -608,7 +609,7 @@ Device *reference_device(void) {
     .attention_backward = reference_attention_backward,
     .copy_rows = reference_copy_rows,
     .crossentropy = reference_crossentropy,
-    .add_acc = reference_add_acc,
+    .add_rows = reference_add_rows,
     .sum = reference_sum,
     .sumsq = reference_sumsq,
     .adamw = reference_adamw,

@@ -247,7 +247,7 @@ Run *run_prepare(Options *o) {
   r->config.starts_with_eot = r->documents;
   config_check(&r->config);
   r->gpt = (GptOptions){.config = r->config, .purpose = PURPOSE_TRAIN, .B = o->batch, .T = o->context, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding,
-                       .shards = o->zero ? (int)o->ranks : 0};
+                       .micro_batches = r->micro_batches, .shards = o->zero ? (int)o->ranks : 0};
   o->layers = r->config.layers; o->heads = r->config.heads; o->kv_heads = r->config.kv_heads;
   o->channels = r->config.channels; o->ffn = r->config.ffn; o->bias = r->config.bias; o->tie = r->config.tie;
   return r;

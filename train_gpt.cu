@@ -1017,21 +1017,23 @@ static void cuda_crossentropy(Device *d, real *logits, acc *loss, const int32_t 
 
 // ---- the step's scalars and the optimizer ----
 
-template <int W> __global__ void add_acc_kernel(float *out, const float *x, size_t n) {
-  const size_t i = global_thread() * W;
-  if (i >= n) return;
+// A thread owns W channels of a row.
+template <int W> __global__ void add_rows_kernel(float *out, const float *x, const int32_t *ids, size_t n, size_t C) {
+  const size_t i = global_thread() * W, row = i / C;
+  if (i >= n * C) return;
   float a[W], b[W];
-  load<W>(a, out + i), load<W>(b, x + i);
+  float *place = out + (ids ? (size_t)ids[row] : row) * C + i % C;
+  load<W>(a, place), load<W>(b, x + i);
   #pragma unroll
   for (int e = 0; e < W; e++) a[e] += b[e];
-  store<W>(out + i, a);
+  store<W>(place, a);
 }
-static void cuda_add_acc(Device *d, acc *out, const acc *x, size_t n) {
+static void cuda_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
   cudaStream_t stream = stream_of(d);
   if (n == 0) return;
-  if (n % 4 == 0 && aligned(out, x)) add_acc_kernel<4><<<grid_for(n / 4, 256), 256, 0, stream>>>(floats(out), floats(x), n);
-  else add_acc_kernel<1><<<grid_for(n, 256), 256, 0, stream>>>(floats(out), floats(x), n);
-  launched("add_acc");
+  if (C % 4 == 0 && aligned(out, x)) add_rows_kernel<4><<<grid_for(n * C / 4, 256), 256, 0, stream>>>(floats(out), floats(x), ids, n, C);
+  else add_rows_kernel<1><<<grid_for(n * C, 256), 256, 0, stream>>>(floats(out), floats(x), ids, n, C);
+  launched("add_rows");
 }
 
 // One block: n is the rows of a micro-batch.
@@ -1335,7 +1337,7 @@ template <class Real> static void set_operations(Device *d) {
   d->attention_forward = cuda_attention_forward<Real>, d->attention_backward = cuda_attention_backward<Real>;
   d->copy_rows = cuda_copy_rows<Real>;
   d->crossentropy = cuda_crossentropy<Real>;
-  d->add_acc = cuda_add_acc, d->sum = cuda_sum, d->sumsq = cuda_sumsq;
+  d->add_rows = cuda_add_rows, d->sum = cuda_sum, d->sumsq = cuda_sumsq;
   d->adamw = cuda_adamw<Real>;
   d->refresh = cuda_refresh;
   d->count_nonfinite_real = cuda_count_nonfinite_real<Real>, d->count_nonfinite_acc = cuda_count_nonfinite_acc;

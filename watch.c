@@ -270,11 +270,11 @@ static void watch_crossentropy(Device *d, real *logits, acc *loss, const int32_t
   check_real(d, "crossentropy", logits, rows * stride);
 }
 
-static void watch_add_acc(Device *d, acc *out, const acc *x, size_t n) {
+static void watch_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
   Device *i = begin(d);
-  i->add_acc(i, out, x, n);
-  end(d, "add_acc", out, accs(d, 3.0 * (double)n), 0, "%zu", n);
-  check_acc(d, "add_acc", out, n);
+  i->add_rows(i, out, x, ids, n, C, V);
+  end(d, "add_rows", out, accs(d, 3.0 * (double)(n * C)), 0, "%zu x %zu", n, C);
+  check_acc(d, "add_rows", out, V * C);
 }
 
 static void watch_sum(Device *d, scalar *out, const acc *x, size_t n) {
@@ -322,7 +322,7 @@ Device *watch_device(Device *inner, const Gpt *m, WatchMode mode) {
   WRAP(embedding_forward); WRAP(embedding_backward); WRAP(dropout); WRAP(layernorm_forward); WRAP(layernorm_backward);
   WRAP(rmsnorm_forward); WRAP(rmsnorm_backward); WRAP(residual_forward); WRAP(linear_forward); WRAP(linear_backward_input);
   WRAP(linear_backward_weight); WRAP(activation_forward); WRAP(activation_backward); WRAP(rope_table); WRAP(rope);
-  WRAP(attention_forward); WRAP(attention_backward); WRAP(copy_rows); WRAP(crossentropy); WRAP(add_acc); WRAP(sum); WRAP(sumsq);
+  WRAP(attention_forward); WRAP(attention_backward); WRAP(copy_rows); WRAP(crossentropy); WRAP(add_rows); WRAP(sum); WRAP(sumsq);
   WRAP(adamw); WRAP(refresh); WRAP(count_nonfinite_real); WRAP(count_nonfinite_acc);
 #undef WRAP
   d->destroy = watch_destroy;

@@ -92,7 +92,7 @@ static void run_hash(Family family, const Way *way, char hex[65]) {
   else unsetenv("GPT_CPU");
   Device *d = bf16_storage ? cpu_device_bf16(way->threads) : cpu_device(way->threads);
   Gpt *m = gpt_create(d, &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = way->B, .T = CONTEXT, .recompute = way->recompute,
-                                       .classifier_rows = way->classifier_rows, .no_master = at_random});
+                                       .classifier_rows = way->classifier_rows, .no_master = at_random, .micro_batches = SEQUENCES / way->B});
   gpt_init(m, way->seed);
   for (uint32_t step = 0; step < way->steps; step++) one_step(m, way, step);
   hash_numbers(m, hex);

@@ -462,7 +462,7 @@ static void launches_are_counted(void) {
   LAUNCHES(half ? 2 : 3, d->attention_backward(d, residual, dk, dv, y, x, x, x, out, lse, &shape));
   LAUNCHES(1, d->copy_rows(d, y, C, x, C, R, C));
   LAUNCHES(1, d->crossentropy(d, x, lse, ids, R, C, C, 1, WITH_GRADIENT));
-  LAUNCHES(1, d->add_acc(d, gradient, lse, R));
+  LAUNCHES(1, d->add_rows(d, gradient, lse, ids, 1, R, 1));
   LAUNCHES(1, d->sum(d, stat, lse, R));
   LAUNCHES(2, d->sumsq(d, stat, gradient, C * C); d->sync(d));
   LAUNCHES(1, d->count_nonfinite_acc(d, stat, gradient, C * C));

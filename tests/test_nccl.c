@@ -220,13 +220,13 @@ static int queue_body(void) {
     }
     for (int b = 0; b < BUCKETS; b++) {
       count = y[b].bytes / 4;
-      for (int again = 0; again < 3; again++) device->add_acc(device, (acc *)(void *)x[b].x, (const acc *)(const void *)y[b].x, count);   // x = 4 y
+      for (int again = 0; again < 3; again++) device->add_rows(device, (acc *)(void *)x[b].x, (const acc *)(const void *)y[b].x, NULL, 1, count, 1);   // x = 4 y
       comm_queue_add(q, b == 2 ? CALL_REDUCE_SCATTER : CALL_ALL_REDUCE, x[b].x, count, COMM_F32);
     }
     comm_queue_wait(q);
     for (int b = 0; b < BUCKETS; b++) {
       count = y[b].bytes / 4;
-      device->add_acc(device, (acc *)(void *)x[b].x, (const acc *)(const void *)y[b].x, count);
+      device->add_rows(device, (acc *)(void *)x[b].x, (const acc *)(const void *)y[b].x, NULL, 1, count, 1);
       const CommPart mine = b == 2 ? comm_part(count, nccl->world, nccl->rank) : (CommPart){0, count};
       for (size_t i = 0; i < count; i++) {
         const double own = number(nccl->rank, i);
@@ -262,7 +262,7 @@ static int hidden_body(void) {
   CommQueue *q = comm_queue_create(nccl);
   comm_queue_add(q, CALL_ALL_REDUCE, a.x, count, COMM_F32);
   for (const double end = seconds_now() + 0.3; seconds_now() < end;) {     // longer than GPT_NCCL_LATE
-    device->add_acc(device, (acc *)(void *)b.x, (const acc *)(const void *)b.x, 1);
+    device->add_rows(device, (acc *)(void *)b.x, (const acc *)(const void *)b.x, NULL, 1, 1, 1);
     device->sync(device);
   }
   comm_queue_wait(q);

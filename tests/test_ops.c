@@ -344,14 +344,17 @@ static const Operation crossentropy_op = {"crossentropy", crossentropy_shape, cr
 static void crossentropy(void) { check_operation(&crossentropy_op); }
 
 // ---- scalars and the optimizer ----
-static void add_acc_shape(Case *c) {
-  size_t n = c->dim[0] = odd_size(c, 0, 769) * odd_size(c, 1, 65);
-  accumulated(c, "out", n), input_acc(c, "x", n);
+static void add_rows_shape(Case *c) {   // every other row, from the last to the first, so that no row is its own; every third case without ids
+  size_t C = c->dim[0] = odd_size(c, 0, 769), n = c->dim[1] = odd_size(c, 1, 65), V = c->dim[2] = 2 * n + 1;
+  c->dim[3] = c->number % 3 != 2;
+  accumulated(c, "out", V * C), input_acc(c, "x", n * C);
+  Array *ids = input_ids(c, "ids", n, 1);
+  for (size_t i = 0; i < n; i++) ids->start[i] = (double)(V - 2 - 2 * i);
 }
-static void add_acc_run(Device *d, const size_t *n, void *const p[]) { d->add_acc(d, p[0], p[1], n[0]); }
-static void add_acc_bounds(Case *c) { bound_relative(c, 0, 1); }
-static const Operation add_acc_op = {"add_acc", add_acc_shape, add_acc_run, add_acc_bounds};
-static void add_acc(void) { check_operation(&add_acc_op); }
+static void add_rows_run(Device *d, const size_t *n, void *const p[]) { d->add_rows(d, p[0], p[1], n[3] ? p[2] : NULL, n[1], n[0], n[2]); }
+static void add_rows_bounds(Case *c) { bound_relative(c, 0, 1); }
+static const Operation add_rows_op = {"add_rows", add_rows_shape, add_rows_run, add_rows_bounds};
+static void add_rows(void) { check_operation(&add_rows_op); }
 
 static void scalar_shape(Case *c) {
   size_t n = c->dim[0] = odd_size(c, 0, 257) * odd_size(c, 1, 257);
@@ -710,7 +713,7 @@ static void test_operations(void) {
   RUN(rope);
   RUN(copy_rows);
   RUN(crossentropy);
-  RUN(add_acc);
+  RUN(add_rows);
   RUN(sum);
   RUN(sumsq);
   RUN(count_nonfinite);

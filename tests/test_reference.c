@@ -177,8 +177,11 @@ static void sums_continue_from_the_stored_value(void) {
   CHECK(read_stat(s, 0) == sum);
   CHECK(read_stat(s, 1) == sumsq);
   CHECK(read_stat(s, 2) == 0);
-  d->add_acc(d, y, x, N);
+  d->add_rows(d, y, x, NULL, 1, N, 1);
   for (size_t i = 0; i < N; i++) CHECK(acc_element(d, y, i) == random_value("y", i) + random_value("x", i));
+  acc *z = acc_buffer(d, "z", 15, 1);
+  d->add_rows(d, z, x, (int32_t[]){4, 0}, 2, 3, 5);     // rows 0 and 1 of x to rows 4 and 0
+  for (size_t i = 0; i < 15; i++) CHECK(acc_element(d, z, i) == random_value("z", i) + (i >= 12 ? random_value("x", i - 12) : i < 3 ? random_value("x", i + 3) : 0));
   d->release(d, s, 3 * sizeof(double));
   buffers_end();
 }

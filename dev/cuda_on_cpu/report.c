@@ -49,7 +49,7 @@ static void streaming(void) {
   d->copy_rows(d, y, C, x, C, ROWS, C);
   d->crossentropy(d, logits, losses, on_device, ROWS, V, V, 1.0 / ROWS, WITH_GRADIENT);
   d->sum(d, d->stat_at(stats, STAT_LOSS), losses, ROWS);
-  d->add_acc(d, dwte, other, (size_t)V * C);
+  d->add_rows(d, dwte, other, on_device, ROWS, C, V);
   d->sumsq(d, d->stat_at(stats, STAT_GRAD_SUMSQ), dwte, (size_t)V * C);
   const AdamWTensor tensor = {wte, master, dwte, m, v, (size_t)V * C, 0.1, 1};
   const AdamWSettings settings = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .bias1 = 0.1, .bias2 = 0.01, .grad_clip = 1};
