@@ -1028,7 +1028,7 @@ template <int W> __global__ void add_rows_kernel(float *out, const float *x, con
   for (int e = 0; e < W; e++) a[e] += b[e];
   store<W>(place, a);
 }
-static void cuda_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
+static void cuda_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t) {
   cudaStream_t stream = stream_of(d);
   if (n == 0) return;
   if (C % 4 == 0 && aligned(out, x)) add_rows_kernel<4><<<grid_for(n * C / 4, 256), 256, 0, stream>>>(floats(out), floats(x), ids, n, C);
