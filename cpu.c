@@ -2,15 +2,13 @@
 //
 // The operations are in cpu_ops.c, cpu_gemm.c and cpu_attention.c, which are compiled once for each instruction set; this file
 // is compiled once, for any processor, asks what this one has, and fills the table from the best set. All sets give the same bits.
-// Tests: tests/test_ops.c
+// Tests: tests/test_cpu.c, tests/test_ops.c
 #include "cpu.h"        // CpuState, the functions of each instruction set
 #include "machine.h"    // machine_cores
 #include "util.h"       // fail, xcalloc, round_up
-#if defined(__x86_64__)
-#include <cpuid.h>      // __get_cpuid_count
-#endif
+#include <limits.h>     // PATH_MAX
 #include <stdio.h>      // snprintf
-#include <stdlib.h>     // getenv, strtol, free
+#include <stdlib.h>     // getenv, strtol, posix_memalign, realpath, free
 #include <string.h>     // memset, memmove, strcmp
 #include <sys/mman.h>   // mmap, madvise
 #include <unistd.h>     // sysconf
@@ -20,40 +18,40 @@
 typedef enum { STORE_FP32, STORE_BF16, STORAGES } Storage;
 typedef struct InstructionSet {
   const char *name;
+  unsigned needs;   // CPU_HAS_ bits
   struct { void (*ops)(Device *), (*attention)(Device *); double (*fma_rate)(double seconds); } of[STORAGES];   // none: the next lower set's are taken
 } InstructionSet;
 #define KERNELS(isa) {cpu_ops_##isa, cpu_attention_##isa, cpu_fma_rate_##isa}
 
 static const InstructionSet instruction_sets[] = {
 #if defined(__x86_64__)
-  {"avx512bf16", {[STORE_BF16] = KERNELS(avx512bf16)}},
-  {"avx512", {KERNELS(avx512), KERNELS(avx512_bf16)}},
-  {"avx2", {KERNELS(avx2), KERNELS(avx2_bf16)}},
+  {"avx512bf16", CPU_HAS_FMA | CPU_HAS_AVX2 | CPU_HAS_AVX512 | CPU_HAS_AVX512BF16, {[STORE_BF16] = KERNELS(avx512bf16)}},
+  {"avx512", CPU_HAS_FMA | CPU_HAS_AVX2 | CPU_HAS_AVX512, {KERNELS(avx512), KERNELS(avx512_bf16)}},
+  {"avx2", CPU_HAS_FMA | CPU_HAS_AVX2, {KERNELS(avx2), KERNELS(avx2_bf16)}},
 #endif
-  {"generic", {KERNELS(generic), KERNELS(generic_bf16)}},
+  {"generic", 0, {KERNELS(generic), KERNELS(generic_bf16)}},
 };
 
 // The processor has it and the system saves its registers.
-static bool available(const InstructionSet *set) {
+unsigned cpu_features(void) {
 #if defined(__x86_64__)
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-  unsigned a = 0, b, c, d;
-  if (!strcmp(set->name, "avx512bf16")) return avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
-  if (!strcmp(set->name, "avx512")) return avx512;
-  if (!strcmp(set->name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return (__builtin_cpu_supports("fma") ? CPU_HAS_FMA : 0) | (__builtin_cpu_supports("avx2") ? CPU_HAS_AVX2 : 0) |
+         (__builtin_cpu_supports("avx512f") ? CPU_HAS_AVX512F : 0) | (__builtin_cpu_supports("avx512bw") ? CPU_HAS_AVX512BW : 0) |
+         (__builtin_cpu_supports("avx512vl") ? CPU_HAS_AVX512VL : 0) | (__builtin_cpu_supports("avx512dq") ? CPU_HAS_AVX512DQ : 0) |
+         (__builtin_cpu_supports("avx512bf16") ? CPU_HAS_AVX512BF16 : 0);
+#else
+  return 0;
 #endif
-  return !strcmp(set->name, "generic");
 }
 
-static const InstructionSet *choose_instruction_set(Storage storage) {
-  const char *wanted = getenv("GPT_CPU");
+static const InstructionSet *choose_instruction_set(Storage storage, const char *wanted, unsigned features) {
   if (wanted && !*wanted) wanted = NULL;
   char names[64] = "";
   for (size_t i = 0; i < ARRAY_LEN(instruction_sets); i++) {
     const InstructionSet *set = &instruction_sets[i];
-    if (wanted ? !strcmp(wanted, set->name) : available(set)) {
-      if (!available(set)) fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
+    const bool available = (set->needs & features) == set->needs;
+    if (wanted ? !strcmp(wanted, set->name) : available) {
+      if (!available) fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
       while (!set->of[storage].ops) set++;
       // Some processors multiply pairs of bf16 at half the speed of floats. The bits are the same either way.
       const bool slow = !wanted && storage == STORE_BF16 && !set->of[STORE_FP32].ops && set->of[storage].fma_rate(1e-3) < set[1].of[storage].fma_rate(1e-3);
@@ -63,6 +61,8 @@ static const InstructionSet *choose_instruction_set(Storage storage) {
   }
   fail(EXIT_REQUEST, "GPT_CPU=%s: no such instruction set in this build; there are %s", wanted, names);
 }
+
+const char *cpu_set_name(bool stores_bf16, const char *wanted, unsigned features) { return choose_instruction_set(stores_bf16 ? STORE_BF16 : STORE_FP32, wanted, features)->name; }
 
 // ---- threads ----
 
@@ -87,8 +87,7 @@ int cpu_processors(void) {
   return machine_threads();
 }
 
-// 0: OMP_NUM_THREADS if it is set, else one for each physical core within affinity and quota.
-static int choose_threads(int threads) {
+int cpu_choose_threads(int threads) {
 #ifdef _OPENMP
   const char *text = getenv("OMP_NUM_THREADS");
   if (threads <= 0 && text) threads = (int)MIN(strtol(text, NULL, 10), 4096L);
@@ -109,10 +108,8 @@ void cpu_wait_briefly(char **argv) {
 #ifdef _OPENMP
   static const char *const users[] = {"OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_SPINCOUNT", "GOMP_CPU_AFFINITY", "KMP_BLOCKTIME", "KMP_AFFINITY", "KMP_LIBRARY"};
   for (size_t i = 0; i < ARRAY_LEN(users); i++) if (getenv(users[i])) return;
-  char path[4096];
-  const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);   // its own name, not that link's: it is what ps shows
-  if (n <= 0 || setenv("KMP_BLOCKTIME", "1", 0) || setenv("GOMP_SPINCOUNT", "2000", 0)) return;
-  path[n] = 0;
+  char path[PATH_MAX];   // its own name, not that link's: it is what ps shows
+  if (!realpath("/proc/self/exe", path) || setenv("KMP_BLOCKTIME", "1", 0) || setenv("GOMP_SPINCOUNT", "2000", 0)) return;
   execv(path, argv);   // returns where it cannot, and all goes on as it was
 #else
   (void)argv;
@@ -124,9 +121,8 @@ void *cpu_scratch(CpuState *state, int slot, size_t bytes) {
   // A growing cache does not ask anew for each token: an eighth more is asked for, which costs nothing until it is used.
   const size_t size = round_up(bytes + bytes / 8, (size_t)1 << 16);
   free(state->scratch[slot].data);
-  state->scratch[slot].data = aligned_alloc(64, size);
   state->scratch[slot].bytes = size;
-  if (!state->scratch[slot].data) fail(EXIT_MACHINE, "memory: no %zu MiB for the CPU device's working memory; use a smaller --context or fewer --threads", size >> 20);
+  if (posix_memalign(&state->scratch[slot].data, 64, size)) fail(EXIT_MACHINE, "memory: no %zu MiB for the CPU device's working memory; use a smaller --context or fewer --threads", size >> 20);
   return state->scratch[slot].data;
 }
 
@@ -136,20 +132,19 @@ enum { HUGE_PAGE = 1 << 21 };
 
 static size_t mapped_size(size_t bytes) {
   size_t unit = bytes >= HUGE_PAGE ? (size_t)HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
-  return bytes > SIZE_MAX - 2 * (size_t)HUGE_PAGE ? 0 : round_up(MAX(bytes, (size_t)1), unit);
+  return bytes > PTRDIFF_MAX ? 0 : round_up(bytes + !bytes, unit);   // at least a page; 0: more than there are addresses, which mmap refuses
 }
 
 static void *cpu_allocate(Device *d, size_t bytes) {
   (void)d;
   const size_t size = mapped_size(bytes), spare = size >= HUGE_PAGE ? HUGE_PAGE : 0;
-  if (size == 0) return NULL;
   char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return NULL;
   if (!spare) return p;
   char *begin = (char *)round_up((size_t)p, HUGE_PAGE);   // cut off what is before and behind whole huge pages
   const size_t before = (size_t)(begin - p), behind = spare - before;
-  if (before) munmap(p, before);
-  if (behind) munmap(begin + size, behind);
+  munmap(p, before);                                      // does nothing where there is nothing
+  munmap(begin + size, behind);
   madvise(begin, size, MADV_HUGEPAGE);                    // advice: nothing depends on it
   return begin;
 }
@@ -254,10 +249,10 @@ static double cpu_measure_bandwidth(Device *d) {
 }
 
 static Device *device_of(Storage storage, int threads) {
-  const InstructionSet *set = choose_instruction_set(storage);
+  const InstructionSet *set = choose_instruction_set(storage, getenv("GPT_CPU"), cpu_features());
   CpuState *state = xcalloc(1, sizeof *state);
   Device *d = xcalloc(1, sizeof *d);
-  state->threads = choose_threads(threads);
+  state->threads = cpu_choose_threads(threads);
   state->fma_rate = set->of[storage].fma_rate;
   snprintf(state->description, sizeof state->description, "%s, %s, %d thread%s", storage == STORE_BF16 ? "bf16" : "fp32", set->name, state->threads, state->threads == 1 ? "" : "s");
   cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start

@@ -36,6 +36,17 @@ typedef struct {
   char description[64];
 } CpuState;
 
+// ---- cpu.c ----
+// What a processor may have, as far as an instruction set asks for it.
+enum { CPU_HAS_FMA = 1, CPU_HAS_AVX2 = 2, CPU_HAS_AVX512F = 4, CPU_HAS_AVX512BW = 8, CPU_HAS_AVX512VL = 16, CPU_HAS_AVX512DQ = 32, CPU_HAS_AVX512BF16 = 64,
+       CPU_HAS_AVX512 = CPU_HAS_AVX512F | CPU_HAS_AVX512BW | CPU_HAS_AVX512VL | CPU_HAS_AVX512DQ };
+unsigned cpu_features(void);   // of this processor
+// The instruction set that a device with this storage takes on a processor with these features: `wanted` (GPT_CPU), or the best one where that
+// is NULL or empty. Ends the process where there is none of this name (exit 2) or the processor lacks it (exit 3).
+const char *cpu_set_name(bool stores_bf16, const char *wanted, unsigned features);
+// `threads` if above 0; else OMP_NUM_THREADS, 4,096 at most; else one for each physical core within affinity and quota.
+int cpu_choose_threads(int threads);
+
 static inline CpuState *cpu_state(const Device *d) { return (CpuState *)d->state; }
 // At least `bytes` of 64-byte aligned working memory, kept and grown, contents undefined; ends the process (exit 3) if there is
 // none. Call it outside parallel regions; divide it among threads by hand.

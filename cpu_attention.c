@@ -54,17 +54,20 @@ ALWAYS_INLINE void tile_body(const int rows, const int vectors, float *c, size_t
 typedef struct { float *data; size_t row; } Matrix;   // element (r,c) is data[r*row + c]
 static const float *at(const Matrix *m, size_t r, size_t c) { return m->data + r * m->row + c; }
 
-// c (ROWS or 1, up to PANEL columns) = a b, a's rows are the tile's rows. Widths are counted in vectors.
-static void tile_rows(float *c, size_t c_row, bool one_row, size_t vectors, const float *a, size_t a_row, const float *b, size_t b_step, size_t k) {
-  if (one_row && vectors == 1) tile_body(1, 1, c, c_row, false, a, a_row, 1, b, b_step, k);
+// So many columns fit into one vector: the others of a wide tile would be multiplied for nothing.
+static bool is_narrow(size_t columns) { return columns <= LANES; }
+
+// c (ROWS or 1, up to PANEL columns) = a b, a's rows are the tile's rows.
+static void tile_rows(float *c, size_t c_row, bool one_row, bool narrow, const float *a, size_t a_row, const float *b, size_t b_step, size_t k) {
+  if (one_row && narrow) tile_body(1, 1, c, c_row, false, a, a_row, 1, b, b_step, k);
   else if (one_row) tile_body(1, VEC_TILE_VECS, c, c_row, false, a, a_row, 1, b, b_step, k);
-  else if (vectors == 1) tile_body(ROWS, 1, c, c_row, false, a, a_row, 1, b, b_step, k);
+  else if (narrow) tile_body(ROWS, 1, c, c_row, false, a, a_row, 1, b, b_step, k);
   else tile_body(ROWS, VEC_TILE_VECS, c, c_row, false, a, a_row, 1, b, b_step, k);
 }
 
 // c (ROWS, up to PANEL columns) += a^T b: a's columns are the tile's rows.
-static void tile_columns(float *c, size_t c_row, size_t vectors, const float *a, size_t a_step, const float *b, size_t b_step, size_t k) {
-  if (vectors == 1) tile_body(ROWS, 1, c, c_row, true, a, 1, a_step, b, b_step, k);
+static void tile_columns(float *c, size_t c_row, bool narrow, const float *a, size_t a_step, const float *b, size_t b_step, size_t k) {
+  if (narrow) tile_body(ROWS, 1, c, c_row, true, a, 1, a_step, b, b_step, k);
   else tile_body(ROWS, VEC_TILE_VECS, c, c_row, true, a, 1, a_step, b, b_step, k);
 }
 
@@ -94,7 +97,7 @@ static Matrix take_matrix(Arena *a, size_t rows, size_t row) { return (Matrix){t
 
 // Lays the arrays out from `start`; returns the floats that they take. backward: those of the backward pass too.
 static size_t work_layout(Work *w, float *start, const AttentionShape *s, bool backward) {
-  Arena a = {start, 0};
+  Arena a = {.base = start};
   w->depth = round_up(s->HS, LANES);
   w->span = round_up(s->S, PANEL) + round_up(ROWS, LANES);
   w->q = take_matrix(&a, QUERIES, w->depth);
@@ -104,7 +107,7 @@ static size_t work_layout(Work *w, float *start, const AttentionShape *s, bool b
   w->values = take_matrix(&a, w->span, w->depth);
   w->largest = take(&a, QUERIES);
   w->sum = take(&a, QUERIES);
-  w->word = (uint32_t *)take(&a, s->dropout.p > 0 ? w->span + 4 + LANES + PHILOX_ROOM : 0);
+  w->word = (uint32_t *)take(&a, w->span + PHILOX_ROOM);   // the span has room for the three words before a row's first
   if (backward) {
     w->dout = take_matrix(&a, QUERIES, w->depth);
     w->dscore = take_matrix(&a, QUERIES, w->span);
@@ -162,14 +165,17 @@ typedef struct {
   const AttentionShape *shape;
   size_t b, h;             // sequence, query head
   size_t first, n;         // query rows [first, first + n)
-  size_t padded;           // n rounded up to tiles; 1 if n is 1
+  size_t padded;           // n rounded up to tiles
+  bool alone;              // one query, as in decoding: tiles of one row
   size_t begin[QUERIES], end[QUERIES];   // keys that each row sees
-  size_t key_begin;        // smallest begin, rounded down to panels: no product looks at earlier keys
+  size_t key_begin;        // smallest begin, rounded down to panels: no product looks at earlier keys. Ends rise by one or not at all
+                           // from row to row, so a tile looks at fewer than ROWS keys behind a row's own end
 } Block;
 
-static Block make_block(const AttentionShape *s, size_t b, size_t h, size_t first, size_t limit) {
-  Block k = {.shape = s, .b = b, .h = h, .first = first, .n = MIN((size_t)QUERIES, limit - first), .key_begin = s->S};
-  k.padded = k.n == 1 ? 1 : round_up(k.n, ROWS);
+static Block make_block(const AttentionShape *s, size_t b, size_t h, size_t first) {
+  Block k = {.shape = s, .b = b, .h = h, .first = first, .n = MIN((size_t)QUERIES, s->T - first), .key_begin = s->S};
+  k.padded = round_up(k.n, ROWS);
+  k.alone = k.n == 1;
   for (size_t r = 0; r < k.n; r++) {
     size_t t = first + r;
     k.end[r] = s->mask == MASK_CAUSAL ? MIN(s->position + t + 1, s->S) : s->S;
@@ -180,9 +186,8 @@ static Block make_block(const AttentionShape *s, size_t b, size_t h, size_t firs
   return k;
 }
 
-// End of the keys that any row of the tile beginning at row r sees (ends do not fall from row to row).
+// End of the keys that any row of the tile beginning at row r sees.
 static size_t tile_end(const Block *k, size_t r) { return k->end[MIN(r + ROWS, k->n) - 1]; }
-static size_t vectors_of(size_t columns) { return MIN((columns + LANES - 1) / LANES, (size_t)VEC_TILE_VECS); }
 
 // score (or dscore) = rows of a times all keys (or values) across, where a tile sees any
 static void products_with_keys(Matrix *score, const Matrix *a, const float *across, const Block *k) {
@@ -190,7 +195,7 @@ static void products_with_keys(Matrix *score, const Matrix *a, const float *acro
   for (size_t s = k->key_begin; s < k->end[k->n - 1]; s += PANEL)
     for (size_t r = 0; r < k->padded; r += ROWS)
       if (s < tile_end(k, r))
-        tile_rows(score->data + r * score->row + s, score->row, k->n == 1, vectors_of(tile_end(k, r) - s), at(a, r, 0), a->row, across + s * HS, PANEL, HS);
+        tile_rows(score->data + r * score->row + s, score->row, k->alone, is_narrow(tile_end(k, r) - s), at(a, r, 0), a->row, across + s * HS, PANEL, HS);
 }
 
 // result (rows, depth) = score times values (or dscore times keys): one chain over keys
@@ -198,7 +203,7 @@ static void weighted_sum(Matrix *result, const Matrix *score, const Matrix *rows
   for (size_t c = 0; c < rows->row; c += PANEL)
     for (size_t r = 0; r < k->padded; r += ROWS) {
       size_t end = tile_end(k, r);   // never before key_begin
-      tile_rows(result->data + r * result->row + c, result->row, k->n == 1, vectors_of(rows->row - c), at(score, r, k->key_begin), score->row,
+      tile_rows(result->data + r * result->row + c, result->row, k->alone, is_narrow(rows->row - c), at(score, r, k->key_begin), score->row,
                 at(rows, k->key_begin, c), rows->row, end - k->key_begin);
     }
 }
@@ -219,27 +224,35 @@ static size_t dropout_words(const Work *w, const Block *k, size_t r, size_t from
   return skip;
 }
 
+// x after dropout by these words
+ALWAYS_INLINE vec dropped(vec x, const Dropout *dropout, const uint32_t *word) {
+  return vec_keep(vec_mul(x, vec_set((float)(1 / (1 - dropout->p)))), word, (uint32_t)(dropout->p * 0x1p32));
+}
+
+static void clear(float *row, size_t begin, size_t end) {   // begin is a multiple of 16, and so becomes end
+  for (size_t s = begin; s < end; s += LANES) vec_store(row + s, vec_zero());
+}
+
 // ---- forward ----
 
-// Row r of scores becomes e = exp(score - largest), times the dropout; zero where the row sees nothing, up to its tile's end.
+// Row r of scores becomes e = exp(score - largest), times the dropout; zero where the row sees nothing.
 static void softmax_row(const Work *w, const Block *k, size_t r) {
   float *row = w->score.data + r * w->score.row;
-  const size_t begin = k->begin[r], end = k->end[r], from = begin - begin % LANES, tile = round_up(tile_end(k, r - r % ROWS), LANES);
+  const size_t begin = k->begin[r], end = k->end[r], from = begin - begin % LANES;
   const Dropout *dropout = &k->shape->dropout;
   vec largest = vec_set(-INFINITY), sum = vec_zero();
   for (size_t s = from; s < end; s += LANES)
     largest = vec_max(largest, visible(vec_load(row + s), s, begin, end, vec_set(-INFINITY)));
   const float max = vec_largest(largest);
-  const size_t skip = dropout->p > 0 && begin < end ? dropout_words(w, k, r, from, end) : 0;
-  const vec factor = vec_set((float)(1 / (1 - dropout->p)));
-  for (size_t s = k->key_begin; s < from; s += LANES) vec_store(row + s, vec_zero());
+  const size_t skip = dropout->p > 0 ? dropout_words(w, k, r, from, end) : 0;
+  clear(row, k->key_begin, from);
   for (size_t s = from; s < end; s += LANES) {
     vec e = visible(vec_exp(vec_sub(vec_load(row + s), vec_set(max))), s, begin, end, vec_zero());
     sum = vec_add(sum, e);
-    if (dropout->p > 0) e = vec_keep(vec_mul(e, factor), w->word + skip + (s - from), (uint32_t)(dropout->p * 0x1p32));
+    if (dropout->p > 0) e = dropped(e, dropout, w->word + skip + (s - from));
     vec_store(row + s, e);
   }
-  for (size_t s = MAX(round_up(end, LANES), k->key_begin); s < tile; s += LANES) vec_store(row + s, vec_zero());
+  clear(row, round_up(end, LANES), end + ROWS);
   w->largest[r] = max;
   w->sum[r] = vec_sum(sum);
 }
@@ -266,9 +279,11 @@ static void forward_block(const Work *w, const Block *k, stored *out, float *lse
 // A unit of work is a key head of a sequence and, where those are too few for the team, a part of its queries.
 static void cpu_attention_forward(Device *d, real *out, acc *lse, const real *q, const real *k, const real *v, const AttentionShape *shape) {
   const AttentionShape s = *shape;
-  const size_t heads = s.B * s.KVH, group = s.NH / s.KVH, blocks = (s.T + QUERIES - 1) / QUERIES, wanted = 2 * (size_t)cpu_state(d)->threads;
-  const size_t parts = heads == 0 ? 1 : MIN(blocks, (wanted + heads - 1) / heads);
-  if (heads == 0 || s.T == 0) return;
+  const size_t heads = s.B * s.KVH;
+  if (heads == 0) return;
+  const size_t group = s.NH / s.KVH, blocks = round_up(s.T, QUERIES) / QUERIES;
+  const size_t wanted = 2 * (size_t)cpu_state(d)->threads;
+  const size_t parts = MIN(blocks, round_up(wanted, heads) / heads);
   size_t floats_each;
   float *memory = work_memory(d, &s, false, &floats_each);
   #pragma omp parallel num_threads(heads * parts == 1 || heads * s.T * s.S * s.HS < 16384 ? 1 : cpu_state(d)->threads)
@@ -279,13 +294,13 @@ static void cpu_attention_forward(Device *d, real *out, acc *lse, const real *q,
     #pragma omp for schedule(dynamic, 1)
     for (size_t unit = 0; unit < heads * parts; unit++) {
       const size_t b = unit / parts / s.KVH, head = unit / parts % s.KVH, part = parts - 1 - unit % parts;   // the longest part first
-      const size_t first = blocks * part / parts * QUERIES, limit = MIN(blocks * (part + 1) / parts * QUERIES, s.T);
-      const size_t keys = s.mask == MASK_CAUSAL ? MIN(s.position + limit, s.S) : s.S;
+      const size_t first = blocks * part / parts, last = blocks * (part + 1) / parts;   // blocks of queries, without the last
+      const size_t keys = s.mask == MASK_CAUSAL ? MIN(s.position + last * QUERIES, s.S) : s.S;
       pack_across(w.keys_across, const_reals(k) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, s.HS);
       pack_rows(&w.values, const_reals(v) + b * s.kv_batch + head * s.HS, s.kv_stride, keys, keys, s.HS, 1.0f);
       for (size_t h = head * group; h < (head + 1) * group; h++)
-        for (size_t t = first; t < limit; t += QUERIES) {
-          Block block = make_block(&s, b, h, t, limit);
+        for (size_t i = first; i < last; i++) {
+          Block block = make_block(&s, b, h, i * QUERIES);
           forward_block(&w, &block, reals(out), acc_floats(lse), const_reals(q));
         }
     }
@@ -298,23 +313,20 @@ static void cpu_attention_forward(Device *d, real *out, acc *lse, const real *q,
 static void backward_row(const Work *w, const Block *k, size_t r, float lse, float dout_out) {
   float *score = w->score.data + r * w->score.row, *dscore = w->dscore.data + r * w->dscore.row;
   const size_t begin = k->begin[r], end = k->end[r], from = begin - begin % LANES;
-  const size_t zero_end = round_up(k->end[k->n - 1], LANES) + round_up(ROWS, LANES);   // where the last tile of keys may look
   const Dropout *dropout = &k->shape->dropout;
-  const size_t skip = dropout->p > 0 && begin < end ? dropout_words(w, k, r, from, end) : 0;
-  const uint32_t threshold = (uint32_t)(dropout->p * 0x1p32);
-  const vec factor = vec_set((float)(1 / (1 - dropout->p)));
-  for (size_t s = k->key_begin; s < from; s += LANES) vec_store(score + s, vec_zero()), vec_store(dscore + s, vec_zero());
+  const size_t skip = dropout->p > 0 ? dropout_words(w, k, r, from, end) : 0;
+  clear(score, k->key_begin, from), clear(dscore, k->key_begin, from);
   for (size_t s = from; s < end; s += LANES) {
     vec p = visible(vec_exp(vec_sub(vec_load(score + s), vec_set(lse))), s, begin, end, vec_zero());
     vec dp = visible(vec_load(dscore + s), s, begin, end, vec_zero()), kept = p;
     if (dropout->p > 0) {
-      kept = vec_keep(vec_mul(p, factor), w->word + skip + (s - from), threshold);
-      dp = vec_keep(vec_mul(dp, factor), w->word + skip + (s - from), threshold);
+      kept = dropped(p, dropout, w->word + skip + (s - from));
+      dp = dropped(dp, dropout, w->word + skip + (s - from));
     }
     vec_store(score + s, kept);
     vec_store(dscore + s, vec_mul(p, vec_sub(dp, vec_set(dout_out))));
   }
-  for (size_t s = MAX(round_up(end, LANES), k->key_begin); s < zero_end; s += LANES) vec_store(score + s, vec_zero()), vec_store(dscore + s, vec_zero());
+  clear(score, round_up(end, LANES), end + ROWS), clear(dscore, round_up(end, LANES), end + ROWS);
 }
 
 // dkeys (or dvalues) += score^T rows: for each tile of keys, the queries of the block that may see any of them, in order
@@ -324,7 +336,7 @@ static void add_to_keys(Matrix *dkeys, const Matrix *score, const Matrix *rows, 
     size_t r = 0;
     while (k->end[r] <= s) r++;   // causal: the first query that sees key s
     for (size_t c = 0; c < rows->row; c += PANEL)
-      tile_columns(dkeys->data + s * dkeys->row + c, dkeys->row, vectors_of(rows->row - c), at(score, r, s), score->row, at(rows, r, c), rows->row, k->n - r);
+      tile_columns(dkeys->data + s * dkeys->row + c, dkeys->row, is_narrow(rows->row - c), at(score, r, s), score->row, at(rows, r, c), rows->row, k->n - r);
   }
 }
 
@@ -361,8 +373,7 @@ static void store_rows(stored *dst, size_t stride, const Matrix *m, size_t n, si
 static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, const real *dout, const real *q, const real *k, const real *v,
                                    const real *out, const acc *lse, const AttentionShape *shape) {
   const AttentionShape s = *shape;
-  const size_t heads = s.B * s.KVH, group = s.NH / s.KVH;
-  if (heads == 0 || s.T == 0) return;
+  const size_t heads = s.B * s.KVH, group = s.NH / s.KVH, blocks = round_up(s.T, QUERIES) / QUERIES;
   const Backward x = {reals(dq), const_reals(dout), const_reals(q), const_reals(out), const_acc_floats(lse)};
   size_t floats_each;
   float *memory = work_memory(d, &s, true, &floats_each);
@@ -380,8 +391,8 @@ static void cpu_attention_backward(Device *d, real *dq, real *dk, real *dv, cons
       memset(w.dkeys.data, 0, w.span * w.depth * sizeof(float));
       memset(w.dvalues.data, 0, w.span * w.depth * sizeof(float));
       for (size_t h = head * group; h < (head + 1) * group; h++)
-        for (size_t t = 0; t < s.T; t += QUERIES) {
-          Block block = make_block(&s, b, h, t, s.T);
+        for (size_t i = 0; i < blocks; i++) {
+          Block block = make_block(&s, b, h, i * QUERIES);
           backward_block(&w, &block, &x);
         }
       store_rows(reals(dk) + kv_at, s.kv_stride, &w.dkeys, s.S, s.HS);

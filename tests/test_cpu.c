@@ -1,0 +1,355 @@
+// test_cpu.c: owns the tests of the CPU device itself (cpu.c): which instruction set, how many threads, how threads wait, memory, transfers.
+//
+// What depends on the process's beginning (OpenMP reads its variables before main) is asked of a child: this program itself, started
+// with the name of a question (answer()).
+#include "../cpu.h"      // what is tested
+#include "../machine.h"  // machine_cores, machine_threads
+#include "../util.h"     // format, ARRAY_LEN
+#include "test.h"        // RUN, CHECK
+#include <sched.h>       // sched_getaffinity
+
+static const char *self;   // argv[0]
+
+// ---- which instruction set ----
+
+typedef struct { bool fma, avx2, f, bw, vl, dq, pairs; } Features;
+static unsigned bits_of(Features x) {
+  return (x.fma ? CPU_HAS_FMA : 0u) | (x.avx2 ? CPU_HAS_AVX2 : 0u) | (x.f ? CPU_HAS_AVX512F : 0u) | (x.bw ? CPU_HAS_AVX512BW : 0u) | (x.vl ? CPU_HAS_AVX512VL : 0u) |
+         (x.dq ? CPU_HAS_AVX512DQ : 0u) | (x.pairs ? CPU_HAS_AVX512BF16 : 0u);
+}
+
+// Every processor there could be: a set is taken only where all that it is compiled for is there. The set of pairs of bf16 is timed, and so not
+// chosen here for a processor that has it.
+static void the_best_set_is_taken(void) {
+#if defined(__x86_64__)
+  for (int i = 0; i < 128; i++) {
+    const Features x = {i & 1, i & 2, i & 4, i & 8, i & 16, i & 32, i & 64};
+    const bool avx2 = x.fma && x.avx2, avx512 = avx2 && x.f && x.bw && x.vl && x.dq;
+    const char *best = avx512 ? "avx512" : avx2 ? "avx2" : "generic";
+    CHECK_STR(cpu_set_name(false, NULL, bits_of(x)), best);
+    CHECK_STR(cpu_set_name(false, "", bits_of(x)), best);
+    if (!(avx512 && x.pairs)) CHECK_STR(cpu_set_name(true, NULL, bits_of(x)), best);
+    else CHECK_STR(cpu_set_name(true, "avx512bf16", bits_of(x)), "avx512bf16");
+  }
+  const unsigned all = bits_of((Features){1, 1, 1, 1, 1, 1, 1});
+  CHECK_STR(cpu_set_name(false, "avx512bf16", all), "avx512");   // fp32 has no kernels of its own there
+  CHECK_STR(cpu_set_name(true, "avx512", all), "avx512");
+  CHECK_STR(cpu_set_name(true, "avx2", all), "avx2");
+  CHECK_STR(cpu_set_name(true, "generic", all), "generic");
+  EXPECT_FAIL(EXIT_MACHINE, "GPT_CPU=avx2: this processor lacks it", cpu_set_name(false, "avx2", CPU_HAS_AVX2));
+  EXPECT_FAIL(EXIT_MACHINE, "GPT_CPU=avx512bf16: this processor lacks it", cpu_set_name(false, "avx512bf16", all & ~(unsigned)CPU_HAS_AVX512BF16));
+  EXPECT_FAIL(EXIT_REQUEST, "GPT_CPU=sse9: no such instruction set in this build; there are avx512bf16, avx512, avx2, generic\n", cpu_set_name(true, "sse9", all));
+  FILE *f = fopen("/proc/cpuinfo", "r");
+  char *flags = xcalloc(1, 1 << 16);
+  for (bool found = false; f && !found && fgets(flags, 1 << 16, f);) found = !strncmp(flags, "flags", 5);
+  const unsigned here = cpu_features();
+  const struct { unsigned bit; const char *flag; } known[] = {{CPU_HAS_FMA, " fma "}, {CPU_HAS_AVX2, " avx2 "}, {CPU_HAS_AVX512F, " avx512f "}, {CPU_HAS_AVX512BW, " avx512bw "},
+    {CPU_HAS_AVX512VL, " avx512vl "}, {CPU_HAS_AVX512DQ, " avx512dq "}, {CPU_HAS_AVX512BF16, " avx512_bf16 "}};
+  for (size_t i = 0; i < ARRAY_LEN(known) && f; i++) CHECK_MSG(!(here & known[i].bit) == !strstr(flags, known[i].flag), "%s", known[i].flag);
+  if (f) fclose(f);
+  free(flags);
+#else
+  CHECK_STR(cpu_set_name(false, NULL, cpu_features()), "generic");
+#endif
+}
+
+// ---- threads ----
+
+// Answers one question on stdout. The program starts itself again where cpu_wait_briefly() says so, and comes by here twice.
+static int answer(int argc, char **argv) {
+  if (!strcmp(argv[1], "--threads")) printf("%d %d\n", cpu_choose_threads(0), cpu_processors());
+  if (!strcmp(argv[1], "--waits")) {
+    cpu_wait_briefly(argv);
+    const char *spin = getenv("GOMP_SPINCOUNT"), *block = getenv("KMP_BLOCKTIME");
+    printf("%s %s %d %s\n", spin ? spin : "none", block ? block : "none", argc, argv[argc - 1]);
+  }
+  return 0;
+}
+
+// What this program answers with these settings before it.
+static const char *ask(const char *settings, const char *question) {
+  static char line[256];
+  char *command = format("unset OMP_WAIT_POLICY OMP_PROC_BIND OMP_PLACES OMP_NUM_THREADS GOMP_SPINCOUNT GOMP_CPU_AFFINITY KMP_BLOCKTIME KMP_AFFINITY KMP_LIBRARY; %s exec '%s' %s",
+                         settings, self, question);
+  FILE *f = popen(command, "r");
+  if (!f || !fgets(line, sizeof line, f)) strcpy(line, "nothing\n");
+  if (f) pclose(f);
+  free(command);
+  line[strcspn(line, "\n")] = 0;
+  return line;
+}
+
+static void threads_are_chosen(void) {
+  CHECK_EQ(cpu_choose_threads(1), 1);
+  CHECK_EQ(cpu_choose_threads(17), 17);
+  const char *before = getenv("OMP_NUM_THREADS");
+  char *saved = before ? xstrdup(before) : NULL;
+  static const struct { const char *text; int threads; } known[] = {{"3", 3}, {"12", 12}, {"4095", 4095}, {"4096", 4096}, {"4097", 4096}, {"99999999999", 4096}, {"1", 1}};
+  for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+    setenv("OMP_NUM_THREADS", known[i].text, 1);
+#ifdef _OPENMP
+    CHECK_EQ(cpu_choose_threads(0), known[i].threads);
+    CHECK_EQ(cpu_choose_threads(-1), known[i].threads);
+    CHECK_EQ(cpu_choose_threads(1), 1);
+    CHECK_EQ(cpu_choose_threads(5), 5);
+#else
+    CHECK_EQ(cpu_choose_threads(0), 1);
+#endif
+  }
+  setenv("OMP_NUM_THREADS", "0", 1);
+#ifdef _OPENMP
+  CHECK_EQ(cpu_choose_threads(0), machine_cores());
+  setenv("OMP_NUM_THREADS", "many", 1);
+  CHECK_EQ(cpu_choose_threads(0), machine_cores());
+#endif
+  if (saved) setenv("OMP_NUM_THREADS", saved, 1);
+  else unsetenv("OMP_NUM_THREADS");
+  free(saved);
+}
+
+// Bound to places, what all of them hold counts, though the first thread is in one of them.
+static void bound_threads_are_counted(void) {
+#if defined(_OPENMP) && !defined(__clang__)   // LLVM's own counts of places differ
+  cpu_set_t set;
+  int processors[CPU_SETSIZE], n = 0;
+  if (sched_getaffinity(0, sizeof set, &set)) return;
+  for (int i = 0; i < CPU_SETSIZE; i++) if (CPU_ISSET(i, &set)) processors[n++] = i;
+  char *expected = format("%d %d", machine_cores(), machine_threads());
+  CHECK_STR(ask("", "--threads"), expected);
+  CHECK_STR(ask("OMP_PROC_BIND=false", "--threads"), expected);
+  free(expected);
+  CHECK_EQ(atoi(ask("OMP_NUM_THREADS=9", "--threads")), 9);
+  if (n < 2) return;
+  char *places[] = {format("{%d}", processors[0]), format("{%d},{%d}", processors[0], processors[1]), format("{%d,%d}", processors[0], processors[1]), format("{%d}", processors[1])};
+  const int cores[] = {1, machine_cores_among(processors, 2), machine_cores_among(processors, 2), 1};
+  for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+    char *settings = format("OMP_PROC_BIND=true OMP_PLACES='%s'", places[i]);
+    const char *said = ask(settings, "--threads");
+    CHECK_MSG(atoi(said) == cores[i], "%s: %s, cores are %d", settings, said, cores[i]);
+    free(settings);
+    free(places[i]);
+  }
+#endif
+}
+
+// A thread that waits spins a little, then sleeps; a user who says how threads shall wait is obeyed, and the program is not started again.
+static void threads_wait_briefly(void) {
+#ifdef _OPENMP
+  CHECK_STR(ask("", "--waits more"), "2000 1 3 more");
+  CHECK_STR(ask("OMP_NUM_THREADS=2", "--waits"), "2000 1 2 --waits");
+  static const char *const users[] = {"OMP_WAIT_POLICY=active", "OMP_PROC_BIND=false", "OMP_PLACES=threads", "GOMP_CPU_AFFINITY=0", "KMP_AFFINITY=none", "KMP_LIBRARY=throughput"};
+  for (size_t i = 0; i < ARRAY_LEN(users); i++) CHECK_STR(ask(users[i], "--waits"), "none none 2 --waits");
+  CHECK_STR(ask("GOMP_SPINCOUNT=7", "--waits"), "7 none 2 --waits");
+  CHECK_STR(ask("KMP_BLOCKTIME=8", "--waits"), "none 8 2 --waits");
+#endif
+}
+
+// The peak is the better one of two trials, of all threads together; each runs for a millisecond.
+static int rated;
+static double rate_of_this_call(double seconds) {
+  CHECK_NEAR(seconds, 1e-3, 0, "of one trial");
+  int call;
+  #pragma omp atomic capture
+  call = rated++;
+  return call < 2 ? 0.25 : call < 4 ? 0.5 : 7;   // of two threads: 0.5, then 1, and no third trial
+}
+static void peak_is_of_all_threads(void) {
+  CpuState state = {.fma_rate = rate_of_this_call, .threads = 2};
+  Device *d = cpu_device(1), fake = *d;
+#ifdef _OPENMP
+  fake.state = &state;
+  CHECK_NEAR(fake.measure_peak(&fake), 1, 0, "two threads of a half");
+  CHECK_EQ(rated, 4);
+  state.threads = 1, rated = 1;
+  CHECK_NEAR(fake.measure_peak(&fake), 0.5, 0, "one thread");
+#endif
+  CHECK(d->peak_flops > 1e6 && d->peak_flops < 1e14);
+  d->destroy(d);
+}
+
+// ---- memory ----
+
+// Bytes of addresses that this process has.
+static size_t addresses(void) {
+  size_t pages = 0;
+  FILE *f = fopen("/proc/self/statm", "r");
+  if (!f || fscanf(f, "%zu", &pages) != 1) pages = 0;
+  if (f) fclose(f);
+  return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+// Whole pages, or whole huge ones aligned to them, zeroed; nothing else is kept, and all is given back.
+static void memory_is_given_back(void) {
+#if !defined(__SANITIZE_ADDRESS__)   // whose own memory grows beside
+  Device *d = cpu_device(1);
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE), huge = (size_t)2 << 20;
+  const size_t sizes[] = {0, 1, page - 1, page, page + 1, 3 * page, huge - 1, huge, huge + 1, 2 * huge - 1, 2 * huge, 5 * huge + 12345};
+  for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+    const size_t before = addresses(), unit = sizes[i] >= huge ? huge : page;
+    char *p = d->allocate(d, sizes[i]);
+    CHECK(p && (uintptr_t)p % unit == 0);
+    CHECK_EQ(addresses() - before, sizes[i] ? round_up(sizes[i], unit) : page);
+    size_t bad = 0;
+    for (size_t j = 0; j < sizes[i]; j++) bad += p[j] != 0, p[j] = 1;
+    CHECK_EQ(bad, 0);
+    d->release(d, p, sizes[i]);
+    CHECK_EQ(addresses(), before);
+  }
+  d->release(d, NULL, huge);
+  CHECK(d->allocate(d, SIZE_MAX) == NULL && d->allocate(d, SIZE_MAX / 2) == NULL && d->allocate(d, SIZE_MAX / 2 + 2) == NULL);
+  for (size_t less = 0; less < 8 * huge; less += huge / 2) CHECK(d->allocate(d, SIZE_MAX - less) == NULL);
+  d->destroy(d);
+#endif
+}
+
+// Blocks below and above what threads share, of whole pieces and not: all of them, and nothing beside.
+static void blocks_are_cleared_and_copied(void) {
+  Device *d = cpu_device(3);
+  const size_t piece = (size_t)1 << 18, sizes[] = {0, 1, 777, piece - 1, piece, piece + 1, 3 * piece + 5, 4 * piece, 4 * piece + 1, 9 * piece + 333};
+  const size_t most = 9 * piece + 333, edge = piece + 100;   // a piece too much would be seen
+  unsigned char *from = xmalloc(most + 2 * edge, 1), *to = xmalloc(most + 2 * edge, 1);
+  for (size_t j = 0; j < most + 2 * edge; j++) from[j] = (unsigned char)(j * 7 + (j >> 8) + (j >> 16) * 3);
+  for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+    for (int copies = 0; copies < 2; copies++) {
+      memset(to, 0xa5, most + 2 * edge);
+      if (copies) d->copy(d, to + edge, from + edge, sizes[i]);
+      else d->zero(d, to + edge, sizes[i]);
+      size_t bad = 0, beside = 0;
+      for (size_t j = 0; j < most + 2 * edge; j++) {
+        if (j < edge || j >= edge + sizes[i]) beside += to[j] != 0xa5;
+        else bad += to[j] != (copies ? from[j] : 0);
+      }
+      CHECK_MSG(bad == 0 && beside == 0, "%s %zu bytes: %zu wrong, %zu written beside", copies ? "copy" : "zero", sizes[i], bad, beside);
+    }
+  free(from), free(to);
+  d->destroy(d);
+}
+
+// Working memory is kept, and grows by an eighth more than asked for.
+static void scratch_is_kept_and_grows(void) {
+  CpuState state = {.threads = 1};
+  char *p = cpu_scratch(&state, CPU_SCRATCH_OPS, 100);
+  CHECK_EQ(state.scratch[CPU_SCRATCH_OPS].bytes, 65536);
+  CHECK((uintptr_t)p % 64 == 0);
+  memset(p, 7, 65536);
+  CHECK(cpu_scratch(&state, CPU_SCRATCH_OPS, 65536) == p && cpu_scratch(&state, CPU_SCRATCH_OPS, 1) == p);
+  CHECK(p[0] == 7 && p[65535] == 7 && state.scratch[CPU_SCRATCH_OPS].bytes == 65536);
+  p = cpu_scratch(&state, CPU_SCRATCH_OPS, 65537);
+  CHECK_EQ(state.scratch[CPU_SCRATCH_OPS].bytes, 2 * 65536);
+  memset(p, 8, 2 * 65536);
+  p = cpu_scratch(&state, CPU_SCRATCH_OPS, 8 * 65536);
+  CHECK_EQ(state.scratch[CPU_SCRATCH_OPS].bytes, 9 * 65536);
+  memset(p, 9, 9 * 65536);
+  cpu_scratch(&state, CPU_SCRATCH_OPS, 64 * 65536);
+  CHECK_EQ(state.scratch[CPU_SCRATCH_OPS].bytes, 72 * 65536);
+  CHECK(state.scratch[CPU_SCRATCH_OPS].data && !state.scratch[CPU_SCRATCH_GEMM].data && !state.scratch[CPU_SCRATCH_ATTENTION].data);
+  free(state.scratch[CPU_SCRATCH_OPS].data);
+#if !defined(__SANITIZE_ADDRESS__)   // which ends the process in its own words
+  CpuState none = {.threads = 1};
+  EXPECT_FAIL(EXIT_MACHINE, "memory: no 9437184 MiB", cpu_scratch(&none, CPU_SCRATCH_OPS, (size_t)1 << 43));
+#endif
+}
+
+// ---- the table, and what goes in and out ----
+
+enum { N = 5 };
+static const double VALUES[N] = {1.5, -0.0, 1 + 0x1p-24, 1 + 3 * 0x1p-24, 3e38};            // two halfway between floats: to even
+static const double AS_FLOATS[N] = {1.5, -0.0, 1, 1 + 4 * 0x1p-24, (double)3e38f};
+static const double AS_BF16[N] = {1.5, -0.0, 1, 1, 0x1.c2p127};
+
+// Up and down, n elements and not one more, for each kind of number.
+static void numbers_go_in_and_out(void) {
+  for (int half = 0; half < 2; half++) {
+    Device *d = half ? cpu_device_bf16(1) : cpu_device(1);
+    float floats[N];
+    for (int i = 0; i < N; i++) floats[i] = (float)VALUES[i];
+    for (size_t n = 0; n < N; n++)
+      for (int kind = 0; kind < 4; kind++) {
+        char memory[(N + 1) * 8];
+        double back[N + 1];
+        const bool is_real = kind < 2;
+        const size_t size = is_real ? d->real_size : d->acc_size;
+        memset(memory, 0x11, sizeof memory);
+        for (int i = 0; i <= N; i++) back[i] = 77;
+        if (kind == 0) d->upload_real(d, (real *)memory, VALUES, n);
+        if (kind == 1) d->upload_real_float(d, (real *)memory, floats, n);
+        if (kind == 2) d->upload_acc(d, (acc *)memory, VALUES, n);
+        if (kind == 3) d->upload_acc_float(d, (acc *)memory, floats, n);
+        for (size_t j = n * size; j < sizeof memory; j++) CHECK_MSG(memory[j] == 0x11, "upload %d of %zu wrote byte %zu", kind, n, j);
+        if (is_real) d->download_real(d, back, (real *)memory, n);
+        else d->download_acc(d, back, (acc *)memory, n);
+        const double *expected = is_real && half ? AS_BF16 : AS_FLOATS;
+        for (size_t i = 0; i < n; i++) CHECK_MSG(!memcmp(&back[i], &expected[i], 8), "%s, kind %d: %a, expected %a", d->description, kind, back[i], expected[i]);
+        for (size_t i = n; i <= N; i++) CHECK_MSG(back[i] == 77, "download %d of %zu wrote element %zu", kind, n, i);
+      }
+    int32_t ids[3] = {1, 2, 3}, more[3] = {-7, INT32_MAX, 9};
+    d->upload_ids(d, ids, more, 2);
+    CHECK(ids[0] == -7 && ids[1] == INT32_MAX && ids[2] == 3);
+    double stats[3] = {0.1, 1e300, 3}, got[3] = {4, 5, 6};
+    d->download_stat(d, got, (scalar *)stats, 2);
+    CHECK(got[0] == 0.1 && got[1] == 1e300 && got[2] == 6);
+    d->sync(d), d->refresh(d, NULL, 0);
+    char memory[64];
+    CHECK((char *)d->real_at((real *)memory, 3) == memory + 3 * d->real_size && (char *)d->acc_at((acc *)memory, 3) == memory + 12);
+    CHECK((char *)d->stat_at((scalar *)memory, 3) == memory + 24);
+    d->destroy(d);
+  }
+}
+
+static void devices_are_described(void) {
+  setenv("GPT_CPU", "generic", 1);
+  for (int half = 0; half < 2; half++)
+    for (int threads = 1; threads <= 3; threads++) {
+      Device *d = half ? cpu_device_bf16(threads) : cpu_device(threads);
+      char *expected = format("%s, generic, %d thread%s", half ? "bf16" : "fp32", threads, threads == 1 ? "" : "s");
+      CHECK_STR(d->description, expected);
+      CHECK_STR(d->name, "cpu");
+      CHECK(d->real_size == (half ? 2 : 4) && d->acc_size == 4 && d->real_is_acc == !half);
+      CHECK_EQ(cpu_state(d)->threads, threads);
+      free(expected);
+      d->destroy(d);
+    }
+  unsetenv("GPT_CPU");
+}
+
+// The calling thread works too: from the device's making on, it flushes denormal numbers.
+static void making_a_device_flushes_denormals(void) {
+#if defined(__x86_64__)
+  _mm_setcsr(_mm_getcsr() & ~0x8040u);
+  Device *d = cpu_device(1);
+  CHECK((_mm_getcsr() & 0x8040) == 0x8040);
+  d->destroy(d);
+#endif
+}
+
+// About what copying within memory gives: between a MB/s and ten TB/s.
+static void bandwidth_is_a_bandwidth(void) {
+  Device *d = cpu_device(2);
+  const size_t before = addresses();
+  const double bytes = d->measure_bandwidth(d);
+  CHECK_MSG(bytes > 1e6 && bytes < 1e13, "%g", bytes);
+#if !defined(__SANITIZE_ADDRESS__)
+  CHECK(addresses() < before + ((size_t)128 << 20));   // what it measured with is given back
+#endif
+  (void)before;
+  d->destroy(d);
+}
+
+int main(int argc, char **argv) {
+  self = argv[0];
+  if (argc > 1 && !strncmp(argv[1], "--", 2)) return answer(argc, argv);
+  TEST_BEGIN(argc, argv);
+  RUN(the_best_set_is_taken);
+  RUN(scratch_is_kept_and_grows);
+  RUN(threads_are_chosen);
+  RUN(bound_threads_are_counted);
+  RUN(threads_wait_briefly);
+  RUN(memory_is_given_back);
+  RUN(blocks_are_cleared_and_copied);
+  RUN(numbers_go_in_and_out);
+  RUN(devices_are_described);
+  RUN(making_a_device_flushes_denormals);
+  RUN(peak_is_of_all_threads);
+  RUN(bandwidth_is_a_bandwidth);
+  return TEST_END();
+}
