@@ -3,7 +3,7 @@
 //
 // Promises: the same state gives the same bytes of model.safetensors and trainer.safetensors; loading gives back each
 // number that was saved; no number is given out before the whole folder was verified and every shape agreed.
-// Tests: tests/test_checkpoint.c
+// Tests: tests/test_checkpoint.c, tests/test_foreign.c
 #include "checkpoint.h"
 #include <errno.h>        // errno
 #include <fcntl.h>        // open, O_DIRECTORY
@@ -181,7 +181,7 @@ static void write_trainer(Save *s) {
   SafeMetadata metadata[ARRAY_LEN(state_fields) + 1] = {{"format", "gpt-trainer-1"}};
   for (size_t i = 0; i < ARRAY_LEN(state_fields); i++) {
     uint64_t value;  // each of them is 8 bytes wide
-    memcpy(&value, (const char *)state + state_fields[i].offset, 8);
+    memcpy(&value, (const char *)state + state_fields[i].offset, sizeof value);
     snprintf(numbers[i], sizeof numbers[i], "%" PRIu64, value);
     metadata[i + 1] = (SafeMetadata){state_fields[i].key, numbers[i]};
   }
@@ -335,14 +335,12 @@ static Checkpoint *first_whole(const char *run_dir, size_t *tried, bool *vanishe
 }
 
 Checkpoint *checkpoint_newest(const char *run_dir) {
-  size_t tried = 0;
-  bool vanished = true;
+  size_t tried;
+  bool vanished;
   Buffer reason = {0};
-  Checkpoint *c = NULL;
-  for (int attempt = 0; vanished && attempt < 10; attempt++) {
-    reason.len = 0;
-    c = first_whole(run_dir, &tried, &vanished, &reason);
-  }
+  Checkpoint *c;
+  int attempts = 10;
+  do c = first_whole(run_dir, &tried, &vanished, &reason); while (vanished && --attempts > 0);
   if (!c && tried)
     fail(EXIT_REQUEST, "%s: none of its %zu checkpoints is whole; the newest: %s", run_dir, tried, reason.len ? reason.data : "?");
   buffer_free(&reason);
@@ -352,7 +350,7 @@ Checkpoint *checkpoint_newest(const char *run_dir) {
 // ---- MODEL of the command line ----
 
 static bool has_steps(const char *dir) {
-  size_t count = 0;
+  size_t count;
   free(checkpoint_steps(dir, &count));
   return count > 0;
 }
@@ -369,7 +367,7 @@ static bool later(struct timespec a, struct timespec b) {
 static char *newest_run_here(void) {
   size_t count;
   char **names = list_directory(".", &count), *best = NULL;
-  struct timespec when, best_when = {0, 0};
+  struct timespec when, best_when = {0};
   for (size_t i = 0; i < count; i++) {
     if (!is_directory(names[i]) || access(names[i], R_OK | X_OK) || !checkpoint_newest_time(names[i], &when)) continue;
     if (best && !later(when, best_when)) continue;
@@ -429,12 +427,14 @@ static const SafeTensor *find_weight(const Safetensors *s, const char *name) {
 }
 
 static void check_tensor(const Safetensors *s, const SafeTensor *t, int dims, const int64_t *shape) {
-  char found[160], needed[160];
+  Buffer found = {0}, needed = {0};
   bool same = t->dims == dims;
   for (int i = 0; same && i < dims; i++) same = t->shape[i] == shape[i];
-  if (!same)
-    fail(EXIT_REQUEST, "%s: tensor %.80s has shape %s, this model needs %s", s->path, t->name,
-         safe_shape_text(t->dims, t->shape, found), safe_shape_text(dims, shape, needed));
+  if (!same) {
+    safe_shape_text(&found, t->dims, t->shape);
+    safe_shape_text(&needed, dims, shape);
+    fail(EXIT_REQUEST, "%s: tensor %.80s has shape %s, this model needs %s", s->path, t->name, found.data, needed.data);
+  }
   if (!safe_type_is_read(t->type))
     fail(EXIT_REQUEST, "%s: tensor %.80s is of type %s; weights are read from F32, F16, BF16 and F64", s->path, t->name,
          safe_type_name(t->type));
@@ -473,14 +473,14 @@ static void read_transposed(const Load *l, const SafeTensor *t, const TensorRow 
   }
 }
 
-// The first element that is not zero, or -1.
-static int64_t first_nonzero(const Load *l, const SafeTensor *t) {
+// Whether all elements are zero; if not, *element = the first that is none.
+static bool all_zero(const Load *l, const SafeTensor *t, int64_t *element) {
   for (int64_t start = 0; start < t->elements; start += BLOCK) {
     size_t n = (size_t)MIN((int64_t)BLOCK, t->elements - start);
     read_checked(l->file, t, (size_t)start, n, l->block);
-    for (size_t i = 0; i < n; i++) if (!(l->block[i] == 0)) return start + (int64_t)i;
+    for (size_t i = 0; i < n; i++) if (!(l->block[i] == 0)) { *element = start + (int64_t)i; return false; }
   }
-  return -1;
+  return true;
 }
 
 static bool ends_in(const char *s, const char *end) {
@@ -496,7 +496,8 @@ static void check_unused(const Load *l, const SafeTensor *t) {
     "lm_head.weight",                   // asked for unless the head is tied, and then wte rules
   };
   for (size_t i = 0; i < ARRAY_LEN(ballast); i++) if (ends_in(t->name, ballast[i])) return;
-  if (safe_type_is_read(t->type) && first_nonzero(l, t) < 0) return;
+  int64_t element;
+  if (safe_type_is_read(t->type) && all_zero(l, t, &element)) return;
   fail(EXIT_REQUEST, "%s: tensor %.80s has no place in a model with this config.json; leaving it out would change the model",
        l->file->path, t->name);
 }
@@ -514,7 +515,7 @@ void checkpoint_load_weights(const Checkpoint *c, const TensorTable *table, Chec
   Load l = load_begin(c->model, put, context);
   bool *used = xcalloc(c->model->count, sizeof *used);
   const SafeTensor **found = xcalloc(table->count, sizeof *found);
-  int64_t shape[2];
+  int64_t shape[2], element;
   for (size_t i = 0; i < table->count; i++) {  // everything is checked before the first number is given out
     const TensorRow *row = &table->rows[i];
     found[i] = find_weight(c->model, row->name);
@@ -523,10 +524,9 @@ void checkpoint_load_weights(const Checkpoint *c, const TensorTable *table, Chec
     int dims = file_shape(row, shape);
     check_tensor(c->model, found[i], dims, shape);
     used[found[i] - c->model->tensors] = true;
-    int64_t wrong = row->zero_in_file_only ? first_nonzero(&l, found[i]) : -1;
-    if (wrong >= 0)
+    if (row->zero_in_file_only && !all_zero(&l, found[i], &element))
       fail(EXIT_REQUEST, "%s: tensor %s is not zero at element %" PRId64 ", but config.json says \"gpt_bias\": false",
-           c->model->path, found[i]->name, wrong);
+           c->model->path, found[i]->name, element);
   }
   for (size_t i = 0; i < c->model->count; i++)
     if (!used[i]) check_unused(&l, &c->model->tensors[i]);
@@ -546,14 +546,12 @@ void checkpoint_load_weights(const Checkpoint *c, const TensorTable *table, Chec
 static void read_state(const Checkpoint *c, TrainerState *state) {
   *state = (TrainerState){0};
   for (size_t i = 0; i < ARRAY_LEN(state_fields); i++) {
-    const char *text = safetensors_metadata(c->trainer, state_fields[i].key);
-    char again[24] = "";
-    uint64_t value = text ? strtoull(text, NULL, 10) : 0;
+    const char *found = safetensors_metadata(c->trainer, state_fields[i].key), *text = found ? found : "missing";
+    char again[24];
+    uint64_t value = strtoull(text, NULL, 10);
     snprintf(again, sizeof again, "%" PRIu64, value);
-    if (!text || strcmp(text, again))
-      fail(EXIT_REQUEST, "%s: \"%s\" is %.40s, a whole number is needed", c->trainer->path, state_fields[i].key,
-           text ? text : "missing");
-    memcpy((char *)state + state_fields[i].offset, &value, 8);
+    if (strcmp(text, again)) fail(EXIT_REQUEST, "%s: \"%s\" is %.40s, a whole number is needed", c->trainer->path, state_fields[i].key, text);
+    memcpy((char *)state + state_fields[i].offset, &value, sizeof value);
   }
   if (state->step != c->step)
     fail(EXIT_REQUEST, "%s: is of step %" PRId64 ", the manifest of step %" PRId64, c->trainer->path, state->step, c->step);

@@ -11,7 +11,7 @@
 // How the folder is written so that it is whole or absent, and verified: manifest.h. Loading checks every byte against the
 // manifest before it gives out any number.
 // Tensors pass in bounded pieces: a checkpoint of any size takes about 2 MiB of memory.
-// Tests: tests/test_checkpoint.c
+// Tests: tests/test_checkpoint.c, tests/test_foreign.c
 #pragma once
 #include "json.h"         // Json: config.json
 #include "manifest.h"     // checkpoint_path, checkpoint_clean, checkpoint_fault

@@ -18,7 +18,7 @@ TextFile *corpus_read_files(const char *const *names, size_t count, size_t *file
   for (size_t i = 0; i < n; i++) {
     TextFile *f = &files[i];
     f->name = paths[i];
-    f->text = read_file(strcmp(f->name, "-") ? f->name : "/dev/stdin", "text", PTRDIFF_MAX / 2, &f->n);
+    f->text = read_file(strcmp(f->name, "-") ? f->name : "/dev/stdin", "text", PTRDIFF_MAX, &f->n);
     empty = empty && f->n == 0;
   }
   free(paths);     // the names live on in files
@@ -140,11 +140,10 @@ static void read_corpus(Corpus *c, Run *r) {
 
 // ---- tokenizer ----
 
-// About a thousand bytes of text for each merge, so that each is seen often enough to be learned.
-static int64_t vocabulary_for(size_t bytes) {
+int64_t corpus_vocabulary(size_t bytes) {
   int64_t vocab = 512;
-  while (vocab < 8192 && (size_t)vocab * 2 * 1024 <= bytes) vocab *= 2;
-  return vocab;
+  while ((size_t)vocab * 2 <= bytes / 1024) vocab *= 2;
+  return MIN(vocab, 8192);
 }
 
 static size_t train_documents(const Corpus *c) { return c->train_count + (c->train_tail > 0); }
@@ -180,7 +179,7 @@ static Tokenizer *choose_tokenizer(const Run *r, const Corpus *c) {
   int64_t vocab;
   if (!strcmp(spec, "auto")) {
     if (has_tokenizer_file(r->init)) return tokenizer_open(r->init->dir);
-    return train_bpe(c, vocabulary_for(c->bytes));
+    return train_bpe(c, corpus_vocabulary(c->bytes));
   }
   if (!strcmp(spec, "char")) return char_tokenizer(c, several);
   if (!strcmp(spec, "byte")) return tokenizer_byte(several);
@@ -215,9 +214,9 @@ static void open_text(Run *r) {
   r->vocab = tokenizer_vocab_size(r->tokenizer);
   r->eot = tokenizer_eot(r->tokenizer);
   for (size_t i = 0; i < train_documents(&c); i++) append_document(&ids, r->tokenizer, &c.documents[i], 0, train_length(&c, i));
-  r->train = loader_of(r, &ids);
-  if (!r->train) fail(EXIT_REQUEST, "the text is too short: it leaves %zu tokens for training, at least 2 are needed; take a longer text or a smaller --val-fraction", ids.count);
-  ids = (TokenBuffer){0};
+  const size_t tokens = ids.count;
+  r->train = loader_of(r, &ids);   // and empties ids
+  if (!r->train) fail(EXIT_REQUEST, "the text is too short: it leaves %zu tokens for training, at least 2 are needed; take a longer text or a smaller --val-fraction", tokens);
   for (size_t i = c.train_count; i < c.count; i++) append_document(&ids, r->tokenizer, &c.documents[i], i == c.train_count ? c.train_tail : 0, c.documents[i].n);
   r->val = loader_of(r, &ids);
   corpus_free_files(c.files, c.file_count);
@@ -228,7 +227,8 @@ static void open_text(Run *r) {
 // The tokenizer.json beside the shards, unless --tokenizer names another; it must be the one they were made with.
 static void tokenizer_of_shards(Run *r) {
   const char *pattern = r->o->train_data, *slash = strrchr(pattern, '/');
-  char *beside = slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json"), hash[65];
+  char *beside = slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json");
+  char hash[65];
   if (strcmp(r->o->tokenizer, "auto")) r->tokenizer = tokenizer_open(r->o->tokenizer);
   else if (file_exists(beside)) r->tokenizer = tokenizer_open(beside);
   free(beside);
@@ -257,7 +257,6 @@ static void open_shards(Run *r) {
 
 void corpus_open(Run *r) {
   const Options *o = r->o;
-  r->eot = -1;
   r->stories = !o->arg_count && !o->text && !o->train_data;
   if (o->val_data && !o->train_data) fail(EXIT_REQUEST, "--val-data needs --train-data beside it (a text brings its own tail for validation)");
   if (o->train_data) open_shards(r); else open_text(r);

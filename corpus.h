@@ -22,5 +22,7 @@ TextFile *corpus_read_files(const char *const *names, size_t count, size_t *file
 void corpus_free_files(TextFile *files, size_t count);
 // All of them in one.
 char *corpus_read_texts(const char *const *names, size_t count, size_t *n);
+// Entries of the vocabulary of a text whose user names none: about a thousand bytes for each, so that each is seen often enough to be learned; at most 8,192.
+int64_t corpus_vocabulary(size_t bytes);
 // (vocab) bytes of text that each id stands for; special tokens and ids without text: 0.
 double *corpus_token_bytes(const Tokenizer *t, int32_t vocab);

@@ -172,7 +172,7 @@ char **shard_glob(const char *pattern, size_t *count) {
   char *inside = is_directory(pattern) ? format("%s/*.bin", pattern) : xstrdup(pattern);
   glob_t g = {0};
   char **paths;
-  if (glob(inside, 0, NULL, &g) == 0 && g.gl_pathc > 0) {
+  if (glob(inside, 0, NULL, &g) == 0) {
     paths = xmalloc(g.gl_pathc, sizeof *paths);
     *count = g.gl_pathc;
     for (size_t i = 0; i < *count; i++) paths[i] = xstrdup(g.gl_pathv[i]);
@@ -231,8 +231,9 @@ static void open_all(Dataloader *l, char *const *paths) {
     *s = shard_open(paths[i], l->kind);
     char *why = shard_mismatch(&l->shards[0], s);
     if (why) fail(EXIT_REQUEST, "%s", why);
-    // half of what fits, so that places in the stream and sums of them never overflow
-    if (__builtin_add_overflow(l->starts[i], s->count, &l->starts[i + 1]) || l->starts[i + 1] > INT64_MAX / 2)
+    // half of what fits, so that places in the stream and sums of them never overflow; nor does this one, for a token has two bytes at least
+    l->starts[i + 1] = l->starts[i] + s->count;
+    if (l->starts[i + 1] > INT64_MAX / 2)
       fail(EXIT_REQUEST, "%s: with this shard there are more tokens than can be counted (%lld)", s->path, (long long)INT64_MAX / 2);
     if (i < KEPT_OPEN) continue;
     close(s->fd);
@@ -300,7 +301,7 @@ static void read_shard(const Dataloader *l, const Shard *s, int64_t first, int64
          (long long)(s->payload + first * s->width), (long long)n);
   uint32_t vocab = (uint32_t)l->vocab, largest = 0;
   for (int64_t i = 0; i < n; i++) largest = MAX(largest, (uint32_t)ids[i]);
-  for (int64_t i = 0; largest >= vocab && i < n; i++)
+  for (int64_t i = 0; largest >= vocab; i++)     // ends at an id that is too large
     if ((uint32_t)ids[i] >= vocab)
       fail(EXIT_REQUEST, "%s: byte %lld: id %u, the vocabulary has %u; the shard is damaged or made for another tokenizer",
            s->path, (long long)(s->payload + (first + i) * s->width), (uint32_t)ids[i], vocab);

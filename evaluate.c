@@ -103,7 +103,7 @@ static void print_score(const Options *o, const Score *s, const char *name, doub
 
 int eval_command(const Options *o) {
   if (o->arg_count < 2) fail(EXIT_REQUEST, "gpt eval needs a MODEL and a TEXT, %zu were named; gpt eval run my.txt", o->arg_count);
-  LoadedModel l = load_model(o->args[0], o, PURPOSE_EVALUATE, o->eval_batch, 0);
+  LoadedModel l = load_model(o->args[0], o, PURPOSE_EVALUATE, o->eval_batch);
   if (!l.tokenizer) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so a text cannot be scored", l.checkpoint->dir);
   TokenBuffer ids = {0};
   size_t n;

@@ -45,7 +45,7 @@ void require_same_vocabulary(const Tokenizer *t, const GptConfig *c, const char 
     fail(EXIT_REQUEST, "%s: the tokenizer has %d ids, the model's vocabulary %lld: they do not belong together", where, tokenizer_vocab_size(t), (long long)c->vocab);
 }
 
-LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B, int64_t T) {
+LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B) {
   LoadedModel l = {.checkpoint = checkpoint_resolve(model)};
   char *path = format("%s/config.json", l.checkpoint->dir), *tokenizer = format("%s/tokenizer.json", l.checkpoint->dir);
   config_read_json(&l.config, l.checkpoint->config, path);
@@ -54,7 +54,7 @@ LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int
     l.tokenizer = tokenizer_open(tokenizer);
     require_same_vocabulary(l.tokenizer, &l.config, l.checkpoint->dir);
   }
-  if (T == 0) T = purpose == PURPOSE_SAMPLE ? MIN(l.config.context, 128) : l.config.context;
+  const int64_t T = purpose == PURPOSE_SAMPLE ? MIN(l.config.context, 128) : l.config.context;
   GptOptions options = {.config = l.config, .purpose = purpose, .B = B, .T = T};
   l.device = device_open(o, 0);
   MemoryTable table;
@@ -70,7 +70,7 @@ LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int
 
 void unload_model(LoadedModel *l) {
   gpt_destroy(l->gpt);
-  if (l->device) l->device->destroy(l->device);
+  l->device->destroy(l->device);
   tokenizer_free(l->tokenizer);
   checkpoint_close(l->checkpoint);
   *l = (LoadedModel){0};

@@ -1,5 +1,5 @@
 // load.h: opening a MODEL of the command line for use: checkpoint, tokenizer, device, weights on it.
-// Tests: tests/test_train.c, tests/test_cli.sh
+// Tests: tests/test_load.c
 #pragma once
 #include "checkpoint.h"   // Checkpoint
 #include "flags.h"        // Options
@@ -19,9 +19,9 @@ typedef struct {
   Gpt *gpt;               // with the checkpoint's weights
 } LoadedModel;
 
-// model NULL: the newest run folder here. B, T: rows at once; T = 0: the model's context (PURPOSE_SAMPLE: a piece of a
+// model NULL: the newest run folder here. B sequences at once, of the model's context (PURPOSE_SAMPLE: of a piece of a
 // prompt, at most 128 tokens). Exit 2 where the model is wrong, 3 where memory is short.
-LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B, int64_t T);
+LoadedModel load_model(const char *model, const Options *o, Purpose purpose, int64_t B);
 void unload_model(LoadedModel *l);
 
 // Refuses (exit 3) what does not fit the device: needed and available bytes, and the flag that shrinks it. Nothing is allocated yet.

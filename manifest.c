@@ -12,7 +12,7 @@
 #include <fcntl.h>        // open, AT_FDCWD
 #include <inttypes.h>     // PRId64
 #include <signal.h>       // signal, SIGXFSZ
-#include <stdlib.h>       // free, strtoul, qsort
+#include <stdlib.h>       // free, strtoll, strtoul, qsort
 #include <string.h>       // strcmp, memcmp, strerror
 #include <sys/stat.h>     // fstat, mkdir
 #include <unistd.h>       // fsync, close
@@ -37,19 +37,16 @@ char *checkpoint_path(const char *run_dir, int64_t step) { return format("%s/ste
 
 bool checkpoint_parse_step(const char *name, int64_t *step) {
   char again[40];
-  if (strncmp(name, "step_", 5) || strlen(name) < 13 || strlen(name) > 5 + 18) return false;
-  *step = 0;
-  for (const char *p = name + 5; *p; p++) {
-    if (*p < '0' || *p > '9') return false;
-    *step = *step * 10 + (*p - '0');
-  }
+  const char *digits = strchr(name, '_');
+  if (!digits) return false;
+  *step = strtoll(digits + 1, NULL, 10);
   snprintf(again, sizeof again, "step_%08" PRId64, *step);
-  return !strcmp(again, name);
+  return *step >= 0 && !strcmp(again, name);
 }
 
 static int by_value(const void *a, const void *b) {
   int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return x < y ? -1 : x > y;
+  return (x > y) - (x < y);
 }
 
 int64_t *checkpoint_steps(const char *run_dir, size_t *count) {
@@ -98,7 +95,7 @@ static _Noreturn void save_failed(const FolderWriter *w, const char *call, const
 }
 
 void folder_begin(FolderWriter *w, const char *run_dir, int64_t step, const char *run_id) {
-  *w = (FolderWriter){.run_dir = run_dir, .fd = -1, .manifest = {.step = step}};
+  *w = (FolderWriter){.run_dir = run_dir, .manifest = {.step = step}};
   snprintf(w->manifest.run_id, sizeof w->manifest.run_id, "%s", run_id);
   w->final = checkpoint_path(run_dir, step);
   w->temporary = format("%s/%sstep_%08" PRId64, run_dir, TEMPORARY, step);
@@ -129,19 +126,15 @@ void folder_file_end(FolderWriter *w) {
   if (!allowed("fsync", w->path) || fsync(w->fd)) save_failed(w, "fsync", w->path);
   if (!allowed("close", w->path) || close(w->fd)) save_failed(w, "close", w->path);
   free(w->path);
-  w->path = NULL;
 }
 
 // ---- the manifest ----
 
 // The end of a manifest: the CRC32C of all text before it. It has one spelling, so that no flipped bit of it can pass.
 enum { TAIL_LENGTH = 30 };
-static void manifest_tail(uint32_t crc, char tail[TAIL_LENGTH + 1]) {
-  snprintf(tail, TAIL_LENGTH + 1, "  \"self_crc32c\": \"%08" PRIx32 "\"\n}\n", crc);
-}
+static void manifest_tail(uint32_t crc, Buffer *out) { buffer_printf(out, "  \"self_crc32c\": \"%08" PRIx32 "\"\n}\n", crc); }
 
 static void manifest_text(const Manifest *m, Buffer *out) {
-  char tail[TAIL_LENGTH + 1];
   buffer_printf(out, "{\n  \"format\": \"gpt-checkpoint\",\n  \"version\": %d,\n", FORMAT_VERSION);
   buffer_printf(out, "  \"run_id\": \"%s\",\n  \"step\": %" PRId64 ",\n  \"files\": [\n", m->run_id, m->step);
   for (size_t i = 0; i < m->count; i++) {
@@ -151,8 +144,7 @@ static void manifest_text(const Manifest *m, Buffer *out) {
                   i + 1 < m->count ? "," : "");
   }
   buffer_printf(out, "  ],\n");
-  manifest_tail(crc32c(0, out->data, out->len), tail);
-  buffer_append(out, tail, TAIL_LENGTH);
+  manifest_tail(crc32c(0, out->data, out->len), out);
 }
 
 static void write_manifest(FolderWriter *w) {
@@ -328,15 +320,15 @@ static bool read_members(const char *dir, const Json *j, Manifest *m, Buffer *wh
 }
 
 bool manifest_read(const char *dir, Manifest *m, Buffer *why) {
-  Buffer text = {0};
-  char tail[TAIL_LENGTH + 1], error[256];
+  Buffer text = {0}, tail = {0};
+  char error[256];
   *m = (Manifest){0};
   bool ok = folder_read_text(dir, MANIFEST_FILE, &text, why);
   if (ok && text.len <= TAIL_LENGTH) ok = refuse_file(why, "%s/%s: is cut off at %zu bytes", dir, MANIFEST_FILE, text.len);
   if (ok) {
     uint32_t crc = crc32c(0, text.data, text.len - TAIL_LENGTH);
-    manifest_tail(crc, tail);
-    if (memcmp(text.data + text.len - TAIL_LENGTH, tail, TAIL_LENGTH))
+    manifest_tail(crc, &tail);
+    if (memcmp(text.data + text.len - TAIL_LENGTH, tail.data, TAIL_LENGTH))
       ok = refuse_file(why, "%s/%s: is damaged: its text has CRC32C %08" PRIx32 ", its last line says otherwise", dir,
                        MANIFEST_FILE, crc);
   }
@@ -345,6 +337,7 @@ bool manifest_read(const char *dir, Manifest *m, Buffer *why) {
   ok = ok && read_members(dir, j, m, why);
   json_free(j);
   buffer_free(&text);
+  buffer_free(&tail);
   return ok;
 }
 

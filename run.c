@@ -378,9 +378,10 @@ void run_free(Run *r) {
   free(r);
 }
 
-const char *run_number(double x, char text[32]) {
-  snprintf(text, 32, isfinite(x) ? "%.9g" : "null", x);
-  return text;
+NumberText run_number(double x) {
+  NumberText n;
+  snprintf(n.text, sizeof n.text, isfinite(x) ? "%.9g" : "null", x);
+  return n;
 }
 
 void run_log(Run *r, const char *kind, const char *fmt, ...) {

@@ -45,7 +45,8 @@ void run_free(Run *r);
 
 // One JSON object a line, flushed: {"kind": "step", "step": 12, ...}. fmt gives what follows the kind, from its comma on.
 void run_log(Run *r, const char *kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
-// A number for it: nine digits, or null where it is not finite (JSON has no NaN). text is the caller's: (char[32]){0}.
-const char *run_number(double x, char text[32]);
+// A number for it: nine digits, or null where it is not finite (JSON has no NaN). Used as run_number(x).text.
+typedef struct { char text[32]; } NumberText;
+NumberText run_number(double x);
 // Writes a checkpoint of the model and the trainer's state, and logs it.
 void run_save(Run *r, Gpt *m, const TrainerState *state);

@@ -26,12 +26,10 @@ static const struct { const char *name; size_t size; } types[SAFE_TYPES] = {
 const char *safe_type_name(SafeType type) { return types[type].name; }
 size_t safe_type_size(SafeType type) { return types[type].size; }
 
-const char *safe_shape_text(int dims, const int64_t *shape, char text[160]) {
-  size_t used = (size_t)snprintf(text, 160, "[");
-  for (int i = 0; i < dims && used < 150; i++)
-    used += (size_t)snprintf(text + used, 160 - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
-  snprintf(text + MIN(used, (size_t)158), 160 - MIN(used, (size_t)158), "]");
-  return text;
+void safe_shape_text(Buffer *out, int dims, const int64_t *shape) {
+  buffer_printf(out, "[");
+  for (int i = 0; i < dims; i++) buffer_printf(out, "%s%lld", i ? ", " : "", (long long)shape[i]);
+  buffer_printf(out, "]");
 }
 
 // ---- writing ----
@@ -49,7 +47,6 @@ void safetensors_header(Buffer *out, const SafeEntry *entries, size_t count, con
   Buffer h = {0};
   const char *comma = "";
   int64_t offset = 0;
-  char shape[160];
   buffer_append(&h, "{", 1);
   if (metadata_count) {
     buffer_printf(&h, "\"__metadata__\":{");
@@ -68,8 +65,9 @@ void safetensors_header(Buffer *out, const SafeEntry *entries, size_t count, con
       fail(EXIT_MACHINE, "tensor %s: the file's size overflows", entries[i].name);
     buffer_printf(&h, "%s\n", comma);
     json_write_string(&h, entries[i].name, strlen(entries[i].name));
-    buffer_printf(&h, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%lld,%lld]}", types[entries[i].type].name,
-                  safe_shape_text(entries[i].dims, entries[i].shape, shape), (long long)offset, (long long)end);
+    buffer_printf(&h, ":{\"dtype\":\"%s\",\"shape\":", types[entries[i].type].name);
+    safe_shape_text(&h, entries[i].dims, entries[i].shape);
+    buffer_printf(&h, ",\"data_offsets\":[%lld,%lld]}", (long long)offset, (long long)end);
     offset = end;
     comma = ",";
   }
@@ -77,7 +75,7 @@ void safetensors_header(Buffer *out, const SafeEntry *entries, size_t count, con
   while (h.len % 8) buffer_append(&h, " ", 1);
   uint8_t length[8];
   store_u64le(length, h.len);
-  buffer_append(out, length, 8);
+  buffer_append(out, length, sizeof length);
   buffer_append(out, h.data, h.len);
   buffer_free(&h);
 }
@@ -86,12 +84,12 @@ void safetensors_pack(uint8_t *dst, const double *src, size_t n, SafeType type) 
   for (size_t i = 0; i < n; i++) {
     if (type == SAFE_F64) {
       uint64_t bits;
-      memcpy(&bits, &src[i], 8);
+      memcpy(&bits, &src[i], sizeof bits);
       store_u64le(dst + 8 * i, bits);
     } else if (type == SAFE_F32) {
       float f = (float)src[i];
       uint32_t bits;
-      memcpy(&bits, &f, 4);
+      memcpy(&bits, &f, sizeof bits);
       store_u32le(dst + 4 * i, bits);
     } else {
       fail(EXIT_MACHINE, "tensors are written as F32 or F64, not as %s", types[type].name);
@@ -150,8 +148,9 @@ typedef struct { int64_t begin, end; const char *name; } Range;
 
 static int by_begin(const void *a, const void *b) {
   const Range *x = a, *y = b;
-  if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
-  return x->end < y->end ? -1 : x->end > y->end;
+  int64_t i = x->begin, j = y->begin;
+  if (i == j) i = x->end, j = y->end;
+  return (i > j) - (i < j);
 }
 
 // The ranges must cover 0 .. data without hole or overlap.
@@ -211,14 +210,14 @@ static bool read_header(Safetensors *s, Buffer *why) {
   s->size = st.st_size;
   if (s->size < 8)
     return refuse(s->path, why, "%lld bytes are no safetensors file, the header's length alone takes 8", (long long)s->size);
-  if (!pread_all(s->fd, length_bytes, 8, 0)) return refuse(s->path, why, "cannot be read");
+  if (!pread_all(s->fd, length_bytes, sizeof length_bytes, 0)) return refuse(s->path, why, "cannot be read");
   uint64_t length = load_u64le(length_bytes);
   if (length > (uint64_t)s->size - 8 || length > MAX_HEADER)
     return refuse(s->path, why, "no safetensors file: a header of %llu bytes, at most %lld fit", (unsigned long long)length,
                   (long long)MIN(s->size - 8, (int64_t)MAX_HEADER));
-  char *text = xmalloc(length + 1, 1);
+  char *text = xcalloc(length + 1, 1);
   bool ok = pread_all(s->fd, text, length, 8) || refuse(s->path, why, "cannot be read");
-  ok = ok && ((length > 0 && text[0] == '{') || refuse(s->path, why, "no safetensors file: the header does not begin with {"));
+  ok = ok && (text[0] == '{' || refuse(s->path, why, "no safetensors file: the header does not begin with {"));
   if (ok) {
     s->header = json_parse(text, length, error, sizeof error);
     ok = s->header || refuse(s->path, why, "its header is wrong: %s", error);
@@ -266,7 +265,7 @@ const char *safetensors_metadata(const Safetensors *s, const char *key) {
 
 static float float_of_bits(uint32_t bits) {
   float f;
-  memcpy(&f, &bits, 4);
+  memcpy(&f, &bits, sizeof f);
   return f;
 }
 
@@ -282,7 +281,7 @@ static double element(const uint8_t *p, SafeType type) {
   if (type == SAFE_F64) {
     uint64_t bits = load_u64le(p);
     double x;
-    memcpy(&x, &bits, 8);
+    memcpy(&x, &bits, sizeof x);
     return x;
   }
   if (type == SAFE_F32) return (double)float_of_bits(load_u32le(p));

@@ -64,8 +64,8 @@ Safetensors *safetensors_open_fd(int fd, const char *path, Buffer *why);
 void safetensors_close(Safetensors *s);  // NULL is fine
 const SafeTensor *safetensors_find(const Safetensors *s, const char *name);     // NULL if absent
 const char *safetensors_metadata(const Safetensors *s, const char *key);        // NULL if absent
-// "[50257, 768]" into text.
-const char *safe_shape_text(int dims, const int64_t *shape, char text[160]);
+// Appends "[50257, 768]".
+void safe_shape_text(Buffer *out, int dims, const int64_t *shape);
 
 // dst = elements start .. start+n-1 of the tensor, exact for F32, F16, BF16 (and F64 into double; F64 into float rounds
 // to nearest even). The range must lie inside the tensor. false: an I/O error, or a type that is no floating point

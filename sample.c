@@ -199,7 +199,7 @@ int sample_command(const Options *o) {
   if (o->arg_count > 1) fail(EXIT_REQUEST, "gpt sample takes one MODEL, %zu are named (the second is %s); a prompt goes behind --prompt", o->arg_count, o->args[1]);
   Session s = {0};
   s.text = read_prompt(o, &s.n);
-  s.model = load_model(o->arg_count ? o->args[0] : NULL, o, PURPOSE_SAMPLE, 1, 0);
+  s.model = load_model(o->arg_count ? o->args[0] : NULL, o, PURPOSE_SAMPLE, 1);
   const Tokenizer *t = s.model.tokenizer;
   if (!t) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so its tokens cannot be shown", s.model.checkpoint->dir);
   s.settings = (SampleSettings){o->temperature, o->top_k, o->top_p, o->min_p, o->repetition_penalty, (uint64_t)o->seed};

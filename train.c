@@ -20,18 +20,21 @@
 #include <stdlib.h>    // free
 #include <string.h>    // strcmp
 
+static double milliseconds(double seconds) { return 1e3 * seconds; }
+
 static double phase_ends(Trainer *t, int phase, double start) {
   double now = seconds_now();
   t->times.own[phase] += now - start;
   return now;
 }
 
-// Forward and backward of this rank's micro-batches of the step: adds to loss and gradients. Returns the scale of the loss, one
-// over the counted targets of the whole step, so that the result does not depend on how the step is cut.
+// Forward and backward of this rank's micro-batches of the step: loss and gradients = their sums. Returns the scale of the loss, one
+// over the counted targets of the whole step (each row holds one at least), so that the result does not depend on how the step is cut.
 static double accumulate_gradients(Trainer *t, int64_t step, int64_t first_sample) {
   Run *r = t->run;
   MicroBatch place = {.seed = (uint64_t)r->o->seed, .step = (uint32_t)step};
-  place.loss_scale = 1 / (double)MAX(dataloader_counted(r->train, first_sample, r->sequences), 1);
+  place.loss_scale = 1 / (double)dataloader_counted(r->train, first_sample, r->sequences);
+  gpt_begin_step(t->model);
   for (int64_t k = 0; k < r->micro_batches; k++) {
     double start = seconds_now();
     int64_t row = (t->comm->rank * r->micro_batches + k) * r->gpt.B;    // within the step, over all ranks
@@ -55,8 +58,7 @@ static int64_t first_sample(const Trainer *t, int64_t step) { return t->run->o->
 StepResult train_step(Trainer *t) {
   const TrainerState *s = &t->state;
   AdamWSettings settings = adamw_settings(t->run->o, s);
-  gpt_begin_step(t->model);                                                              // gradients = 0
-  double loss_scale = accumulate_gradients(t, s->step, first_sample(t, s->step));        // batch, forward, loss, backward
+  double loss_scale = accumulate_gradients(t, s->step, first_sample(t, s->step));        // gradients = 0; batch, forward, loss, backward
   gpt_finish_gradients(t->model);                                                        // the sum over ranks, global norm
   double start = seconds_now();
   gpt_update(t->model, &settings, t->run->o->weight_decay);                              // clip and update, if all is finite
@@ -151,7 +153,7 @@ double outlier_limit(const TrainerState *s, double z) {
 AdamWSettings adamw_settings(const Options *o, const TrainerState *s) {
   double t = (double)(s->updates + 1);
   return (AdamWSettings){.lr = learning_rate(o, s->step), .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-                         .bias1 = o->beta1 > 0 ? 1 - det_pow(o->beta1, t) : 1, .bias2 = o->beta2 > 0 ? 1 - det_pow(o->beta2, t) : 1,
+                         .bias1 = 1 - det_pow(o->beta1, t), .bias2 = 1 - det_pow(o->beta2, t),
                          .grad_clip = o->grad_clip, .max_norm = outlier_limit(s, o->skip_outliers), .seed = (uint64_t)o->seed, .step = (uint32_t)s->step};
 }
 
@@ -173,27 +175,26 @@ void trainer_advance(Trainer *t, const StepResult *result, double limit) {
 
 // Runs the step's forward and backward again with a check after every operation; the weights are as they were. Each rank
 // looks at its own part; the lowest that finds something is heard by all.
-static void explain_nonfinite(Trainer *t, int64_t step, char why[256]) {
+static const char *explain_nonfinite(Trainer *t, int64_t step) {
+  static char why[256];
   Device *plain = gpt_device(t->model), *watched = watch_device(plain, t->model, WATCH_CHECK);
   gpt_set_device(t->model, watched);
   gpt_set_reducer(t->model, NULL);       // a bad number shall not come from another rank
-  gpt_begin_step(t->model);
   accumulate_gradients(t, step, first_sample(t, step));
   const char *finding = watch_finding(watched);
-  memset(why, 0, 256);
-  if (finding) snprintf(why, 256, "%s", finding);
+  snprintf(why, sizeof why, "%s", finding ? finding : "");
   ranks_first_text(t->comm, why);
-  if (!why[0]) snprintf(why, 256, "every tensor is finite, but the sum of squares of the gradients overflows");
+  if (!why[0]) snprintf(why, sizeof why, "every tensor is finite, but the sum of squares of the gradients overflows");
   set_reducer(t);
   gpt_set_device(t->model, plain);
   watch_destroy(watched);
+  return why;
 }
 
 static void handle_bad_step(Trainer *t, const StepResult *result) {
   Run *r = t->run;
   int64_t step = t->state.step;    // steps are named from 1: the step just done
-  char why[256];
-  if (!result->finite) explain_nonfinite(t, step - 1, why);
+  const char *why = result->finite ? NULL : explain_nonfinite(t, step - 1);
   if (t->comm->rank > 0) {         // rank 0 says it
     if (!result->finite && r->o->on_nonfinite == NONFINITE_STOP) t->comm->barrier(t->comm);   // does not return: rank 0 ends the run
     return;
@@ -216,11 +217,11 @@ static void handle_bad_step(Trainer *t, const StepResult *result) {
 static void print_step(const Trainer *t, const StepResult *s, double ms, double tokens_per_s) {
   const Options *o = t->run->o;
   double flops = config_flops_per_token(&t->run->config, t->run->gpt.T) * tokens_per_s, peak = t->device->peak_flops * t->comm->world;
-  double left = (double)(o->steps - t->state.step) * ms * 1e-3;
+  int64_t left = (int64_t)((double)(o->steps - t->state.step) * ms * 1e-3);   // seconds
   char share[32] = "";
   if (peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * flops / peak);
   printf("step %6lld/%lld  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.1fk tok/s%s  eta %lld:%02lld\n", (long long)t->state.step, (long long)o->steps,
-         s->loss, s->lr, s->grad_norm, ms, tokens_per_s * 1e-3, share, (long long)(left / 60), (long long)left % 60);
+         s->loss, s->lr, s->grad_norm, ms, tokens_per_s * 1e-3, share, (long long)left / 60, (long long)left % 60);
   fflush(stdout);
 }
 
@@ -232,7 +233,7 @@ static void validate_and_log(Trainer *t, int64_t most_tokens) {
   printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
   fflush(stdout);
   run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %s, \"bits_per_byte\": %s, \"tokens\": %lld", (long long)t->state.step,
-          run_number(loss, (char[32]){0}), run_number(bits, (char[32]){0}), (long long)score.tokens);
+          run_number(loss).text, run_number(bits).text, (long long)score.tokens);
 }
 
 static void sample_and_log(Trainer *t) {
@@ -266,8 +267,8 @@ static void log_tensors(Trainer *t) {
       }
     if (!row->size) continue;
     run_log(t->run, "tensor", ", \"step\": %lld, \"name\": \"%s\", \"weight_norm\": %s, \"weight_max\": %s, \"grad_norm\": %s, \"grad_max\": %s",
-            (long long)t->state.step, row->name, run_number(sqrt(sum[0]), (char[32]){0}), run_number(most[0], (char[32]){0}),
-            run_number(sqrt(sum[1]), (char[32]){0}), run_number(most[1], (char[32]){0}));
+            (long long)t->state.step, row->name, run_number(sqrt(sum[0])).text, run_number(most[0]).text,
+            run_number(sqrt(sum[1])).text, run_number(most[1]).text);
   }
   free(values);
 }
@@ -304,16 +305,16 @@ static void report_step(Trainer *t, const StepResult *result, double seconds) {
   Run *r = t->run;
   const Options *o = r->o;
   int64_t step = t->state.step, tokens = r->sequences * r->gpt.T;
-  double ms = 1e3 * seconds, rate = (double)tokens / seconds;
+  double ms = milliseconds(seconds), rate = (double)tokens / seconds;
   run_log(r, "step", ", \"step\": %lld, \"loss\": %s, \"lr\": %.9g, \"grad_norm\": %s, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
-          (long long)step, run_number(result->loss, (char[32]){0}), result->lr, run_number(result->grad_norm, (char[32]){0}), ms, (long long)t->state.tokens_seen, rate);
+          (long long)step, run_number(result->loss).text, result->lr, run_number(result->grad_norm).text, ms, (long long)t->state.tokens_seen, rate);
   // the smoothed step time is for the eye only: the estimate of the time left should not jump
   t->smooth_ms = t->smooth_ms > 0 ? 0.9 * t->smooth_ms + 0.1 * ms : ms;
   if (due(step, o->log_every) || step == o->steps || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
   name_slow_rank(t);
 }
 
-static void after_step(Trainer *t, const StepResult *result, double seconds) {
+void trainer_after_step(Trainer *t, const StepResult *result, double seconds) {
   Run *r = t->run;
   const Options *o = r->o;
   int64_t step = t->state.step;
@@ -332,14 +333,19 @@ static void after_step(Trainer *t, const StepResult *result, double seconds) {
   if (writes && seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
 }
 
+// Of a kind that gpt_memory counts in every model that is trained.
+static size_t bytes_of(const MemoryTable *memory, const char *kind) {
+  const MemoryLine *line = memory->line;
+  while (strcmp(line->kind, kind)) line++;
+  return line->bytes;
+}
+
 static size_t optimizer_bytes(const Trainer *t, int shards) {
   MemoryTable memory;
   GptOptions o = t->run->gpt;
-  size_t bytes = 0;
   o.shards = shards;
   gpt_memory(&memory, t->device, &o);
-  for (size_t i = 0; i < memory.count; i++) if (!strcmp(memory.line[i].kind, "optimizer")) bytes += memory.line[i].bytes;
-  return bytes;
+  return bytes_of(&memory, "optimizer");
 }
 
 // The ring's formula: 2 (N-1)/N S bytes in and as many out for a sum of S bytes over N ranks (Patarasuk & Yuan 2009).
@@ -348,10 +354,10 @@ static void print_communication(Trainer *t) {
   CommQueueTimes times = comm_queue_times(t->queue);
   bool zero = t->run->gpt.shards > 1;
   double n = t->comm->world, formula = (n - 1) / n * (double)(zero ? t->reduced_bytes + t->gathered_bytes : 2 * t->reduced_bytes);
-  double busy = times.busy + t->gathering, waited = times.waited + t->gathering, hidden = busy > 0 ? 1 - MIN(1.0, waited / busy) : 0;
+  double busy = times.busy + t->gathering, waited = times.waited + t->gathering, hidden = MAX(1 - waited / busy, 0.0);
   printf("comm      %s over %d ranks (%s): %llu bytes received in %llu calls; 2 (N-1)/N S is %.0f; %.2f ms in calls, %.2f ms waited for: %.0f%% hidden\n",
          zero ? "reduce_scatter and all_gather" : "all_reduce", t->comm->world, t->device_comm->transport, (unsigned long long)(times.bytes + t->received_gathering),
-         (unsigned long long)times.calls + (zero ? (unsigned long long)t->run->config.layers + 2 : 0), formula, 1e3 * busy, 1e3 * waited, 100 * hidden);
+         (unsigned long long)times.calls + (zero ? (unsigned long long)t->run->config.layers + 2 : 0), formula, milliseconds(busy), milliseconds(waited), 100 * hidden);
   if (zero) printf("zero      optimizer state: %zu bytes on this rank, %zu in all\n", optimizer_bytes(t, t->run->gpt.shards), optimizer_bytes(t, 0));
 }
 
@@ -398,7 +404,7 @@ static int train_loop(Trainer *t) {
     t->comm->step = t->state.step + 1;
     StepResult result = first && o->trace ? traced_step(t) : train_step(t);
     t->stop_signal = ranks_agree(t->comm, &t->times, t->slow);
-    after_step(t, &result, seconds_now() - start);
+    trainer_after_step(t, &result, seconds_now() - start);
     if (t->stop_signal) return leave_on_signal(t);
   }
   finish(t);
@@ -407,6 +413,8 @@ static int train_loop(Trainer *t) {
 
 // ---- gpt train ----
 
+int64_t steps_in(double minutes, double seconds) { return (int64_t)MAX(1, minutes * 60 / seconds); }
+
 // --minutes: the first step's gradients without an update, three times; the fastest counts.
 static void steps_from_minutes(Trainer *t) {
   Run *r = t->run;
@@ -414,16 +422,15 @@ static void steps_from_minutes(Trainer *t) {
   double best = INFINITY;
   for (int i = 0; i < 3; i++) {
     double start = seconds_now();
-    gpt_begin_step(t->model);   // a step has it too: its time is part of what is measured
     accumulate_gradients(t, 0, 0);
     gpt_finish_gradients(t->model);
     gpt_loss_sum(t->model);
     best = MIN(best, seconds_now() - start);
   }
-  r->o->steps = (int64_t)MAX(1, r->o->minutes * 60 / best);
+  r->o->steps = steps_in(r->o->minutes, best);
   t->comm->broadcast(t->comm, &r->o->steps, sizeof r->o->steps, 0);    // each rank has its own clock
   run_resolve_intervals(r);
-  printf("minutes   %g at %.1f ms a step: %lld steps\n", r->o->minutes, 1e3 * best, (long long)r->o->steps);
+  printf("minutes   %g at %.1f ms a step: %lld steps\n", r->o->minutes, milliseconds(best), (long long)r->o->steps);
 }
 
 static void load_weights(Trainer *t) {
@@ -436,11 +443,7 @@ static void load_weights(Trainer *t) {
 
 // The flag that shrinks what is largest: numbers kept for each parameter, or for each token of a micro-batch.
 static const char *memory_advice(const MemoryTable *memory) {
-  size_t parameters = 0;
-  for (size_t i = 0; i < memory->count; i++) {
-    const char *kind = memory->line[i].kind;
-    if (!strcmp(kind, "weights") || !strcmp(kind, "gradients") || !strcmp(kind, "optimizer")) parameters += memory->line[i].bytes;
-  }
+  size_t parameters = bytes_of(memory, "weights") + bytes_of(memory, "gradients") + bytes_of(memory, "optimizer");
   return parameters > memory->total / 2 ? "use a smaller model: fewer --layers or --channels, or another --model"
                                         : "use a smaller --batch (with the same --tokens-per-step) or --context, or --recompute block";
 }

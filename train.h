@@ -35,5 +35,8 @@ double learning_rate(const Options *o, int64_t step);               // of the st
 double outlier_limit(const TrainerState *s, double z);              // largest norm that --skip-outliers takes; 0: no limit
 AdamWSettings adamw_settings(const Options *o, const TrainerState *s);
 void trainer_advance(Trainer *t, const StepResult *result, double limit);
+// What happens beside a step that took so long: lines, log, validation, samples, a checkpoint, as they are due; a step that was not taken is explained.
+void trainer_after_step(Trainer *t, const StepResult *result, double seconds);
+int64_t steps_in(double minutes, double seconds);   // steps of so many seconds, at least 1
 int train_command(Options *o);
 int plan_command(Options *o);

@@ -39,7 +39,7 @@
 // optimizer, loader, checkpoints, which is what is drawn from where no file is named ----
 
 static const struct { const char *file; bool drawn; const char *tests; } homes[] = {
-  {"checkpoint.c", true, "test_checkpoint"},
+  {"checkpoint.c", true, "test_checkpoint test_foreign"},
   {"comm.c", false, "test_comm test_ranks"},
   {"comm_nccl.c", false, "nccl"},
   {"comm_shared.c", false, "test_comm test_ranks"},
@@ -58,8 +58,8 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"evaluate.c", false, "test_train test_cli_train"},
   {"flags.c", false, "test_flags test_cli"},
   {"json.c", false, "test_json"},
-  {"load.c", true, "test_checkpoint test_sample test_cli_train"},
-  {"manifest.c", true, "test_checkpoint"},
+  {"load.c", true, "test_load test_checkpoint test_sample test_cli_train"},
+  {"manifest.c", true, "test_checkpoint test_foreign"},
   {"model.c", true, "test_model test_gradients test_train test_memory"},
   {"ranks.c", false, "test_comm test_ranks test_join"},
   {"reference.c", true, "test_reference test_gradients test_ops"},
@@ -73,7 +73,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"tokenizer_merge.c", false, "test_pieces test_tokenizer"},
   {"tokenizer_pieces.c", false, "test_pieces test_tokenizer"},
   {"tokenizer_train.c", false, "test_tokenizer"},
-  {"train.c", true, "test_train test_cli_train test_ranks"},
+  {"train.c", true, "test_train test_cli_train test_ranks test_join"},
   {"trigram.c", false, "test_stories"},
   {"util.c", false, "test_util"},
   // kernels: in the order of `emulated`

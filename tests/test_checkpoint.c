@@ -1,130 +1,15 @@
 // test_checkpoint.c: owns the checks of checkpoint.c and manifest.c: what is saved comes back bit for bit, a save that dies
-// or fails anywhere leaves a whole checkpoint, and every damaged byte is found.
-#include "../checkpoint.h"
-#include "test.h"
+// or fails anywhere leaves a whole checkpoint, and every damaged byte is found. Which folder MODEL means, and other people's models: test_foreign.c
+#include "checkpoint_test.h"
 #include <errno.h>         // EIO, ENOSPC
-#include <fcntl.h>         // open
 #include <signal.h>        // kill, SIGKILL
 #include <sys/resource.h>  // setrlimit
-#include <sys/syscall.h>   // SYS_fsync
-#include <sys/stat.h>      // utimensat
-
-static char folder[200];
-
-// Stands in for the system's fsync: counts, and asks the disk only where a test wants it, since thousands would take minutes.
-static int fsync_calls;
-static bool really_fsync;
-int fsync(int fd) {
-  fsync_calls++;
-  return really_fsync ? (int)syscall(SYS_fsync, fd) : 0;
-}
-
-// ---- a pretended model: a table, and its numbers in plain arrays ----
-
-enum { MAX_ROWS = 12 };
-typedef struct {
-  TensorTable table;
-  TensorRow rows[MAX_ROWS];
-  double *values[MAX_ROWS][3];  // weight, m, v: rows*cols each
-  bool fp64;
-} Model;
-
-static int part_index(Part part) { return part == PART_WEIGHT ? 0 : part == PART_M ? 1 : 2; }
-
-static TensorRow *add_row(Model *m, const char *name, int64_t rows, int64_t cols, int dims) {
-  TensorRow *row = &m->rows[m->table.count++];
-  *row = (TensorRow){.rows = rows, .cols = cols, .dims = dims, .trainable = true, .padded_rows = (size_t)rows};
-  snprintf(row->name, sizeof row->name, "%s", name);
-  m->table.rows = m->rows;
-  for (int p = 0; p < 3; p++) m->values[m->table.count - 1][p] = xcalloc((size_t)(rows * cols), sizeof(double));
-  return row;
-}
-
-// Numbers that depend on everything: salt, part, tensor, element. In fp32 they are floats.
-static void fill(Model *m, uint32_t salt) {
-  for (size_t r = 0; r < m->table.count; r++) {
-    for (int p = 0; p < 3; p++) {
-      for (int64_t i = 0; i < m->rows[r].rows * m->rows[r].cols; i++) {
-        uint64_t h = (salt * 3u + (uint64_t)p) * 0x9e3779b97f4a7c15u + r * 0xbf58476d1ce4e5b9u + (uint64_t)i * 0x94d049bb133111ebu;
-        double x = ((double)(int64_t)(h ^ h >> 29) + 0.5) * 0x1p-63;
-        m->values[r][p][i] = m->fp64 ? x : (double)(float)x;
-      }
-    }
-  }
-}
-
-static void small_model(Model *m, bool fp64) {
-  *m = (Model){.fp64 = fp64};
-  add_row(m, "transformer.wte.weight", 3, 2, 2)->padded_rows = 16;
-  add_row(m, "transformer.h.0.attn.c_attn.weight", 6, 2, 2)->file_transposed = true;
-  add_row(m, "transformer.h.0.attn.c_attn.bias", 1, 6, 1);
-  add_row(m, "transformer.h.0.ln_1.weight", 1, 2, 1)->trainable = false;
-  TensorRow *bias = add_row(m, "transformer.h.0.ln_1.bias", 1, 2, 1);
-  bias->zero_in_file_only = true;
-  bias->trainable = false;
-}
-
-static void free_model(Model *m) {
-  for (size_t r = 0; r < m->table.count; r++)
-    for (int p = 0; p < 3; p++) free(m->values[r][p]);
-}
-
-static void get(void *context, Part part, const TensorRow *row, size_t start, size_t n, double *values) {
-  Model *m = context;
-  CHECK(n > 0 && start + n <= (size_t)(row->rows * row->cols) && !row->zero_in_file_only);
-  memcpy(values, m->values[row - m->rows][part_index(part)] + start, n * sizeof *values);
-}
-
-static void put(void *context, Part part, const TensorRow *row, size_t start, size_t n, const double *values) {
-  Model *m = context;
-  CHECK(n > 0 && start + n <= (size_t)(row->rows * row->cols) && !row->zero_in_file_only);
-  memcpy(m->values[row - m->rows][part_index(part)] + start, values, n * sizeof *values);
-}
-
-static TrainerState some_state(int64_t step) {
-  TrainerState s = {.step = step, .updates = step - 1, .sample_index = 123456789012345, .tokens_seen = step * 77,
-                    .seed = UINT64_MAX - 5, .outlier_count = 130};
-  for (int i = 0; i < OUTLIER_WINDOW; i++) s.outlier_window[i] = 1.0 / (i + 3) + (double)step;
-  s.outlier_window[3] = -0.0;
-  return s;
-}
-
-static const char *const RUN_ID = "0123456789abcdef0123456789abcdef";
-
-static void save(Model *m, const char *run, int64_t step, int64_t keep, const char *run_id) {
-  const CheckpointFile files[] = {{"config.json", "{\"model_type\":\"gpt2\"}", 21}, {"tokenizer.json", "{}", 2}};
-  TrainerState state = some_state(step);
-  CheckpointSource source = {.table = &m->table, .fp64 = m->fp64, .get = get, .context = m, .files = files, .file_count = 2,
-                             .state = &state, .run_id = run_id};
-  checkpoint_save(&source, run, keep);
-}
-
-static void save_filled(const char *run, int64_t step, uint32_t salt, int64_t keep) {
-  Model m;
-  small_model(&m, false);
-  fill(&m, salt);
-  save(&m, run, step, keep, RUN_ID);
-  free_model(&m);
-}
-
-static char *new_run(const char *name) {
-  char *run = format("%s/%s", folder, name);
-  remove_tree(run);
-  make_directory(run);
-  return run;
-}
+#include <sys/stat.h>      // stat, mkfifo
 
 static char *contents(const char *dir, const char *name, size_t *size) {
   char *path = format("%s/%s", dir, name), *bytes = read_file(path, "file", 1 << 26, size);
   free(path);
   return bytes;
-}
-
-static void overwrite(const char *dir, const char *name, const char *bytes, size_t size) {
-  char *path = format("%s/%s", dir, name);
-  FILE *f = fopen(path, "wb");
-  CHECK(f && fwrite(bytes, 1, size, f) == size && fclose(f) == 0);
-  free(path);
 }
 
 static void damage(const char *run, int64_t step, const char *name) {
@@ -149,12 +34,6 @@ static char *names_in(const char *dir) {
 
 #define CHECK_NAMES(dir, expected) do { char *found_ = names_in(dir); CHECK_STR(found_, expected); free(found_); } while (0)
 
-// Warnings are expected in these lines and would bury what matters.
-#define QUIETLY(statement) do { \
-    fflush(stderr); int keep_ = dup(2), null_ = open("/dev/null", O_WRONLY); dup2(null_, 2); close(null_); \
-    statement; fflush(stderr); dup2(keep_, 2); close(keep_); } while (0)
-
-// The numbers of the open checkpoint are those that fill(m, salt) makes.
 static void check_holds(const Checkpoint *c, bool fp64, uint32_t salt, int64_t step) {
   Model expected, loaded;
   small_model(&expected, fp64);
@@ -176,6 +55,8 @@ static void check_holds(const Checkpoint *c, bool fp64, uint32_t salt, int64_t s
   free_model(&expected);
   free_model(&loaded);
 }
+
+static int64_t newest_step(const char *run);
 
 // ---- the round trip ----
 
@@ -199,6 +80,54 @@ static void round_trip(void) {
     free(run);
     free(dir);
   }
+}
+
+static bool ends_with_exec(int fd) { return (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0; }
+
+// Everybody may read what the user's mask allows; no program that this one starts gets its files.
+static void modes_of_files(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 0), *path = format("%s/model.safetensors", dir);
+  struct stat of_dir, of_file;
+  mode_t mask = umask(0);
+  save_filled(run, 0, 1, 0);        // a run may save before its first step
+  umask(mask);
+  CHECK(stat(dir, &of_dir) == 0 && stat(path, &of_file) == 0);
+  CHECK_EQ(of_dir.st_mode & 07777, 0777);
+  CHECK_EQ(of_file.st_mode & 07777, 0666);
+  Checkpoint *c = checkpoint_newest(run);
+  CHECK(c && c->step == 0 && ends_with_exec(c->model->fd) && ends_with_exec(c->trainer->fd));
+  checkpoint_close(c);
+  CHECK(signal(SIGXFSZ, SIG_DFL) == SIG_DFL);      // as it was before the save
+  free(path);
+  free(dir);
+  free(run);
+}
+
+// As many files as there is room for, an empty one among them, with the longest name; one more and a longer name are refused.
+static void the_most_files(void) {
+  char *run = new_run("run"), names[MANIFEST_MAX_FILES][66];
+  CheckpointFile files[MANIFEST_MAX_FILES];
+  Model m;
+  small_model(&m, false);
+  TrainerState state = some_state(1);
+  CheckpointSource source = {.table = &m.table, .get = get, .context = &m, .files = files, .state = &state, .run_id = RUN_ID};
+  for (int i = 0; i < MANIFEST_MAX_FILES; i++) {
+    snprintf(names[i], sizeof names[i], "file%02d%058d", i, 0);
+    names[i][63] = 0;
+    files[i] = (CheckpointFile){names[i], "{}", i == 5 ? 0 : 2};
+  }
+  snprintf(names[0], sizeof names[0], "config.json");
+  source.file_count = MANIFEST_MAX_FILES - 3;     // with both files of tensors and the manifest
+  checkpoint_save(&source, run, 0);
+  CHECK_EQ(newest_step(run), 1);
+  source.file_count++;
+  EXPECT_FAIL(EXIT_MACHINE, "no place for a file manifest.json in a checkpoint", checkpoint_save(&source, run, 0));
+  names[3][63] = 'x', names[3][64] = 0;
+  source.file_count = 4;
+  EXPECT_FAIL(EXIT_MACHINE, "no place for a file file03", checkpoint_save(&source, run, 0));
+  CHECK_NAMES(run, "step_00000001");
+  free_model(&m);
+  free(run);
 }
 
 // What other programs will see in model.safetensors: names, shapes, F32, (in, out) where the row says so, zero biases.
@@ -398,6 +327,43 @@ static void says_what_is_wrong(void) {
     free(path_); \
   } while (0)
 
+// A file in the place of a folder, a pipe in the place of a file, a manifest of its last line alone; and a file that ends while it is read.
+static void says_what_stands_in_the_way(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2), *path = format("%s/config.json", dir), *model = format("%s/model.safetensors", dir);
+  save_filled(run, 2, 2, 0);
+  char *pipe_words = format("gpt: %s: is no regular file\n", path), *cut_words = format("gpt: %s/manifest.json: is cut off at 30 bytes\n", dir);
+  remove(path);
+  CHECK(mkfifo(path, 0600) == 0);
+  SAID(EXIT_REQUEST, pipe_words, checkpoint_open(dir));
+  char *manifest = format("%s/manifest.json", dir), *missing_words = format("gpt: %s: is missing\n", manifest);
+  CHECK(truncate(manifest, 30) == 0);
+  SAID(EXIT_REQUEST, cut_words, checkpoint_open(dir));
+  remove(manifest);
+  SAID(EXIT_REQUEST, missing_words, checkpoint_open(dir));
+  free(missing_words);
+  remove_tree(dir);
+  save_filled(run, 2, 2, 0);
+  Checkpoint *c = checkpoint_open(dir);
+  Model m;
+  small_model(&m, false);
+  CHECK(truncate(model, 8) == 0);
+  char *words = format("gpt: %s: tensor transformer.h.0.ln_1.bias cannot be read at element 0\n", model);
+  SAID(EXIT_MACHINE, words, checkpoint_load_weights(c, &m.table, put, &m));
+  checkpoint_close(c);
+  overwrite(dir, "manifest.json", "", 0);
+  EXPECT_FAIL(EXIT_MACHINE, "manifest.json: cannot be opened: Not a directory", checkpoint_lock(manifest));
+  EXPECT_FAIL(EXIT_REQUEST, "gpt: //config.json: is missing", checkpoint_open("/"));
+  free_model(&m);
+  free(words);
+  free(pipe_words);
+  free(cut_words);
+  free(manifest);
+  free(model);
+  free(path);
+  free(dir);
+  free(run);
+}
+
 // Where none of several is whole, each but the oldest is passed over with its reason, and the newest one's stands last.
 static void none_is_whole(void) {
   char *run = new_run("run");
@@ -457,6 +423,9 @@ static void wrong_manifests(void) {
     {RUN_ID, "short", NULL},
     {"tokenizer.json", "../../else.json", NULL}, {"tokenizer.json", "sub/file.json", NULL},
     {"tokenizer.json", "config.json", NULL}, {"tokenizer.json", ".okenizer.json", NULL},
+    {"\"bytes\": 21", "\"bytes\": 9007199254740994", NULL}, {"\"bytes\": 21", "\"bytes\": 9007199254740992", "config.json: has 21 bytes, the manifest says 9007199254740992"},
+    {"\"bytes\": 21", "\"bytes\": 9007199254740990", "config.json: has 21 bytes, the manifest says 9007199254740990"},
+    {"\"step\": 1", "\"step\": 9007199254740994", NULL}, {"\"step\": 1", "\"step\": 9007199254740992", "its manifest is that of step 9007199254740992"},
     {"tokenizer.json", "", NULL}, {"tokenizer.json", long_name, NULL}, {"config.json", "other.json", "does not list config.json"},
     {"model.safetensors", "other.safetensors", "does not list model.safetensors"},
     {"trainer.safetensors", "other.safetensors", "does not list trainer.safetensors"}, {"tokenizer.json", "absent.json", "is missing"},
@@ -477,6 +446,19 @@ static void wrong_manifests(void) {
     overwrite(dir, "manifest.json", b.data, b.len);
     EXPECT_FAIL(EXIT_REQUEST, bad[i][2] ? bad[i][2] : "a field is missing or wrong", checkpoint_open(dir));
     buffer_free(&b);
+  }
+  // as many files as a manifest can hold, and one more
+  for (size_t count = MANIFEST_MAX_FILES; count <= MANIFEST_MAX_FILES + 1; count++) {
+    Manifest m;
+    Buffer b = {0}, why = {0};
+    buffer_printf(&b, "{\"format\": \"gpt-checkpoint\", \"version\": 1, \"run_id\": \"%s\", \"step\": 1, \"files\": [", RUN_ID);
+    for (size_t i = 0; i < count; i++) buffer_printf(&b, "%s{\"name\": \"file%zu\", \"bytes\": 0, \"crc32c\": \"00000000\"}", i ? ", " : "", i);
+    buffer_printf(&b, "],\n");
+    buffer_printf(&b, "  \"self_crc32c\": \"%08x\"\n}\n", crc32c(0, b.data, b.len));
+    overwrite(dir, "manifest.json", b.data, b.len);
+    CHECK_MSG(manifest_read(dir, &m, &why) == (count == MANIFEST_MAX_FILES), "%zu files: %s", count, why.data ? why.data : "");
+    buffer_free(&b);
+    buffer_free(&why);
   }
   overwrite(dir, "manifest.json", bytes, size);
   checkpoint_close(checkpoint_open(dir));
@@ -615,20 +597,64 @@ static void fails_anywhere(void) {
     fault.trace.len = 0;
     disturbed(run, story);
     int calls = fault.count;
+    CHECK_NAMES(run, story == NEW_STEP ? "step_00000001 step_00000002" : "step_00000001");
+    static const struct { int error; const char *words; bool full; } errors[] = {{EIO, "Input/output error", false}, {ENOSPC, "No space left on device", true}, {EDQUOT, "Disk quota exceeded", true}};
     for (int at = 0; at < calls; at++) {
       prepare(run, story);
       fault.at = at;
       fault.die = false;
-      fault.error = at % 2 ? ENOSPC : EIO;
+      fault.error = errors[at % 3].error;
+      char *words = format("%s; earlier checkpoints are intact%s%s\n", errors[at % 3].words, errors[at % 3].full ? "; make room, then gpt train --resume " : "", errors[at % 3].full ? run : "");
       // Only the last fsync, that of the run folder, comes after the new checkpoint took its place.
-      EXPECT_FAIL(EXIT_MACHINE, at % 2 ? "No space left on device; earlier checkpoints are intact; make room"
-                                        : "Input/output error; earlier checkpoints are intact",
-                  disturbed(run, story));
+      EXPECT_FAIL(EXIT_MACHINE, words, disturbed(run, story));
+      free(words);
       checkpoint_fault = NULL;
       CHECK_NAMES(run, at == calls - 1 && story == NEW_STEP ? "step_00000001 step_00000002" : "step_00000001");
       check_survived(run, story, at);
     }
   }
+  free(run);
+}
+
+// Where files cannot be exchanged, the old one stands aside, and the new one cannot take its place nor the old one go back.
+static int renames;
+static int cannot_go_back(const char *call, const char *path) {
+  if (!strcmp(call, "exchange")) return EINVAL;
+  if (strcmp(call, "rename") || ++renames < 3) return 0;
+  char *inside = format("%s/something", path);
+  make_directory(path);
+  make_directory(inside);
+  free(inside);
+  return EIO;
+}
+
+static int refused_call;
+static int refuses_to_remove(const char *call, const char *path) {
+  bool removing = strstr(path, ".tmp-removed_") != NULL;
+  return removing && !strcmp(call, refused_call ? "remove" : "rename") ? EIO : 0;
+}
+
+static void what_stays_is_said(void) {
+  char *run = new_run("run");
+  save_filled(run, 1, 1, 0);
+  renames = 0;
+  checkpoint_fault = cannot_go_back;
+  char *words = format("gpt: warning: %s/.old-step_00000001: keeps this name until the run is resumed: Directory not empty\n"
+                       "gpt: %s/step_00000001: this checkpoint was not saved: rename %s/step_00000001: Input/output error; earlier checkpoints are intact\n", run, run, run);
+  SAID(EXIT_MACHINE, words, save_filled(run, 1, 2, 0));
+  CHECK_NAMES(run, ".old-step_00000001 step_00000001");
+  checkpoint_fault = refuses_to_remove;
+  free(words);
+  words = format("gpt: warning: %s/step_00000001: this old checkpoint could not be removed: Input/output error\n", run);
+  for (refused_call = 0; refused_call < 2; refused_call++) {
+    remove_tree(run);
+    make_directory(run);
+    save_filled(run, 1, 1, 0);
+    SAID(0, words, save_filled(run, 2, 2, 1));
+    CHECK_NAMES(run, refused_call ? ".tmp-removed_00000001 step_00000002" : "step_00000001 step_00000002");
+  }
+  checkpoint_fault = NULL;
+  free(words);
   free(run);
 }
 
@@ -775,161 +801,13 @@ static void one_trainer_at_a_time(void) {
   char *run = new_run("run");
   checkpoint_lock(run);
   EXPECT_FAIL(EXIT_MACHINE, "another gpt process is training in this folder", checkpoint_lock(run));
+  struct stat here, there;
+  int locks = 0;
+  CHECK(stat(run, &here) == 0);
+  for (int fd = 3; fd < 100; fd++)
+    if (fstat(fd, &there) == 0 && there.st_ino == here.st_ino && there.st_dev == here.st_dev) { locks++; CHECK(ends_with_exec(fd)); }
+  CHECK_EQ(locks, 1);
   free(run);
-}
-
-static void touch_at(const char *run, int64_t step, time_t when, long nanoseconds) {
-  char *dir = checkpoint_path(run, step), *path = format("%s/manifest.json", dir);
-  const struct timespec t = {when, nanoseconds};
-  CHECK(utimensat(AT_FDCWD, path, (struct timespec[]){t, t}, 0) == 0);
-  free(path);
-  free(dir);
-}
-
-static void touch(const char *run, int64_t step, time_t when) { touch_at(run, step, when, 0); }
-
-static void resolving(void) {
-  char *here = new_run("here");
-  char before[1000];
-  CHECK(getcwd(before, sizeof before) && chdir(here) == 0);
-  EXPECT_FAIL(EXIT_REQUEST, "no run folder with a checkpoint here", checkpoint_resolve(NULL));
-  make_directory("run");
-  make_directory("run2");
-  make_directory("zoo");
-  overwrite("run2", "config.txt", "", 0);
-  EXPECT_FAIL(EXIT_REQUEST, "run2: this run has no checkpoint yet", checkpoint_resolve("run2"));
-  EXPECT_FAIL(EXIT_REQUEST, "zoo: is neither a model directory", checkpoint_resolve("zoo"));
-  EXPECT_FAIL(EXIT_REQUEST, "nowhere: no such model", checkpoint_resolve("nowhere"));
-  EXPECT_FAIL(EXIT_REQUEST, "m.gguf: GGUF files are not read yet", checkpoint_resolve("m.gguf"));
-  EXPECT_FAIL(EXIT_REQUEST, "a.gguf: GGUF files are not read yet", checkpoint_resolve("a.gguf"));
-  EXPECT_FAIL(EXIT_REQUEST, ".gguf: no such model", checkpoint_resolve(".gguf"));
-  EXPECT_FAIL(EXIT_REQUEST, "run2/config.txt: is a file", checkpoint_resolve("run2/config.txt"));
-  save_filled("run", 1, 1, 0);
-  save_filled("run2", 8, 1, 0);
-  save_filled("run2", 9, 1, 0);
-  touch("run", 1, 2000);
-  touch("run2", 8, 5000);
-  touch("run2", 9, 3000);
-  const struct { const char *model, *dir; } cases[] = {
-    {NULL, "run2/step_00000009"}, {"run", "run/step_00000001"}, {"run/", "run/step_00000001"},
-    {"run2/step_00000008", "run2/step_00000008"}, {"run2/step_00000008//", "run2/step_00000008"}};
-  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-    char *full = i == 2 ? xstrdup("run//step_00000001") : xstrdup(cases[i].dir);
-    Checkpoint *c = checkpoint_resolve(cases[i].model);
-    CHECK_STR(c->dir, full);
-    checkpoint_close(c);
-    free(full);
-  }
-  // the newest by its nanosecond; of two at once the first by name
-  static const struct { time_t seconds; long nanoseconds; const char *dir; } times[] = {
-    {4000, 0, "run/step_00000001"}, {3000, 5, "run2/step_00000009"}, {3000, 7, "run/step_00000001"}, {3000, 6, "run/step_00000001"}, {2999, 9, "run2/step_00000009"}};
-  touch_at("run2", 9, 3000, 6);
-  for (size_t i = 0; i < ARRAY_LEN(times); i++) {
-    touch_at("run", 1, times[i].seconds, times[i].nanoseconds);
-    Checkpoint *c = checkpoint_resolve(NULL);
-    CHECK_STR(c->dir, times[i].dir);
-    checkpoint_close(c);
-  }
-  CHECK(chdir(before) == 0);
-  free(here);
-}
-
-// ---- other people's models ----
-
-// A model directory whose tensors all hold 0.5, 1.5, 2.5, ... (or zeros), packed as type.
-typedef struct { const char *name; int dims; int64_t shape[2]; bool zero; SafeType type; } Foreign;
-
-static void write_foreign(const char *dir, const Foreign *tensors, size_t count) {
-  Buffer b = {0};
-  SafeEntry entries[12] = {{0}};
-  for (size_t i = 0; i < count; i++)
-    entries[i] = (SafeEntry){tensors[i].name, tensors[i].type, tensors[i].dims, {tensors[i].shape[0], tensors[i].shape[1]}};
-  safetensors_header(&b, entries, count, NULL, 0);
-  for (size_t i = 0; i < count; i++) {
-    int64_t n = tensors[i].shape[0] * (tensors[i].dims == 2 ? tensors[i].shape[1] : 1);
-    for (int64_t k = 0; k < n; k++) {
-      uint8_t bytes[8] = {0};
-      float f = tensors[i].zero ? 0 : (float)k + 0.5f;
-      uint32_t bits;
-      memcpy(&bits, &f, 4);
-      // Few bits are set, so the halves are the upper bits of the float, with F16's exponent moved by 112.
-      if (tensors[i].type == SAFE_BF16) store_u32le(bytes, bits >> 16);
-      else if (tensors[i].type == SAFE_F16) store_u32le(bytes, f == 0 ? 0 : (bits >> 13) - (112u << 10));
-      else if (tensors[i].type == SAFE_I32) store_u32le(bytes, (uint32_t)k);
-      else safetensors_pack(bytes, (double[]){(double)f}, 1, tensors[i].type);
-      buffer_append(&b, bytes, safe_type_size(tensors[i].type));
-    }
-  }
-  overwrite(dir, "model.safetensors", b.data, b.len);
-  overwrite(dir, "config.json", "{}", 2);
-  buffer_free(&b);
-}
-
-static void load_foreign(const char *dir, Model *m) {
-  Checkpoint *c = checkpoint_resolve(dir);
-  CHECK(!c->saved_by_gpt && c->trainer == NULL && c->run_id[0] == 0);
-  checkpoint_load_weights(c, &m->table, put, m);
-  checkpoint_close(c);
-}
-
-static void foreign_models(void) {
-  const Foreign tensors[] = {
-    {"wte.weight", 2, {3, 2}, false, SAFE_BF16},                      // without its prefix
-    {"transformer.h.0.attn.c_attn.weight", 2, {2, 6}, false, SAFE_F16},
-    {"h.0.attn.c_attn.bias", 1, {6}, false, SAFE_F64},
-    {"h.0.ln_1.weight", 1, {2}, false, SAFE_F32},
-    {"h.0.ln_1.bias", 1, {2}, true, SAFE_F32},
-    {"h.0.attn.bias", 2, {2, 2}, false, SAFE_F32},                    // ballast, and a tensor of zeros
-    {"lm_head.weight", 2, {3, 2}, false, SAFE_F16},
-    {"h.0.mlp.c_fc.bias", 1, {4}, true, SAFE_BF16}};
-  enum { N = ARRAY_LEN(tensors) };
-  char *dir = new_run("model");
-  write_foreign(dir, tensors, N);
-  Model m;
-  small_model(&m, false);
-  load_foreign(dir, &m);
-  for (int i = 0; i < 6; i++) CHECK(m.values[0][0][i] == i + 0.5 && m.values[2][0][i] == i + 0.5);
-  for (int in = 0; in < 2; in++)
-    for (int out = 0; out < 6; out++) CHECK(m.values[1][0][out * 2 + in] == in * 6 + out + 0.5);
-  CHECK(m.values[3][0][1] == 1.5);
-
-  const struct { size_t which; Foreign instead; const char *reason; } wrong[] = {
-    {0, {"wpe.weight", 2, {3, 2}, true, SAFE_F32}, "tensor transformer.wte.weight is missing"},
-    {0, {"wte.weight", 2, {2, 3}, false, SAFE_F32}, "tensor wte.weight has shape [2, 3], this model needs [3, 2]"},
-    {1, {"h.0.attn.c_attn.weight", 2, {6, 2}, false, SAFE_F32}, "has shape [6, 2], this model needs [2, 6]"},
-    {2, {"h.0.attn.c_attn.bias", 2, {1, 6}, false, SAFE_F32}, "has shape [1, 6], this model needs [6]"},
-    {3, {"h.0.ln_1.weight", 1, {2}, false, SAFE_I32}, "is of type I32; weights are read from F32, F16, BF16 and F64"},
-    {4, {"h.0.ln_1.bias", 1, {2}, false, SAFE_F32}, "is not zero at element 0, but config.json says \"gpt_bias\": false"},
-    {7, {"h.0.mlp.c_fc.bias", 1, {4}, false, SAFE_F32}, "h.0.mlp.c_fc.bias has no place in a model with this config.json"},
-    {7, {"transformer.wte.weight", 2, {3, 2}, false, SAFE_F32}, "tensor wte.weight has no place"}};
-  for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
-    Foreign changed[N];
-    memcpy(changed, tensors, sizeof tensors);
-    changed[wrong[i].which] = wrong[i].instead;
-    write_foreign(dir, changed, N);
-    EXPECT_FAIL(EXIT_REQUEST, wrong[i].reason, load_foreign(dir, &m));
-  }
-  write_foreign(dir, tensors, N);
-  EXPECT_FAIL(EXIT_REQUEST, "is a model without the state of a run; start a new run from it with --init",
-              checkpoint_load_trainer(checkpoint_open(dir), &m.table, false, put, &m, &(TrainerState){0}));
-  overwrite(dir, "config.json", "{", 1);
-  EXPECT_FAIL(EXIT_REQUEST, "config.json: ", checkpoint_open(dir));
-  char *weights = format("%s/model.safetensors", dir), *config = format("%s/config.json", dir);
-  CHECK(truncate(config, (1 << 20) + 1) == 0);
-  EXPECT_FAIL(EXIT_REQUEST, "config.json: 1048577 bytes, at most 1048576 are read", checkpoint_open(dir));
-  free(config);
-  overwrite(dir, "model.safetensors", "garbage that is longer", 22);
-  overwrite(dir, "config.json", "{}", 2);
-  EXPECT_FAIL(EXIT_REQUEST, "model.safetensors: no safetensors file", checkpoint_open(dir));
-  remove(weights);
-  EXPECT_FAIL(EXIT_REQUEST, "model.safetensors: cannot be opened: No such file", checkpoint_open(dir));
-  overwrite(dir, "pytorch_model.bin", "", 0);
-  EXPECT_FAIL(EXIT_REQUEST, "pytorch_model.bin is not read", checkpoint_open(dir));
-  overwrite(dir, "model.safetensors.index.json", "{}", 2);
-  EXPECT_FAIL(EXIT_REQUEST, "split over several files", checkpoint_open(dir));
-  free(weights);
-  free_model(&m);
-  free(dir);
 }
 
 // Replaces text in a file by text of the same length and makes the manifest agree: damage with a right checksum.
@@ -999,6 +877,7 @@ static void wrong_trainers(void) {
   char *one = checkpoint_path(run, 1), *two = checkpoint_path(run, 2);
   Checkpoint *a = checkpoint_open(one), *b = checkpoint_open(two);
   TrainerState state;
+  CHECK(!checkpoint_is_fp64(a) && checkpoint_is_fp64(b));
   EXPECT_FAIL(EXIT_REQUEST, "was saved in F32 and cannot go on in F64 bit for bit; resume with --device cpu",
               checkpoint_load_trainer(a, &wide.table, true, put, &wide, &state));
   EXPECT_FAIL(EXIT_REQUEST, "was saved in F64 and cannot go on in F32 bit for bit; resume with --device reference",
@@ -1028,17 +907,21 @@ int main(int argc, char **argv) {
   snprintf(folder, sizeof folder, "%s/gpt-checkpoint-XXXXXX", temporary ? temporary : "/tmp");
   if (!mkdtemp(folder)) return 1;
   RUN(round_trip);
+  RUN(modes_of_files);
+  RUN(the_most_files);
   RUN(file_layout);
   RUN(big_tensors);
   RUN(same_state_same_bytes);
   RUN(every_byte_is_guarded);
   RUN(says_what_is_wrong);
+  RUN(says_what_stands_in_the_way);
   RUN(none_is_whole);
   RUN(files_are_pinned);
   RUN(wrong_manifests);
   RUN(order_of_calls);
   RUN(killed_anywhere);
   RUN(fails_anywhere);
+  RUN(what_stays_is_said);
   RUN(file_size_limit);
   RUN(pruning);
   RUN(names);
@@ -1046,8 +929,6 @@ int main(int argc, char **argv) {
   RUN(open_files_outlive_pruning);
   RUN(reading_while_training);
   RUN(one_trainer_at_a_time);
-  RUN(resolving);
-  RUN(foreign_models);
   RUN(wrong_trainers);
   RUN(wrong_headers);
   RUN(wrong_state);

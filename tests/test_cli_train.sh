@@ -46,15 +46,17 @@ small="--channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64"
   recorded g4 --channels 16 --heads 2 --context 16 --batch 1 --tokens-per-step 16 --steps 24 --lr 0.0005 --skip-outliers 0.5 --beta1 0 --val-fraction 0 --save-every 0 --log-every 12
   recorded g5 --channels 8 --heads 1 --context 208 --batch 1 --tokens-per-step 208 --steps 2 --log-every 1   # a sample is cut at 200 tokens
   recorded g6 --channels 8 --heads 1 --context 1 --batch 1 --tokens-per-step 1 --steps 3                      # one target a step
+  recorded g7 ${small/channels 16/channels 264} --steps 1 --bias off --log-tensors 1 --val-every 0 --sample-every 0 --save-every 0      # a tensor of several pieces; biases that are only in the file are not in the log
   echo "=== banners: the stories, shards, documents"
   "$gpt" data build text.txt --tokenizer byte --out shards --val-fraction 0.2 > shards.said
   awk '{ printf "%s#", $0 }' text.txt > separated.txt
   "$gpt" plan | masked; "$gpt" plan --train-data 'shards/train_*.bin' --val-data 'shards/val_*.bin' $small | masked
   (cd shards && "$gpt" plan --train-data 'train_*.bin' $small | masked); "$gpt" plan separated.txt --separator '#' --tokenizer char --layers 1 --channels 16 --heads 2 --context 128 --batch 1 | masked
+  mkdir alone && cp shards/train_*.bin alone && "$gpt" plan --train-data 'alone/train_*.bin' $small | masked      # without their tokenizer
   echo "=== plans"
   for tokenizer in byte bpe:259; do "$gpt" plan text.txt --tokenizer $tokenizer --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tee plan_$tokenizer | tail -1 | masked; done; } > transcript
 [ "$GPT_TEST_GOLDEN" = write ] && cp transcript "$golden"
-check "the transcript of six runs and two plans" diff "$golden" transcript
+check "the transcript of runs and plans" diff "$golden" transcript
 # the sums of what is masked above
 check "... a plan's memory is the sum of its kinds" awk '{ n = $0; sub(/.*"memory_bytes": /, "", n); kinds = $0; sub(/.*"memory": {/, "", kinds); split(kinds, each, ", "); sum = 0
   for (i in each) { sub(/.*: /, "", each[i]); sum += each[i] } if (sum != n + 0 || sum < 1e5) { print; exit 1 } }' <(tail -qn 1 plan_*)
@@ -115,6 +117,11 @@ for _ in 1 2 3 4 5; do sleep 0.2; kill -INT $pid 2> /dev/null; done    # one tha
 wait $pid
 check "a second signal: exit code" expect_code $? 130
 check "a second signal: no step was done" test ! -e slow/step_00000001
+
+# A run that was ended before its first checkpoint begins again
+train text.txt $tiny --steps 3 --out whole3 && train text.txt $tiny --steps 3 --out begun && rm -r begun/step_*
+check "a run without a checkpoint begins again" train --resume begun
+check "... with the same bits" same_model whole3 begun
 
 # What a text is made of stands in the settings, however many files they are
 mkdir files && for i in $(seq 300); do printf 'text number %d of them all\n' $i > files/$i.txt; done
@@ -265,6 +272,9 @@ refuse 2 "the text is too short" train one.txt --tokenizer byte
 if [ "$(id -u)" = 0 ]; then echo "skipped: an unreadable text (root reads everything)"
 else cp text.txt secret.txt; chmod 0 secret.txt; refuse 2 "secret.txt: cannot open text: Permission denied" train secret.txt; fi
 refuse 2 "--train-data and TEXT text.txt are both given" train text.txt --train-data 'x*.bin'
+refuse 2 "--val-data needs --train-data beside it" train text.txt --val-data 'x*.bin'
+printf 'abc\377' > broken.txt
+refuse 2 "gpt: broken.txt: " train broken.txt --tokenizer char
 refuse 2 "x*.bin" train --train-data 'x*.bin'
 
 # shapes
@@ -279,12 +289,23 @@ refuse 3 "use fewer --ranks, a smaller model" train text.txt --tokenizer byte --
 refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --batch 2048 --heads 2 --layers 50 --channels 8192
 refuse 3 "use a smaller --batch" train text.txt --tokenizer byte --context 16 --batch 1000000 --heads 2 --layers 100 --channels 64 --tokens-per-step 16M
 
+device_of() { "$gpt" plan text.txt --tokenizer byte --device cpu | sed -n 's/^device //p'; }
+check "bound threads are as many as free ones" [ "$(device_of)" = "$(OMP_PROC_BIND=true device_of)" ]
+# what is counted of the other ranks: two thirds of the memory that is left are enough for one rank, and too much for two
+wide="text.txt --tokenizer byte --layers 1 --channels 256 --heads 2 --context 64"
+of_plan() { "$gpt" plan $wide --batch $1 --json 2> err | tail -1 | sed 's/.*"memory_bytes": \([0-9]*\),.*/\1/'; }
+left=$("$gpt" plan $wide --batch 1000000 2>&1 | sed -n 's/.*needed, \([0-9.]*\) GiB are left.*/\1/p')
+fits=$(awk -v left=$left -v a=$(of_plan 100) -v b=$(of_plan 200) 'BEGIN { printf "%d", 100 + (left * 2 ^ 30 * 0.66 - a) / (b - a) * 100 }')
+check "one rank has room" sh -c "'$gpt' plan $wide --batch $fits > out"
+refuse 3 "use fewer --ranks, a smaller model, or a smaller --batch" plan $wide --batch $fits --tokens-per-step $((fits * 128)) --ranks 2
+
 # folders and models
 refuse 2 "--out run is there already; go on with --resume run" train text.txt $tiny --steps 2 --out run
 refuse 2 "--out no/such: the folder no is missing" train text.txt $tiny --steps 2 --out no/such
 refuse 2 "--overwrite nothing: is no run folder" train text.txt $tiny --steps 2 --out nothing --overwrite
 refuse 2 "--resume nowhere: is no run folder" train --resume nowhere
 refuse 2 "--resume nothing: is no run folder" train --resume nothing
+refuse 2 "--device cpu computes in fp32, this run began in fp64 and goes on in that only: give --device reference, or start a new run with --init elsewhere" train --resume elsewhere --device cpu
 refuse 2 "--lr cannot be given beside --resume" train --resume run --lr 1
 refuse 2 "--seed cannot be given beside --resume" train --resume run --seed 1
 refuse 2 "--device reference computes in fp64, this run began in fp32" train --resume run --device reference
@@ -294,9 +315,10 @@ refuse 2 "start a new run from its weights with --init run" train --resume run -
 refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2
 refuse 2 "--layers cannot be given beside --init" train text.txt --init run --layers 1
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:512
-for n in 256 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
+for n in 256 300.5 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
 mkdir bare && cp run/step_*/config.json run/step_*/model.safetensors bare 2> err
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer bare" train text.txt --init bare    # no tokenizer there: one is trained
+refuse 2 "gpt: bpe.json: " train text.txt --tokenizer bpe.json --out never
 check "bpe:257 is enough" sh -c "'$gpt' plan text.txt --tokenizer bpe:257 > out"
 "$gpt" plan text.txt --tokenizer bpe:1000000 > out 2> err
 check "bpe:1000000 is a whole number that can be" sh -c '! grep -q "needs a whole number" err'

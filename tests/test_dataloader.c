@@ -1,5 +1,6 @@
 // test_dataloader.c: tests of dataloader.c: the order of samples, shards of every kind, the data's hash.
 #include "data_test.h"
+#include <sys/mman.h>      // mmap
 
 // ---- order ----
 
@@ -29,6 +30,9 @@ static void order_is_pinned(void) {
   int32_t tokens[50], inputs[8], targets[8];
   for (int i = 0; i < 50; i++) tokens[i] = i;
   for (int i = 0; i < 8; i++) CHECK_EQ(data_permute(i, 1000, 1337, 3), permuted[i]);
+  CHECK_EQ(data_permute(0, 1000, 1337, ((uint64_t)5 << 32) + 3), 351);
+  CHECK_EQ(data_permute(0, 1000, 1337, ((uint64_t)1 << 31) + 3), 672);
+  CHECK_EQ(data_permute(5, ((int64_t)1 << 61) + 1, 1, 0), 1052312157053061862);
   Dataloader *l = dataloader_open_tokens(tokens, 50, 50, -1);
   dataloader_arrange(l, 8, ORDER_STREAM, 1337);
   static const int32_t first_targets[3][2] = {{7, 8}, {39, 8}, {40, 8}};      // of samples 0, 7, 21: first place, count
@@ -44,7 +48,8 @@ static void order_is_pinned(void) {
 
 // The same of many lengths and rows, of stream and documents: the places of all samples of three epochs, by their hash.
 static void every_order_is_pinned(void) {
-  static const int64_t settings[][2] = {{2, 1}, {2, 5}, {50, 8}, {17, 16}, {300, 7}, {1000, 999}, {1025, 1}, {4097, 1}, {4097, 64}, {2001, 3}};
+  static const int64_t settings[][2] = {{2, 1}, {2, 5}, {50, 8}, {17, 16}, {300, 7}, {1000, 999}, {1025, 1}, {4097, 1}, {4097, 64}, {2001, 3},
+                                      {46, 8}, {45, 8}, {47, 8}, {41, 7}, {40, 7}};     // as many shifts with a window more as without, and nearly so
   Buffer places = {0};
   for (size_t i = 0; i < ARRAY_LEN(settings); i++)
     for (DataOrder order = ORDER_STREAM; order <= ORDER_DOCUMENTS; order++) {
@@ -61,21 +66,33 @@ static void every_order_is_pinned(void) {
       dataloader_close(l);
       free(tokens);
     }
-  CHECK_HASH(places.data, places.len, "8109c7414d34c964e791777f4824798aae66f6a99faf8a47a228a6fec4778519");
+  CHECK_HASH(places.data, places.len, "e2393d74682fc2047bd6d74530386c2baa9888886730160d23dc8651564eaf89");
   buffer_free(&places);
+}
+
+// Room for n ids behind which no byte may be touched.
+static int32_t *guarded(int which, int64_t n) {
+  enum { ROOM = 1 << 20 };
+  static uint8_t *rooms[3];
+  if (!rooms[which]) {
+    rooms[which] = mmap(NULL, 2 * ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (rooms[which] == MAP_FAILED || mprotect(rooms[which] + ROOM, ROOM, PROT_NONE)) abort();
+  }
+  if (4 * n > ROOM) abort();
+  return (int32_t *)(void *)(rooms[which] + ROOM) - n;
 }
 
 // One setting: reads every sample of some epochs, checks rows against the tokens, counts targets.
 static void cover(Dataloader *l, const int32_t *tokens, int64_t n, int64_t T, int64_t epochs) {
   int64_t windows = dataloader_windows(l), counted = 0;
-  int32_t *inputs = xmalloc((size_t)T, 4), *targets = xmalloc((size_t)T, 4), *again = xmalloc((size_t)(2 * T), 4);
+  int32_t *inputs = guarded(0, T), *targets = guarded(1, T), *again = xmalloc((size_t)(2 * T), 4);
   int *times = xcalloc((size_t)n, sizeof *times);
   for (int64_t k = 0; k < epochs * windows; k++) {
     int64_t place, filled = 0, count = dataloader_targets(l, k, &place);
     CHECK_EQ(dataloader_sample(l, k, inputs, targets), count);
     for (int64_t t = 0; t < T; t++) {
       CHECK(inputs[t] >= 0 && inputs[t] < dataloader_vocab(l));
-      if (targets[t] == IGNORED_TARGET) { CHECK(filled == 0 || filled == count); continue; }
+      if (targets[t] == IGNORED_TARGET) { CHECK(inputs[t] == 0 && (filled == 0 || filled == count)); continue; }
       int64_t at = place + filled++;
       CHECK(at >= 1 && at < n && targets[t] == tokens[at] && inputs[t] == tokens[at - 1]);
       if (at >= 1 && at < n) times[at]++;
@@ -95,8 +112,6 @@ static void cover(Dataloader *l, const int32_t *tokens, int64_t n, int64_t T, in
     dataloader_sample(l, k, again, again + T);
     CHECK(!memcmp(inputs, again, (size_t)T * 4) && !memcmp(targets, again + T, (size_t)T * 4));
   }
-  free(inputs);
-  free(targets);
   free(again);
   free(times);
 }
@@ -143,7 +158,7 @@ static void every_token_once(void) {
     int64_t n = draw(2, setting % 4 ? 300 : 3000), T = draw(1, setting % 3 ? 40 : 700), epochs = draw(1, 4);
     int64_t vocab = draw(0, 3) ? n : 70000 + n;
     int32_t eot = setting % 2 ? (int32_t)draw(0, vocab - 1) : -1;
-    int32_t *tokens = xmalloc((size_t)n, 4);
+    int32_t *tokens = guarded(2, n);
     for (int64_t i = 0; i < n; i++) tokens[i] = eot >= 0 && draw(0, 20) == 0 ? eot : (int32_t)(vocab - n + i);
     if (eot >= 0) tokens[0] = eot;
     Dataloader *l = setting % 5 ? dataloader_open_tokens(tokens, n, vocab, eot) : as_shards(tokens, n, vocab, eot);
@@ -154,7 +169,6 @@ static void every_token_once(void) {
       validation_covers(l, tokens, n, T);
     }
     dataloader_close(l);
-    free(tokens);
   }
 }
 
@@ -275,6 +289,7 @@ static void other_programs_files(void) {
     Dataloader *l = dataloader_open_shards(path, kind == 2 ? SHARD_RAW_U16 : SHARD_HEADER, 50257);
     CHECK_EQ(dataloader_tokens(l), 300);
     CHECK_STR(dataloader_tokenizer_hash(l), "");
+    CHECK_EQ(dataloader_eot(l), -1);
     dataloader_read(l, 0, 300, got);
     CHECK(!memcmp(ids, got, sizeof ids));
     dataloader_close(l);
@@ -338,9 +353,13 @@ static void wrong_shards_are_refused(void) {
   WRONG("byte 1044: id 59914, the vocabulary has 1000", 1045, "\xea", 1, 0);
   WRONG("byte 1044: id 1000, the vocabulary has 1000", 1044, "\xe8\x03", 2, 0);
   WRONG("byte 60: end-of-text id 1000, the vocabulary has 1000", 60, "\xe8\x03", 2, 0);
+  WRONG("1023 bytes, a shard has at least 1024", 0, NULL, 0, -201);
+  WRONG("byte 40: 4611686018427387903 tokens, more than a file can hold", 8, "\xff\xff\xff\xff" "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" "GPTC\1\0\0\0\xff\xff\xff\xff\xff\xff\xff\x3f", 40, 0);
   WRONG("more than a file can hold", 8, "\xff\xff\xff\xff" "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" "GPTC\1\0\0\0\0\0\0\0\0\0\0\x7f", 40, 0);
   WRONG("byte 40: 0 tokens, at least 1 is needed", 8, "\0\0\0\0" "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" "GPTC\1\0\0\0\0\0", 34, -200);
   WRONG("byte 8: -2 tokens, at least 1", 8, "\xfe\xff\xff\xff" "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" "no", 26, 0);
+  write_file(path, "", 0);
+  EXPECT_FAIL(EXIT_REQUEST, "wrong.bin: byte 0: 0 tokens, at least 1 is needed", shard_open(path, SHARD_RAW_U16));
   EXPECT_FAIL(EXIT_REQUEST, "0 files match", dataloader_open_shards("/nowhere/at all/*.bin", SHARD_HEADER, 0));
   EXPECT_FAIL(EXIT_REQUEST, "no regular file", shard_open(folder, SHARD_HEADER));
   unlink(path);
@@ -385,6 +404,8 @@ static void mixed_shards_are_refused(void) {
   EXPECT_FAIL(EXIT_REQUEST, "pair_b.bin: byte 0: 4-byte ids", open_pair());
   write_shard(b, ids, 10, 2, true, 900, 899, 'a');
   EXPECT_FAIL(EXIT_REQUEST, "byte 56: vocabulary 900", open_pair());
+  write_shard(b, ids, 10, 2, true, 1100, 999, 'a');
+  EXPECT_FAIL(EXIT_REQUEST, "byte 56: vocabulary 1100 and end-of-text id 999, ", open_pair());
   write_shard(b, ids, 10, 2, false, 0, -1, 'a');
   EXPECT_FAIL(EXIT_REQUEST, "pair_a.bin: names its tokenizer", open_pair());
   write_shard(b, ids, 10, 2, true, 1000, 998, 'a');
@@ -394,6 +415,30 @@ static void mixed_shards_are_refused(void) {
   EXPECT_FAIL(EXIT_REQUEST, "pair_b.bin: names its tokenizer", open_pair());
   write_shard(a, ids, 10, 2, true, 1000, 999, 'a');
   EXPECT_FAIL(EXIT_REQUEST, "made for a vocabulary of 1000 ids, this tokenizer or model has 500", dataloader_open_shards(a, SHARD_HEADER, 500));
+  EXPECT_FAIL(EXIT_REQUEST, "made for a vocabulary of 1000 ids, this tokenizer or model has 1;", dataloader_open_shards(a, SHARD_HEADER, 1));
+  Shard s = shard_open(a, SHARD_HEADER);
+  CHECK(fcntl(s.fd, F_GETFD) & FD_CLOEXEC);
+  shard_close(&s);
+  CHECK_EQ(s.fd, -1);
+  s = shard_open(a, SHARD_RAW_U16);      // says nothing of itself
+  CHECK(s.vocab == -1 && s.eot == -1 && s.documents == -1);
+  shard_close(&s);
+  // folders that cannot be read stand in the way of none that can
+  char *loop = in_folder("loop"), *sub = in_folder("sub"), *inside = in_folder("sub/x.bin"), *pattern = in_folder("*/x.bin");
+  if (mkdir(sub, 0777) || symlink("loop", loop)) abort();
+  write_shard(inside, ids, 10, 2, true, 1000, 999, 'a');
+  size_t count;
+  char **found = shard_glob(pattern, &count);
+  CHECK_EQ(count, 1);
+  CHECK_STR(found[0], inside);
+  free_names(found, count);
+  unlink(inside);
+  rmdir(sub);
+  unlink(loop);
+  free(loop);
+  free(sub);
+  free(inside);
+  free(pattern);
   unlink(a);
   unlink(b);
   free(a);
@@ -428,6 +473,8 @@ static void many_shards(void) {
   for (int i = 0; i < SHARDS; i++) CHECK_EQ(got[i], i);
   CHECK(descriptors() < SHARDS);
   write_shard(last, got, 2, 2, true, 1000, 999, 'c');      // another whole shard in its place
+  EXPECT_FAIL(EXIT_MACHINE, "many_299.bin: byte 1024: reading 1 tokens failed", dataloader_read(l, 299, 1, got));
+  write_shard(last, got, 1, 4, true, 1000, 999, 'c');
   EXPECT_FAIL(EXIT_MACHINE, "many_299.bin: byte 1024: reading 1 tokens failed", dataloader_read(l, 299, 1, got));
   if (truncate(last, 1024)) abort();
   EXPECT_FAIL(EXIT_REQUEST, "many_299.bin", dataloader_read(l, 299, 1, got));
@@ -482,6 +529,46 @@ static void counts_past_32_bits(void) {
     unlink(path);
     free(path);
   }
+}
+
+// The program's own fstat() stands before libc's: files of any size, two bytes a token.
+static int sizes_pretended = -1;
+static int64_t pretended_sizes[] = {(int64_t)1 << 62, ((int64_t)1 << 62) - 2};
+int fstat(int fd, struct stat *st) {
+  const int code = fstatat(fd, "", st, AT_EMPTY_PATH);
+  if (sizes_pretended >= 0) st->st_size = pretended_sizes[sizes_pretended++];
+  return code;
+}
+
+// As many as the 32 bits of llm.c's header hold, and as many as this program counts: two files that together are one too many.
+static void the_most_tokens(void) {
+  char *a = in_folder("most_a.bin"), *b = in_folder("most_b.bin"), *pattern = in_folder("most_*.bin");
+  Shard s = {.width = 2, .count = INT32_MAX, .vocab = 1000, .eot = -1};
+  uint8_t h[SHARD_HEADER_BYTES];
+  shard_header(&s, h);
+  write_file(a, h, sizeof h);
+  if (truncate(a, SHARD_HEADER_BYTES + (int64_t)2 * INT32_MAX)) abort();
+  Dataloader *l = dataloader_open_shards(a, SHARD_HEADER, 0);
+  CHECK_EQ(dataloader_tokens(l), INT32_MAX);
+  dataloader_close(l);
+  write_file(a, "ab", 2);
+  write_file(b, "ab", 2);
+  sizes_pretended = 0;
+  l = dataloader_open_shards(pattern, SHARD_RAW_U16, 100000);
+  if (sizes_pretended == 0) printf("  sizes of files cannot be pretended here\n");
+  else {
+    CHECK_EQ(dataloader_tokens(l), INT64_MAX / 2);
+    pretended_sizes[1] += 2;
+    EXPECT_FAIL(EXIT_REQUEST, "most_b.bin: with this shard there are more tokens than can be counted (4611686018427387903)",
+                sizes_pretended = 0; dataloader_open_shards(pattern, SHARD_RAW_U16, 100000));
+  }
+  sizes_pretended = -1;
+  dataloader_close(l);
+  unlink(a);
+  unlink(b);
+  free(a);
+  free(b);
+  free(pattern);
 }
 
 // The data's hash: the same for the same shards, another for one other token, with and without a checksum in the header.
@@ -574,6 +661,7 @@ int main(int argc, char **argv) {
   RUN(a_failing_disk_is_the_machines);
   RUN(many_shards);
   RUN(counts_past_32_bits);
+  RUN(the_most_tokens);
   RUN(data_hash_tells_data_apart);
   end_folder();
   opened = descriptors() - open_before;

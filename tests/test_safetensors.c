@@ -1,6 +1,7 @@
 // test_safetensors.c: owns the checks of safetensors.c: bytes of the format, exact conversions, refusal of what is wrong.
 #include "../safetensors.h"
 #include "test.h"
+#include <fcntl.h>      // fcntl
 #include <sys/stat.h>   // mkfifo
 
 static char folder[200], path[240];
@@ -65,9 +66,38 @@ static void writes_the_format(void) {
   CHECK(safetensors_read(s, &s->tensors[0], 0, 2, x) && x[0] == 1 && x[1] == -2);
   CHECK(safetensors_read(s, &s->tensors[1], 0, 1, x) && x[0] == 0.5);
   CHECK(!safetensors_read(s, &s->tensors[0], 1, 2, x));  // outside the tensor
+  CHECK(safetensors_read(s, &s->tensors[0], 2, 0, x));   // nothing, at its end
+  CHECK(fcntl(s->fd, F_GETFD) & FD_CLOEXEC);
   CHECK(!safetensors_read(s, &s->tensors[0], -1, 1, x) && !safetensors_read(s, &s->tensors[0], 3, 0, x));
   safetensors_close(s);
   buffer_free(&b);
+}
+
+// What every type is called and takes, and what a header cannot say.
+static void types_and_sizes(void) {
+  static const struct { const char *name; size_t size; } expected[SAFE_TYPES] = {
+    [SAFE_F64] = {"F64", 8}, [SAFE_F32] = {"F32", 4}, [SAFE_F16] = {"F16", 2}, [SAFE_BF16] = {"BF16", 2}, [SAFE_F8_E5M2] = {"F8_E5M2", 1}, [SAFE_F8_E4M3] = {"F8_E4M3", 1}, [SAFE_I64] = {"I64", 8},
+    [SAFE_I32] = {"I32", 4}, [SAFE_I16] = {"I16", 2}, [SAFE_I8] = {"I8", 1}, [SAFE_U64] = {"U64", 8}, [SAFE_U32] = {"U32", 4}, [SAFE_U16] = {"U16", 2}, [SAFE_U8] = {"U8", 1}, [SAFE_BOOL] = {"BOOL", 1}};
+  for (int type = 0; type < SAFE_TYPES; type++) {
+    CHECK_STR(safe_type_name((SafeType)type), expected[type].name);
+    CHECK_EQ(safe_type_size((SafeType)type), expected[type].size);
+  }
+  Buffer text = {0};
+  safe_shape_text(&text, 8, (const int64_t[]){INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX, 1});
+  CHECK_STR(text.data, "[9223372036854775807, 9223372036854775807, 9223372036854775807, 9223372036854775807, 9223372036854775807, 9223372036854775807, 9223372036854775807, 1]");
+  text.len = 0;
+  safe_shape_text(&text, 0, NULL);
+  CHECK_STR(text.data, "[]");
+  buffer_free(&text);
+  const SafeEntry large = {"large", SAFE_F32, 2, {(int64_t)1 << 61, 2}}, negative = {"negative", SAFE_F32, 1, {-1}}, halves[] = {{"one", SAFE_U8, 1, {(int64_t)1 << 62}}, {"other", SAFE_U8, 1, {(int64_t)1 << 62}}};
+  EXPECT_FAIL(EXIT_MACHINE, "tensor large: its size overflows", { Buffer b = {0}; safetensors_header(&b, &large, 1, NULL, 0); });
+  EXPECT_FAIL(EXIT_MACHINE, "tensor negative: its size overflows", { Buffer b = {0}; safetensors_header(&b, &negative, 1, NULL, 0); });
+  EXPECT_FAIL(EXIT_MACHINE, "tensor other: the file's size overflows", { Buffer b = {0}; safetensors_header(&b, halves, 2, NULL, 0); });
+  Buffer most = {0};
+  safetensors_header(&most, halves, 1, NULL, 0);
+  CHECK(strstr(most.data + 8, "[0,4611686018427387904]"));
+  buffer_free(&most);
+  EXPECT_FAIL(EXIT_MACHINE, "tensors are written as F32 or F64, not as BF16", { uint8_t bytes[8]; safetensors_pack(bytes, (double[]){1}, 1, SAFE_BF16); });
 }
 
 // The value of a half by its definition, sign * 2^e * 1.f, in exact double arithmetic.
@@ -173,6 +203,13 @@ static void refuses_wrong_headers(void) {
   is_refused("{}x", 0, "header is wrong");
   is_refused("{\"x\":1}", 0, "is not {dtype, shape, data_offsets}");
   is_refused("{\"x\":[1,2,3]}", 0, "is not {dtype, shape, data_offsets}");
+  is_refused("{\"x\":{\"dtyp\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "is not {dtype");
+  is_refused("{\"x\":{\"dtype\":\"F32\",\"shap\":[1],\"data_offsets\":[0,4]}}", 4, "is not {dtype");
+  is_refused("{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offset\":[0,4]}}", 4, "is not {dtype");
+  is_refused(ONE("\"F32\"", "[1]", "4"), 4, "is not {dtype");
+  is_refused(ONE("\"F32\"", "[1]", "{\"a\":0,\"b\":4}"), 4, "is not {dtype");
+  is_refused(ONE("\"F32\"", "{\"a\":1}", "[0,4]"), 4, "is not {dtype");
+  is_refused(ONE("\"F64\"", "[9007199254740992,512]", "[0,4]"), 4, "more bytes than can be counted");
   is_refused("{\"__metadata__\":{\"a\":1}}", 0, "object of strings");
   is_refused("{\"__metadata__\":\"a\"}", 0, "object of strings");
   is_refused(ONE("\"F33\"", "[1]", "[0,4]"), 4, "unknown type F33");
@@ -214,6 +251,9 @@ static void refuses_what_is_no_file(void) {
     write_bytes("\2\0\0\0\0\0\0", n);
     CHECK(safetensors_open(path, &why) == NULL);
   }
+  write_bytes("\0\0\0\0\0\0\0\0", 8);
+  why.len = 0;
+  CHECK(safetensors_open(path, &why) == NULL && strstr(why.data, "the header does not begin with {"));
   const uint64_t lengths[] = {3, 9, (uint64_t)1 << 32, UINT64_MAX, UINT64_MAX - 7, INT64_MAX, (8 << 20) + 1};
   for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
     uint8_t bytes[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
@@ -338,6 +378,7 @@ int main(int argc, char **argv) {
   if (!mkdtemp(folder)) return 1;
   snprintf(path, sizeof path, "%s/x.safetensors", folder);
   RUN(writes_the_format);
+  RUN(types_and_sizes);
   RUN(converts_every_half);
   RUN(keeps_floats);
   RUN(refuses_wrong_headers);

@@ -2,12 +2,14 @@
 // overfitting one batch, and the device that watches. Whole runs from the command line are tested in test_cli_train.sh.
 //
 // Everything happens in a temporary folder with a made-up text; the trainer is put together here as train.c does it.
+#include "../corpus.h"      // corpus_vocabulary
 #include "../detmath.h"     // det_pow
 #include "../load.h"        // device_open
 #include "../rng.h"         // rng_below
 #include "../train.h"       // the trainer
 #include "../watch.h"       // watch_device
 #include "test.h"           // RUN, CHECK
+#include <fcntl.h>          // open
 #include <stdbool.h>
 
 // ---- schedules ----
@@ -60,6 +62,29 @@ static void the_last_rate_is_the_lowest(void) {
           double rate = learning_rate(&o, step);
           CHECK_MSG(rate > 0 && rate <= 1e-3, "schedule %d, %lld steps, warm-up %lld: %g", shape, (long long)steps, (long long)warmup, rate);
         }
+}
+
+// What these numbers are does not matter much, that they never change does: a run resumed by a later version goes on at its rates.
+static void every_rate_is_pinned(void) {
+  Buffer rates = {0};
+  for (uint64_t i = 0; i < 60; i++)
+    for (int shape = SCHEDULE_COSINE; shape <= SCHEDULE_CONSTANT; shape++) {
+      Options o = schedule(shape, 1 + (int64_t)rng_below(60, 2, 0, rng_site("steps"), i), (int64_t)rng_below(9, 2, 0, rng_site("warmup"), i), (int64_t)rng_below(30, 2, 0, rng_site("decay"), i));
+      o.lr = rng_uniform(2, 0, rng_site("lr"), i);
+      o.min_lr = o.lr * rng_uniform(2, 0, rng_site("min"), i);
+      for (int64_t step = 0; step < o.steps + 3; step++) buffer_printf(&rates, "%d %lld/%lld %a\n", shape, (long long)step, (long long)o.steps, learning_rate(&o, step));
+    }
+  char hex[65];
+  sha256_of(rates.data, rates.len, hex);
+  CHECK_STR(hex, "559cdc8c5b596896ff3389d93e70c213cc7480716f94697c9ada8f4f8ab6a2b7");
+  buffer_free(&rates);
+}
+
+static void minutes_are_steps(void) {
+  CHECK_EQ(steps_in(1, 0.5), 120);
+  CHECK_EQ(steps_in(0.5, 7), 4);
+  CHECK_EQ(steps_in(0.01, 0.61), 1);
+  CHECK_EQ(steps_in(1e-9, 0.5), 1);
 }
 
 static void bias_correction_counts_updates(void) {
@@ -253,8 +278,129 @@ static Run *prepared(int argc, char **argv, Options *o) {
   return run_prepare(o);
 }
 
+// Documents of a separator stay whole; a file is cut before a character, and what is no text anywhere.
+static void texts_are_cut_at_characters(void) {
+  static const struct { const char *first, *second, *fraction, *separator, *train, *val; } cases[] = {
+    {"abcd", "\xc3\xa9xyz", "0.4", NULL, "|abcd|", "|\xc3\xa9xyz|"},                    // in the middle of the first character
+    {"abcd", "x\xe2\x82\xacyz", "0.25", NULL, "|abcd|x|", "\xe2\x82\xacyz|"},           // ... of a later one, behind its second byte
+    {"abcd", "x\xe2\x82\xacyz", "0.4", NULL, "|abcd|x|", "\xe2\x82\xacyz|"},            // ... behind its first
+    {"abcd", "xy\xc3\xa9z", "0.4", NULL, "|abcd|x|", "y\xc3\xa9z|"},
+    {"abcd", "\x80\x81\x82\x83\x84", "0.4", NULL, "|abcd|", "|\x80\x81\x82\x83\x84|"},
+    {"abcd", "efgh", "0.5", NULL, "|abcd|", "|efgh|"},
+    {"abcd", "efgh", "0.25", NULL, "|abcd|ef|", "gh|"},
+    {"abcd", "ef#gh", "0.25", "#", "|abcd|ef|", "|gh|"},
+    {"abcd", "ef#gh", "0.3", "#", "|abcd|", "|ef|gh|"},
+    {"##ab##", "cd#efgh#", "0.5", "#", "|ab|cd|", "|efgh|"}};
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    char *argv[] = {"1.txt", "2.txt", "--tokenizer", "byte", "--val-fraction", (char *)(uintptr_t)cases[c].fraction, "--context", "4", "--layers", "1", "--channels", "8", "--heads", "1",
+                    "--separator", (char *)(uintptr_t)cases[c].separator};
+    replace_file(argv[0], cases[c].first, strlen(cases[c].first));
+    replace_file(argv[1], cases[c].second, strlen(cases[c].second));
+    Options o;
+    Run *r = prepared((int)ARRAY_LEN(argv) - (cases[c].separator ? 0 : 2), argv, &o);
+    char train[100], val[100];
+    text_of(r->train, train);
+    text_of(r->val, val);
+    CHECK_STR(train, cases[c].train);
+    CHECK_STR(val, cases[c].val);
+    CHECK(r->vocab == 257 && r->token_bytes['a'] == 1 && r->token_bytes[255] == 1 && r->token_bytes[256] == 0);
+    run_free(r);
+    free(o.args);
+  }
+}
+
+// A file without text among others is no document; one document needs no token between documents; all of them empty is refused.
+static void empty_files(void) {
+  char *argv[] = {"empty.txt", "full.txt", "--tokenizer", "byte", "--context", "2", "--layers", "1", "--channels", "8", "--heads", "1", "--val-fraction", "0"};
+  replace_file("empty.txt", "", 0);
+  replace_file("full.txt", "abcd", 4);
+  for (int swap = 0; swap < 2; swap++) {
+    argv[swap] = "empty.txt", argv[1 - swap] = "full.txt";
+    Options o;
+    Run *r = prepared(ARRAY_LEN(argv), argv, &o);
+    char train[100];
+    text_of(r->train, train);
+    CHECK_STR(train, "abcd");
+    CHECK(r->vocab == 256 && r->eot == -1 && r->text_bytes == 4 && r->val == NULL);
+    run_free(r);
+    free(o.args);
+  }
+  argv[0] = argv[1] = "empty.txt";
+  Options o;
+  EXPECT_FAIL(EXIT_REQUEST, "gpt: empty.txt: the text is empty: 0 bytes in 2 files; name one with text in it\n", prepared(ARRAY_LEN(argv), argv, &o));
+  replace_file("one.txt", "x", 1);
+  argv[1] = "one.txt";
+  EXPECT_FAIL(EXIT_REQUEST, "it leaves 1 tokens for training, at least 2 are needed", prepared(ARRAY_LEN(argv), argv, &o));
+}
+
+// Shards with and without the hash of their tokenizer, and with another one's.
+static void shards_and_their_tokenizer(void) {
+  static const char common[] = "--context 4 --layers 1 --channels 8 --heads 1 --train-data shards/t.bin";
+  static const struct { const char *digit, *eot, *flags; bool beside; int vocab, run_eot; const char *refusal; } cases[] = {
+    {"own", "", "", true, 257, 256, NULL}, {"own", "", "", false, 257, 256, NULL}, {"own", "", "--tokenizer shards/tokenizer.json", true, 257, 256, NULL},
+    {"0", "", "", true, 257, 256, NULL}, {"0", "none", "", false, 257, -1, NULL}, {"0", "none", "", true, 257, 256, NULL},
+    {"raw", "", "--raw u16 --tokenizer shards/tokenizer.json", true, 257, 256, NULL},
+    {"raw", "", "--raw u16", true, 0, 0, "these shards do not say their vocabulary"},
+    {"1", "", "", true, 0, 0, "shards/t.bin: made with tokenizer 111111111111, this one is "},
+    {"1", "", "--tokenizer shards/tokenizer.json", false, 0, 0, "name the tokenizer.json that they were made with"}};
+  Tokenizer *byte = tokenizer_byte(true);
+  Buffer json = {0};
+  char own[65];
+  tokenizer_json(byte, &json);
+  tokenizer_sha256(byte, own);
+  make_directory("shards");
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    uint8_t header[SHARD_HEADER_BYTES];
+    Shard s = {.width = 2, .count = 40, .documents = 1, .vocab = 257, .eot = *cases[c].eot ? -1 : 256};
+    if (!strcmp(cases[c].digit, "own")) memcpy(s.tokenizer, own, 65);
+    else memset(s.tokenizer, *cases[c].digit, 64);
+    shard_header(&s, header);
+    Buffer bytes = {0};
+    if (strcmp(cases[c].digit, "raw")) buffer_append(&bytes, header, sizeof header);
+    for (int i = 0; i < 40; i++) buffer_append(&bytes, i ? "a\0" : "\0\1", 2);
+    replace_file("shards/t.bin", bytes.data, bytes.len);
+    buffer_free(&bytes);
+    remove("shards/tokenizer.json");
+    if (cases[c].beside || strstr(cases[c].flags, "--tokenizer")) replace_file("shards/tokenizer.json", json.data, json.len);
+    char *text = format("%s %s", common, cases[c].flags), *argv[MOST_ARGS], *save;
+    int argc = 0;
+    for (char *p = strtok_r(text, " ", &save); p; p = strtok_r(NULL, " ", &save)) argv[argc++] = p;
+    Options o;
+    if (cases[c].refusal) { EXPECT_FAIL(EXIT_REQUEST, cases[c].refusal, prepared(argc, argv, &o)); free(text); continue; }
+    Run *r = prepared(argc, argv, &o);
+    CHECK_MSG(r->vocab == cases[c].vocab && r->eot == cases[c].run_eot && (r->tokenizer != NULL) == (cases[c].beside || strstr(cases[c].flags, "--tokenizer")), "case %zu: vocabulary %d, %d", c, r->vocab, r->eot);
+    CHECK(!r->val && r->text_bytes == 0);
+    run_free(r);
+    free(o.args);
+    free(text);
+  }
+  tokenizer_free(byte);
+  buffer_free(&json);
+}
+
+// Neither split can change unseen.
+static void the_hash_is_of_both_splits(void) {
+  char *argv[] = {"hashed.txt", "--tokenizer", "byte", "--context", "4", "--layers", "1", "--channels", "8", "--heads", "1"}, hash[3][65];
+  for (int i = 0; i < 3; i++) {
+    char text[41] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    if (i) text[i == 1 ? 3 : 38] = 'b';
+    replace_file(argv[0], text, 40);
+    Options o;
+    Run *r = prepared(ARRAY_LEN(argv), argv, &o);
+    memcpy(hash[i], r->data_hash, 65);
+    run_free(r);
+    free(o.args);
+  }
+  CHECK(strcmp(hash[0], hash[1]) && strcmp(hash[0], hash[2]) && strcmp(hash[1], hash[2]));
+}
+
 // About a thousand bytes of text for each entry: from 1 MiB on more than 512.
 static void the_vocabulary_grows_with_the_text(void) {
+  for (int64_t vocab = 1024; vocab <= 8192; vocab *= 2) {
+    CHECK_EQ(corpus_vocabulary((size_t)vocab * 1024 - 1), vocab / 2);
+    CHECK_EQ(corpus_vocabulary((size_t)vocab * 1024), vocab);
+  }
+  CHECK(corpus_vocabulary(0) == 512 && corpus_vocabulary((size_t)16384 * 1024) == 8192 && corpus_vocabulary(PTRDIFF_MAX) == 8192);
   enum { MANY = (1 << 20) + 1 };
   char *text = xmalloc(MANY, 1), *argv[] = {"large.txt", "--context", "8", "--layers", "1", "--channels", "8", "--heads", "1"};
   for (uint64_t i = 0; i < MANY; i++) text[i] = i % 6 ? (char)('a' + rng_below(26, 1, 0, rng_site("letters"), i / 1000 * 1000 + i % 97)) : ' ';
@@ -273,7 +419,8 @@ static void the_vocabulary_grows_with_the_text(void) {
 static void small_texts(void) {
   static const struct { const char *text, *context, *fraction, *separator; bool documents, val; } cases[] = {
     {"ab", "1", "0", NULL, false, false}, {"abcd", "1", "0.5", NULL, false, true}, {"abc", "1", "0.3", NULL, false, false},
-    {"ab#abcd#xy", "5", "0.2", "#", true, true}, {"ab#abcd#xy", "4", "0.2", "#", false, true}, {"ab#xy#abcd", "5", "0.4", "#", true, true}, {"ab#xy#abcd", "4", "0.4", "#", false, true}};
+    {"ab#abcd#xy", "5", "0.2", "#", true, true}, {"ab#abcd#xy", "4", "0.2", "#", false, true}, {"ab#xy#abcd", "5", "0.4", "#", true, true}, {"ab#xy#abcd", "4", "0.4", "#", false, true},
+    {"abcdef", "5", "0", "#", false, false}};      // one document, which no token ends
   for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
     char *argv[] = {"small.txt", "--tokenizer", "byte", "--layers", "1", "--channels", "8", "--heads", "1", "--context", (char *)(uintptr_t)cases[c].context,
                     "--val-fraction", (char *)(uintptr_t)cases[c].fraction, "--separator", (char *)(uintptr_t)cases[c].separator};
@@ -375,6 +522,240 @@ static void an_outlier_is_dropped_and_learned(void) {
   trainer_close(&t);
 }
 
+// A norm that is just as large as the limit is taken: one norm of 16 n among zeros has the mean n, and Z is too small for a deviation to be seen beside it.
+static void a_norm_at_the_limit_is_taken(void) {
+  static const char flags[] = "--batch 4 --steps 200 --skip-outliers 1";
+  Trainer t = trainer_open(flags), again = trainer_open(flags);
+  const double norm = train_step(&t).grad_norm;
+  again.run->o->skip_outliers = 1e-300;
+  again.state.outlier_window[0] = 16 * norm;
+  again.state.outlier_count = 16;
+  CHECK(outlier_limit(&again.state, 1e-300) == norm);
+  StepResult result = train_step(&again);
+  CHECK(result.grad_norm == norm && result.taken && again.state.updates == 1);
+  trainer_close(&t);
+  trainer_close(&again);
+}
+
+// ---- what happens beside a step ----
+
+// Runs a statement with stdout and stderr in files, and takes what it has said; freed by the caller.
+#define SAID(out, err, ...) do { \
+    fflush(NULL); int old1_ = dup(1), old2_ = dup(2), one_ = open("said.out", O_RDWR | O_CREAT | O_TRUNC, 0666), two_ = open("said.err", O_RDWR | O_CREAT | O_TRUNC, 0666); \
+    dup2(one_, 1); dup2(two_, 2); __VA_ARGS__; fflush(NULL); dup2(old1_, 1); dup2(old2_, 2); close(old1_); close(old2_); close(one_); close(two_); \
+    size_t n_; out = read_file("said.out", "words", 1 << 20, &n_); err = read_file("said.err", "words", 1 << 20, &n_); } while (0)
+
+static char *log_of(const char *run, size_t from) {
+  size_t n;
+  char *path = format("%s/log.jsonl", run), *text = read_file(path, "log", 1 << 20, &n);
+  memmove(text, text + MIN(from, n), n + 1 - MIN(from, n));
+  free(path);
+  return text;
+}
+
+// The line, the log, and their figures to the last digit, for steps of known length. Four ranks have four times the peak.
+static void a_step_is_said(void) {
+  char *out, *err, *log;
+  Trainer t = trainer_open("--batch 4 --steps 1000000 --log-every 1 --val-every 0 --sample-every 0 --save-every 0 --schedule constant --skip-outliers 3 --out said");
+  SAID(out, err, run_create_folder(t.run, "", 0));
+  free(out);
+  free(err);
+  log = log_of("said", 0);
+  const size_t before = strlen(log);
+  free(log);
+  const double peak = t.device->peak_flops;
+  t.device->peak_flops = 1e9;
+  t.comm->world = 4;
+  t.last_report = seconds_now();
+  StepResult good = {.loss = 5.25, .grad_norm = 1.5, .lr = 1e-3, .finite = true, .taken = true}, outlier = {.loss = 5.125, .grad_norm = 70.5, .lr = 2e-3, .finite = true};
+  SAID(out, err, {
+    t.state.step = 7, t.state.tokens_seen = 448; trainer_after_step(&t, &good, 0.0005);
+    t.state.step = 8, t.state.tokens_seen = 512; trainer_after_step(&t, &good, 0.0003);
+    snprintf(t.slow, sizeof t.slow, "rank 1 is slow");
+    t.times.slow_rank = 1;
+    t.state.step = 9; trainer_after_step(&t, &outlier, 0.0013);
+    t.device->peak_flops = 0.25;
+    t.state.step = 10; trainer_after_step(&t, &good, 0.25);
+    snprintf(t.slow, sizeof t.slow, "rank 0 is slow");
+    t.times.slow_rank = 0;
+    t.device->peak_flops = 0;
+    t.state.step = 11; trainer_after_step(&t, &good, 2);
+    t.slow[0] = 0;
+    t.state.step = 999999; trainer_after_step(&t, &good, 61);
+  });
+  CHECK_STR(out, "step      7/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  0.5 ms  128.0k tok/s  215% of peak  eta 8:19\n"
+                 "step      8/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  0.5 ms  133.3k tok/s  224% of peak  eta 7:59\n"
+                 "step      9/1000000  loss 5.1250  lr 2.00e-03  norm 70.50  0.6 ms  113.9k tok/s  191% of peak  eta 9:21\n"
+                 "step     10/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  25.5 ms  2.5k tok/s  16862047064% of peak  eta 425:05\n"
+                 "step     11/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  223.0 ms  0.3k tok/s  eta 3715:52\n"
+                 "step 999999/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  6300.7 ms  0.0k tok/s  eta 0:06\n");
+  CHECK_STR(err, "gpt: warning: step 9: rank 1 is slow\n"
+                 "gpt: warning: step 9: gradient norm 70.5 lies over --skip-outliers 3 deviations: the step was dropped\n"
+                 "gpt: warning: step 11: rank 0 is slow\n");
+  log = log_of("said", before);
+  CHECK_STR(log, "{\"kind\": \"step\", \"step\": 7, \"loss\": 5.25, \"lr\": 0.001, \"grad_norm\": 1.5, \"ms\": 0.500, \"tokens\": 448, \"tokens_per_s\": 128000.0}\n"
+                 "{\"kind\": \"step\", \"step\": 8, \"loss\": 5.25, \"lr\": 0.001, \"grad_norm\": 1.5, \"ms\": 0.300, \"tokens\": 512, \"tokens_per_s\": 213333.3}\n"
+                 "{\"kind\": \"step\", \"step\": 9, \"loss\": 5.125, \"lr\": 0.002, \"grad_norm\": 70.5, \"ms\": 1.300, \"tokens\": 512, \"tokens_per_s\": 49230.8}\n"
+                 "{\"kind\": \"warn\", \"step\": 9, \"what\": \"slow rank\", \"text\": \"rank 1 is slow\"}\n"
+                 "{\"kind\": \"warn\", \"step\": 9, \"what\": \"outlier\", \"grad_norm\": 70.5}\n"
+                 "{\"kind\": \"step\", \"step\": 10, \"loss\": 5.25, \"lr\": 0.001, \"grad_norm\": 1.5, \"ms\": 250.000, \"tokens\": 512, \"tokens_per_s\": 256.0}\n"
+                 "{\"kind\": \"warn\", \"step\": 10, \"what\": \"slow rank\", \"text\": \"rank 1 is slow\"}\n"
+                 "{\"kind\": \"step\", \"step\": 11, \"loss\": 5.25, \"lr\": 0.001, \"grad_norm\": 1.5, \"ms\": 2000.000, \"tokens\": 512, \"tokens_per_s\": 32.0}\n"
+                 "{\"kind\": \"warn\", \"step\": 11, \"what\": \"slow rank\", \"text\": \"rank 0 is slow\"}\n"
+                 "{\"kind\": \"step\", \"step\": 999999, \"loss\": 5.25, \"lr\": 0.001, \"grad_norm\": 1.5, \"ms\": 61000.000, \"tokens\": 512, \"tokens_per_s\": 1.0}\n");
+  free(log);
+  free(out);
+  free(err);
+  // report.html: not with each step, but every five seconds
+  CHECK(!file_exists("said/report.html"));
+  t.last_report -= 6;
+  SAID(out, err, trainer_after_step(&t, &good, 1));
+  free(out);
+  free(err);
+  CHECK(file_exists("said/report.html"));
+  remove("said/report.html");
+  SAID(out, err, trainer_after_step(&t, &good, 1));
+  CHECK(!file_exists("said/report.html"));
+  free(out);
+  free(err);
+  t.device->peak_flops = peak;
+  trainer_close(&t);
+}
+
+// ---- several ranks, of which the others are a mirror: they have the same numbers as this one, and take their time ----
+
+static struct { Buffer calls; int syncs; double pause; } mirror;
+
+static void mirror_sync(Device *d) { (void)d; mirror.syncs++; usleep((useconds_t)(1e6 * mirror.pause)); }
+
+static void mirror_call(Comm *c, const char *name, size_t n, CommType type) {
+  buffer_printf(&mirror.calls, "%s %zu of %zu%s\n", name, n, comm_type_size(type), isinf(c->deadline) ? ", however long" : "");
+  usleep((useconds_t)(1e6 * mirror.pause));
+  c->bytes_received += 100;
+}
+static void mirror_add(void *x, size_t n, CommType type) {
+  for (size_t i = 0; i < n; i++) if (type == COMM_F64) ((double *)x)[i] *= 2; else ((float *)x)[i] *= 2;
+}
+static void mirror_all_reduce(Comm *c, void *x, size_t n, CommType type) { mirror_call(c, "all_reduce", n, type); mirror_add(x, n, type); }
+static void mirror_reduce_scatter(Comm *c, void *x, size_t n, CommType type) { mirror_call(c, "reduce_scatter", n, type); mirror_add(x, n, type); }
+static void mirror_all_gather(Comm *c, void *x, size_t n, CommType type) { (void)x; mirror_call(c, "all_gather", n, type); }
+static void mirror_barrier(Comm *c) { mirror_call(c, "barrier", 0, COMM_F32); }
+// One whose calls only give work to the device: it is done when finish returns.
+static struct { void *x; size_t n; CommType type; } begun[8];
+static int begun_count;
+static void mirror_begin(Comm *c, CommCall call, void *x, size_t n, CommType type) {
+  mirror_call(c, comm_call_names[call], n, type);
+  begun[begun_count].x = x, begun[begun_count].n = n, begun[begun_count++].type = type;
+}
+static void mirror_finish(Comm *c) {
+  mirror_call(c, "finish", 0, COMM_F32);
+  while (begun_count) { begun_count--; mirror_add(begun[begun_count].x, begun[begun_count].n, begun[begun_count].type); }
+}
+
+static void mirrored_open(Trainer *t, const char *flags, int rank, bool on_device) {
+  *t = trainer_open(flags);
+  t->comm->world = 2, t->comm->rank = rank, t->comm->deadline = 60;
+  t->comm->all_reduce = mirror_all_reduce, t->comm->reduce_scatter = mirror_reduce_scatter, t->comm->all_gather = mirror_all_gather, t->comm->barrier = mirror_barrier;
+  if (on_device) t->comm->begin = mirror_begin, t->comm->finish = mirror_finish;
+  t->device->sync = mirror_sync;
+  trainer_join_ranks(t);
+  t->last_report = seconds_now();       // there is no folder
+  mirror.calls.len = 0;
+  mirror.syncs = 0;
+  mirror.pause = 0;
+}
+
+static void mirrored_close(Trainer *t) {
+  gpt_set_reducer(t->model, NULL);
+  comm_queue_destroy(t->queue);
+  trainer_close(t);
+}
+
+static void one_rank_has_no_queue(void) {
+  Trainer t = trainer_open("--batch 4 --steps 20");
+  trainer_join_ranks(&t);
+  CHECK(t.queue == NULL && t.device_comm == t.comm);
+  trainer_close(&t);
+}
+
+// What is summed, in which order, behind how many waits for the device; the loss is that of all rows; and the time is the phase's.
+static void gradients_are_summed_over_ranks(void) {
+  static const struct { const char *flags; bool on_device; int syncs, in_backward; const char *calls; } cases[] = {     // two blocks, embeddings, last norm
+    {"--batch 4 --steps 20 --ranks 2 --tokens-per-step 128", false, 6, 3, "all_reduce 3280 of 4\nall_reduce 3280 of 4\nall_reduce 4352 of 4\nall_reduce 32 of 4\nall_reduce 1 of 8\n"},
+    {"--batch 4 --steps 20 --ranks 2 --tokens-per-step 128", true, 1, 1, "all_reduce 3280 of 4\nall_reduce 3280 of 4\nall_reduce 4352 of 4\nall_reduce 32 of 4\nall_reduce 1 of 8\nfinish 0 of 4\n"},
+    {"--batch 2 --steps 20 --ranks 2 --tokens-per-step 128 --zero 1", false, 12, 4,
+     "reduce_scatter 3280 of 4\nreduce_scatter 3280 of 4\nreduce_scatter 4352 of 4\nreduce_scatter 32 of 4\nall_reduce 1 of 8\nall_reduce 1 of 8\n"
+     "all_gather 4352 of 4\nall_gather 3280 of 4\nall_gather 3280 of 4\nall_gather 32 of 4\n"}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    Trainer t;
+    mirrored_open(&t, cases[i].flags, 0, cases[i].on_device);
+    mirror.pause = 0.02;
+    double start = seconds_now();
+    StepResult result = train_step(&t);
+    double took = seconds_now() - start;
+    CHECK_NEAR(result.loss, log(256), 0.2, "case %zu", i);
+    CHECK_STR(mirror.calls.data, cases[i].calls);
+    CHECK_EQ(mirror.syncs, cases[i].syncs);        // before an array is handed over that a transport reads itself, and before the ranks are waited for
+    const bool zero = t.run->gpt.shards > 1;
+    const uint64_t numbers = gpt_table(t.model)->total;
+    CHECK_EQ(t.reduced_bytes, 4 * numbers + (zero ? 32 : 8));
+    CHECK_EQ(t.gathered_bytes, zero ? 4 * numbers : 0);
+    CHECK_EQ(t.received_gathering, zero ? 400 : 0);
+    CHECK_MSG(zero ? t.gathering >= 4 * 0.02 && t.gathering < took : t.gathering == 0, "%g s of %g", t.gathering, took);
+    CHECK_MSG(t.times.own[PHASE_BACKWARD] >= 0.02 * cases[i].in_backward, "%g s", t.times.own[PHASE_BACKWARD]);
+    mirrored_close(&t);
+  }
+}
+
+// Ranks above 0 give their part of a checkpoint, however long rank 0 takes over it, say nothing and write nothing.
+static void other_ranks_wait_for_rank_0(void) {
+  char *out, *err;
+  Trainer t;
+  mirrored_open(&t, "--batch 2 --steps 20 --ranks 2 --tokens-per-step 128 --zero 1 --save-every 4 --val-every 3 --sample-every 3 --log-every 1", 1, false);
+  StepResult result = {.finite = true, .taken = true};
+  for (int64_t step = 2; step <= 4; step++) {
+    t.state.step = step;
+    mirror.calls.len = 0;
+    SAID(out, err, trainer_after_step(&t, &result, 1));
+    CHECK_STR(out, "");
+    CHECK_STR(err, "");
+    CHECK_STR(mirror.calls.len ? mirror.calls.data : "", step == 2 ? "" : step == 3 ? "barrier 0 of 4, however long\n" : "all_gather 4352 of 4, however long\nall_gather 3280 of 4, however long\nall_gather 3280 of 4, however long\nall_gather 32 of 4, however long\n"
+              "all_gather 4352 of 4, however long\nall_gather 3280 of 4, however long\nall_gather 3280 of 4, however long\nall_gather 32 of 4, however long\nbarrier 0 of 4, however long\n");       // m, then v
+    CHECK(t.comm->deadline == 60);
+    free(out);
+    free(err);
+  }
+  mirrored_close(&t);
+}
+
+// The step is looked at once more by each rank alone; the lowest that finds something is heard; then all goes on as before.
+static void a_bad_step_is_explained_by_each_rank_alone(void) {
+  static const struct { int rank; const char *flags, *calls, *err; } cases[] = {
+    {0, "--on-nonfinite skip", "all_gather 128 of 4\n", "gpt: warning: step 1: embedding_forward: layer 0 residual: "},
+    {1, "--on-nonfinite skip", "all_gather 128 of 4\n", ""}, {1, "--on-nonfinite stop", "all_gather 128 of 4\nbarrier 0 of 4\n", ""}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    char *flags = format("--batch 4 --steps 20 --ranks 2 --tokens-per-step 128 --val-every 0 --sample-every 0 --save-every 0 %s", cases[i].flags), *out, *err;
+    Trainer t;
+    double old;
+    mirrored_open(&t, flags, cases[i].rank, false);
+    poke(t.model, "transformer.wpe.weight", 3, INFINITY, &old);
+    StepResult bad = train_step(&t);
+    CHECK(!bad.finite && !bad.taken);
+    mirror.calls.len = 0;
+    SAID(out, err, trainer_after_step(&t, &bad, 1));
+    CHECK_STR(mirror.calls.data, cases[i].calls);
+    CHECK_MSG(!strncmp(err, cases[i].err, strlen(cases[i].err)) && !*err == !*cases[i].err, "%s", err);
+    poke(t.model, "transformer.wpe.weight", 3, old, NULL);
+    mirror.calls.len = 0;
+    CHECK(train_step(&t).taken);
+    CHECK(mirror.calls.len && strstr(mirror.calls.data, "all_reduce"));
+    free(out);
+    free(err);
+    free(flags);
+    mirrored_close(&t);
+  }
+}
+
 // ---- the watching device ----
 
 static void a_watched_step_is_the_same_step(void) {
@@ -440,6 +821,8 @@ int main(int argc, char **argv) {
   RUN(every_schedule_warms_up_and_ends);
   RUN(shapes);
   RUN(the_last_rate_is_the_lowest);
+  RUN(every_rate_is_pinned);
+  RUN(minutes_are_steps);
   RUN(bias_correction_counts_updates);
   RUN(window_gives_the_limit);
   RUN(advance_counts_and_keeps_bad_norms_out);
@@ -448,11 +831,21 @@ int main(int argc, char **argv) {
   RUN(a_step_is_timed_by_phase);
   RUN(one_batch_is_learned_by_heart);
   RUN(files_are_divided);
+  RUN(texts_are_cut_at_characters);
+  RUN(empty_files);
+  RUN(shards_and_their_tokenizer);
+  RUN(the_hash_is_of_both_splits);
   RUN(the_vocabulary_grows_with_the_text);
   RUN(small_texts);
   RUN(a_bad_step_changes_nothing_and_is_explained);
   RUN(a_norm_that_overflows_is_explained);
   RUN(an_outlier_is_dropped_and_learned);
+  RUN(a_norm_at_the_limit_is_taken);
+  RUN(a_step_is_said);
+  RUN(one_rank_has_no_queue);
+  RUN(gradients_are_summed_over_ranks);
+  RUN(other_ranks_wait_for_rank_0);
+  RUN(a_bad_step_is_explained_by_each_rank_alone);
   RUN(a_watched_step_is_the_same_step);
   RUN(trace_adds_up);
   if (chdir("/") == 0) remove_tree(folder);
