@@ -82,7 +82,7 @@ static void round_trip(void) {
   }
 }
 
-static bool ends_with_exec(int fd) { return (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0; }
+static bool closed_on_exec(int fd) { return (fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0; }
 
 // Everybody may read what the user's mask allows; no program that this one starts gets its files.
 static void modes_of_files(void) {
@@ -95,7 +95,7 @@ static void modes_of_files(void) {
   CHECK_EQ(of_dir.st_mode & 07777, 0777);
   CHECK_EQ(of_file.st_mode & 07777, 0666);
   Checkpoint *c = checkpoint_newest(run);
-  CHECK(c && c->step == 0 && ends_with_exec(c->model->fd) && ends_with_exec(c->trainer->fd));
+  CHECK(c && c->step == 0 && closed_on_exec(c->model->fd) && closed_on_exec(c->trainer->fd));
   checkpoint_close(c);
   CHECK(signal(SIGXFSZ, SIG_DFL) == SIG_DFL);      // as it was before the save
   free(path);
@@ -805,7 +805,7 @@ static void one_trainer_at_a_time(void) {
   int locks = 0;
   CHECK(stat(run, &here) == 0);
   for (int fd = 3; fd < 100; fd++)
-    if (fstat(fd, &there) == 0 && there.st_ino == here.st_ino && there.st_dev == here.st_dev) { locks++; CHECK(ends_with_exec(fd)); }
+    if (fstat(fd, &there) == 0 && there.st_ino == here.st_ino && there.st_dev == here.st_dev) { locks++; CHECK(closed_on_exec(fd)); }
   CHECK_EQ(locks, 1);
   free(run);
 }
