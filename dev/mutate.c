@@ -64,7 +64,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"ranks.c", false, "test_comm test_ranks test_join"},
   {"reference.c", true, "test_reference test_gradients test_ops"},
   {"run.c", false, "test_train test_cli_train test_ranks"},
-  {"safetensors.c", true, "test_safetensors test_checkpoint"},
+  {"safetensors.c", true, "test_safetensors test_checkpoint test_foreign"},
   {"sample.c", false, "test_sample test_cli_train"},
   {"stories.c", false, "test_stories"},
   {"tensors.c", true, "test_model test_checkpoint"},

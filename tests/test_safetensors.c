@@ -55,6 +55,10 @@ static void writes_the_format(void) {
   Safetensors *s = safetensors_open(path, &why);
   CHECK_MSG(s != NULL, "%s", why.data);
   if (!s) return;
+  Buffer without = {0};                    // metadata
+  safetensors_header(&without, entries, 2, NULL, 0);
+  CHECK_STR(without.data + 8, "{\n\"a.b\":{\"dtype\":\"F32\",\"shape\":[1, 2],\"data_offsets\":[0,8]},\n\"s\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[8,16]}}      ");
+  buffer_free(&without);
   CHECK_EQ(s->count, 3);
   CHECK_EQ(s->tensors[2].elements, 0);
   CHECK_STR(s->tensors[0].name, "a.b");
