@@ -278,9 +278,9 @@ static void pack_along(float *dst, const stored *src, size_t stride, size_t rows
   }
 }
 
-// dst (width) = word p of outer elements [0, there); the rest become zeros. f->data is not looked at: src is where they begin.
-INLINE void pack_row_across(float *dst, const size_t width, const Factor *f, const stored *src, size_t there, size_t p, size_t k) {
-  if (there < width) memset(dst, 0, width * sizeof *dst);
+// dst (width) = word p of outer elements [0, there); the rest stays as it is, for nobody reads what comes of it. f->data is not looked at:
+// src is where they begin.
+INLINE void pack_row_across(float *dst, const Factor *f, const stored *src, size_t there, size_t p, size_t k) {
 #if defined(CPU_DOTS_BF16)
   const stored *one = src + 2 * p * f->stride, *two = one + f->stride;
   const bool pair = 2 * p + 1 < k;
@@ -299,7 +299,7 @@ INLINE void pack_row_across(float *dst, const size_t width, const Factor *f, con
 #endif
 }
 
-// dst: panels (k, width) = columns [0, count) of src (k elements, count); missing columns become zeros. Goes over
+// dst: panels (k, width) = columns [0, count) of src (k elements, count); missing columns of the last stay as they are. Goes over
 // all panels a few rows at a time, so that each line of the source is read once, and lines of panels are written whole.
 INLINE void pack_across(float *dst, const size_t width, const Factor *f, const stored *src, size_t count, size_t k) {
   enum { ROWS = 4, ROWS_AHEAD = 8 };
@@ -308,13 +308,13 @@ INLINE void pack_across(float *dst, const size_t width, const Factor *f, const s
     for (size_t c = 0; c < whole; c += width) {
       UNROLL for (size_t q = p; q < p + ROWS; q++) {
         UNROLL for (size_t e = 0; e < WORD; e++) __builtin_prefetch(src + ((q + ROWS_AHEAD) * WORD + e) * f->stride + c);
-        pack_row_across(dst + c * words + q * width, width, f, src + c, width, q, k);
+        pack_row_across(dst + c * words + q * width, f, src + c, width, q, k);
       }
     }
   }
   for (size_t p = even; p < words; p++)
-    for (size_t c = 0; c < whole; c += width) pack_row_across(dst + c * words + p * width, width, f, src + c, width, p, k);
-  for (size_t p = 0; p < words && whole < count; p++) pack_row_across(dst + whole * words + p * width, width, f, src + whole, count - whole, p, k);
+    for (size_t c = 0; c < whole; c += width) pack_row_across(dst + c * words + p * width, f, src + c, width, p, k);
+  for (size_t p = 0; p < words && whole < count; p++) pack_row_across(dst + whole * words + p * width, f, src + whole, count - whole, p, k);
 }
 
 // dst (rows, k), row after row, of src (rows, k elements): what tiles cannot read where it is, because it is to be expanded, or odd.
@@ -468,12 +468,12 @@ INLINE void prefetch_tile(const Product *g, const Plan *plan, size_t row, size_t
   const size_t rows = MIN((size_t)TILE_ROWS, g->m - row);
   if (g->c || at + k < g->k) {
     const float *c = sums_at(g, plan, row, col);
-    for (size_t i = 0; i < rows; i++)
-      for (size_t j = 0; j < TILE_COLS; j += 16) __builtin_prefetch(c + i * (g->c ? g->c_stride : g->n) + j, 1);
+    for (size_t r = 0; r < rows; r++)
+      for (size_t j = 0; j < TILE_COLS; j += 16) __builtin_prefetch(c + r * (g->c ? g->c_stride : g->n) + j, 1);
   } else {
     const stored *c = g->rounded + row * g->c_stride + col;
-    for (size_t i = 0; i < rows; i++)
-      for (size_t j = 0; j < TILE_COLS; j += 32) __builtin_prefetch(c + i * g->c_stride + j, 1);
+    for (size_t r = 0; r < rows; r++)
+      for (size_t j = 0; j < TILE_COLS; j += 32) __builtin_prefetch(c + r * g->c_stride + j, 1);
   }
 }
 

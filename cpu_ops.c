@@ -515,7 +515,7 @@ static double sum_of_squares(const float *x, size_t n) {
 }
 
 static void cpu_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
-  const size_t blocks = (n + SUMSQ_BLOCK - 1) / SUMSQ_BLOCK;
+  const size_t blocks = round_up(n, SUMSQ_BLOCK) / SUMSQ_BLOCK;
   double *partial = cpu_scratch(cpu_state(d), CPU_SCRATCH_OPS, blocks * sizeof(double)), *sum = (double *)out;
   #pragma omp parallel num_threads(team(d, n))
   {

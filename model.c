@@ -75,7 +75,7 @@ struct Gpt {
   acc *grads;                     // (table.total)
   acc *m, *v;                     // (table.total), or of this rank's shard alone
   Shard *shards;                  // (layers + 2) which elements these are
-  Part gathered;                  // whose moments of all ranks lie in grads; PART_GRADIENT: none
+  Part gathered;                  // PART_M or PART_V: of all ranks they lie in grads
   bool masters_differ;            // sharded: each rank's master weights are up to date in its own parts only
   Lookup lookup;                  // tied only: the lookup's accumulator; the head's is grads itself
   scalar *stats;                    // (STAT_COUNT)
@@ -106,7 +106,7 @@ typedef struct { Gpt *m; bool placing; size_t at; const char *kind; MemoryTable 
 
 static void *place(Layout *y, const char *name, int layer, size_t count, size_t element) {
   size_t bytes;
-  if (!mul_size(count, element, &bytes) || bytes > PTRDIFF_MAX / 4 || y->at > PTRDIFF_MAX / 4)
+  if (!mul_size(count, element, &bytes) || bytes > PTRDIFF_MAX || y->at > PTRDIFF_MAX)
     fail(EXIT_REQUEST, "%s needs %zu x %zu bytes, more than an address can hold: choose a smaller model or --batch", name, count, element);
   bytes = round_up(bytes, 64);
   void *p = y->placing ? y->m->arena + y->at : NULL;
@@ -216,10 +216,10 @@ static void model_layout(Layout *y) {
 
 // ---- creation ----
 
+// *gradient is set where there is one
 static real *param_of(Gpt *m, Role role, int l, acc **gradient, const TensorRow **row) {
   const TensorRow *r = tensor_of(&m->table, role, l);
   if (row) *row = r;
-  *gradient = NULL;
   if (!r || r->size == 0) return NULL;
   if (m->grads) *gradient = m->d->acc_at(m->grads, r->offset);
   return m->d->real_at(m->params, r->offset);
@@ -235,7 +235,7 @@ static Linear linear_of(Gpt *m, Role weight, Role bias, int l, size_t OC) {
 }
 
 static Norm norm_of(Gpt *m, Role weight, Role bias, int l) {
-  Norm n;
+  Norm n = {0};
   n.weight = param_of(m, weight, l, &n.dweight, NULL);
   n.bias = param_of(m, bias, l, &n.dbias, NULL);
   return n;
@@ -289,7 +289,6 @@ static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   m->chunk = MIN(m->chunk, o->purpose == PURPOSE_SAMPLE ? (size_t)1 : m->rows);
   m->blocks = xcalloc((size_t)c->layers, sizeof *m->blocks);
   m->acts = xcalloc((size_t)c->layers, sizeof *m->acts);
-  m->gathered = PART_GRADIENT;
   size_t looked_up;                // by a step: at most its rows, and the vocabulary
   if (!mul_size(m->rows, (size_t)o->micro_batches, &looked_up) || o->micro_batches < 1) looked_up = SIZE_MAX;
   m->lookup.room = MIN(looked_up, (size_t)c->vocab);
@@ -423,7 +422,7 @@ static AttentionShape attention_shape(const Gpt *m, size_t position, const Micro
     .q_stride = m->QKV, .kv_stride = m->QKV, .out_stride = (size_t)c->channels,
     .q_batch = T * m->QKV, .kv_batch = T * m->QKV, .out_batch = T * (size_t)c->channels,
     .mask = c->mask, .dropout = dropout_at(m, place, "attention", layer), .scale = 1 / sqrt((double)config_head_size(c))};
-  if (m->o.purpose == PURPOSE_SAMPLE) { s.S = position + T; s.kv_stride = m->KV; s.kv_batch = 0; }
+  if (m->o.purpose == PURPOSE_SAMPLE) { s.S = position + T; s.kv_stride = m->KV; }   // of one sequence
   return s;
 }
 
@@ -587,8 +586,9 @@ void gpt_backward(Gpt *m, const MicroBatch *place) {
 // Elements first..first+n-1 of a tensor that lie in this rank's shard: all of them, if nothing is sharded.
 typedef struct { size_t first, n /* in the arena */, at /* in m and v */; } Owned;
 static Owned owned(const Gpt *m, const TensorRow *row, size_t first, size_t n) {
+  if (row->size == 0) return (Owned){0};   // it may lie behind all
   const Shard *s = m->shards;
-  while (row->offset >= s->bucket + s->size && s < &m->shards[m->config.layers + 1]) s++;
+  while (row->offset >= s->bucket + s->size) s++;
   size_t begin = MAX(row->offset + first, s->first), end = MIN(row->offset + first + n, s->first + s->n);
   return begin < end ? (Owned){begin, end - begin, s->at + begin - s->first} : (Owned){0};
 }
@@ -749,8 +749,7 @@ void gpt_set_device(Gpt *m, Device *d) { m->d = d; }
 
 const char *gpt_name_at(const Gpt *m, const void *p) {
   static char text[160];
-  if ((const char *)p < m->arena || (const char *)p >= m->arena + m->arena_bytes) return "?";
-  size_t at = (size_t)((const char *)p - m->arena);
+  size_t at = (uintptr_t)p - (uintptr_t)m->arena;   // before the arena: a large number
   const Placement *found = NULL;
   for (size_t i = 0; i < m->place_count; i++) if (m->places[i].offset <= at && at < m->places[i].offset + m->places[i].bytes) found = &m->places[i];
   if (!found) return "?";

@@ -11,9 +11,9 @@
 #include "device.h"   // the contract
 #include "detmath.h"  // det_exp, det_log, det_pow, det_sin, det_cos, det_tanh
 #include "rng.h"      // rng_u32
-#include "util.h"     // xcalloc, round_up, MAX
+#include "util.h"     // xcalloc, MAX
 #include <math.h>     // sqrt, isfinite, INFINITY
-#include <stdlib.h>   // aligned_alloc, free
+#include <stdlib.h>   // posix_memalign, free
 #include <string.h>   // memset, memmove
 
 #pragma GCC diagnostic ignored "-Wunused-parameter"  // this device has no state, so no operation needs its Device *d
@@ -26,11 +26,9 @@ struct scalar { double v; };
 // ---- memory: plain host memory, so that uploading and downloading are copies ----
 
 static void *reference_allocate(Device *d, size_t bytes) {
-  if (bytes > PTRDIFF_MAX) return NULL;
-  size_t size = round_up(MAX(bytes, 1), 64);
-  void *p = aligned_alloc(64, size);
-  if (p) memset(p, 0, size);
-  return p;
+  void *p;
+  if (bytes > PTRDIFF_MAX || posix_memalign(&p, 64, bytes + !bytes)) return NULL;   // at least a byte, which has an address
+  return memset(p, 0, bytes);
 }
 
 static void reference_release(Device *d, void *p, size_t bytes) { free(p); }

@@ -5,7 +5,8 @@
 //
 // An operation is a row: its shapes, its arrays for a shape, the call, and the bound on each output element. For every row
 //   check_against_reference   42 odd shapes (1, primes, tile edges +-1), canaries around every array, inputs unchanged,
-//                             |device - reference| <= bound, and "all NaN" and "all zero" fail the same comparison
+//                             |device - reference| <= bound, and "all NaN" and "all zero" fail the same comparison; on the CPU every
+//                             second case has a page that cannot even be read behind each array, instead of the canaries there
 //   check_same_bits           every instruction set of this processor and 1, 2, 3, 7 threads give the same bits; on CUDA, a second run
 // Inputs are rounded to the device's storage first, so that both devices start from the same numbers and a bound counts roundings only:
 // u = 2^-24 is one rounding. A chain of n additions or fused multiply-adds errs by at most n u times the sum of magnitudes (Higham,
@@ -15,6 +16,7 @@
 #include "../rng.h"     // rng_u32, rng_below, rng_site
 #include "../util.h"    // xmalloc, ARRAY_LEN, MIN, MAX
 #include "test.h"       // CHECK_MSG
+#include <sys/mman.h>   // mmap, mprotect
 #if defined(__x86_64__)
 #include <cpuid.h>      // __get_cpuid_count
 #include <xmmintrin.h>  // _mm_getcsr, _mm_setcsr
@@ -85,7 +87,11 @@ static inline double stored(double x) {
 
 // Every second case on CUDA: what is at least 8 is a multiple of 8, and arrays begin at multiples of 16 bytes.
 static inline bool aligned_case(const Case *c) { return on_cuda() && c->number % 2 == 0; }
-static inline size_t canaries_of(const Case *c) { return aligned_case(c) ? ALIGNED_CANARIES : CANARIES; }
+typedef struct { size_t before, behind; } Canaries;
+static inline Canaries canaries_of(const Case *c) {
+  const size_t n = aligned_case(c) ? ALIGNED_CANARIES : CANARIES;
+  return (Canaries){n, c->number % 2 && !on_cuda() ? 0 : n};
+}
 
 // Dimension `which` of a case: 1, primes, edges of vectors and tiles +-1; the first case is all ones.
 static inline size_t odd_size(const Case *c, unsigned which, size_t most) {
@@ -147,11 +153,25 @@ static inline size_t kind_bytes(const Device *d, Kind kind) {
   return kind == KIND_REAL ? d->real_size : kind == KIND_ACC ? d->acc_size : kind == KIND_IDS ? sizeof(int32_t) : sizeof(double);
 }
 
-static inline void put(Device *d, const Array *a, size_t canaries, char *memory, const double *values) {
-  size_t all = a->n + 2 * canaries;
+// Memory of a case's array; without canaries behind it there is a page that cannot be read.
+typedef struct { char *data, *mapped; size_t bytes; } Memory;
+static inline Memory memory_of(Device *d, size_t bytes, Canaries canaries) {
+  if (canaries.behind) return (Memory){d->allocate(d, bytes), NULL, bytes};
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = round_up(bytes, page);
+  char *p = mmap(NULL, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED || mprotect(p + used, page, PROT_NONE) != 0) return (Memory){0};
+  return (Memory){p + used - bytes, p, used + page};
+}
+static inline void memory_free(Device *d, Memory m) {
+  if (m.mapped) munmap(m.mapped, m.bytes);
+  else d->release(d, m.data, m.bytes);
+}
+
+static inline void put(Device *d, const Array *a, Canaries canaries, char *memory, const double *values) {
+  size_t all = canaries.before + a->n + canaries.behind;
   double *padded = xmalloc(all, sizeof *padded);
   int32_t *ids = xmalloc(all, sizeof *ids);
-  for (size_t i = 0; i < all; i++) padded[i] = i < canaries || i >= canaries + a->n ? CANARY : values[i - canaries];
+  for (size_t i = 0; i < all; i++) padded[i] = i < canaries.before || i >= canaries.before + a->n ? CANARY : values[i - canaries.before];
   for (size_t i = 0; i < all && a->kind == KIND_IDS; i++) ids[i] = (int32_t)padded[i];
   if (a->kind == KIND_REAL) d->upload_real(d, (real *)memory, padded, all);
   if (a->kind == KIND_ACC) d->upload_acc(d, (acc *)memory, padded, all);
@@ -170,18 +190,18 @@ static inline void get_ids(Device *d, double *values, const char *memory, size_t
   }
 }
 
-static inline void get(Device *d, const Array *a, size_t canaries, const char *memory, double *values, bool *live) {
-  size_t all = a->n + 2 * canaries;
+static inline void get(Device *d, const Array *a, Canaries canaries, const char *memory, double *values, bool *live) {
+  size_t all = canaries.before + a->n + canaries.behind;
   double *padded = xmalloc(all, sizeof *padded);
   if (a->kind == KIND_REAL) d->download_real(d, padded, (const real *)memory, all);
   if (a->kind == KIND_ACC) d->download_acc(d, padded, (const acc *)memory, all);
   if (a->kind == KIND_STAT) d->download_stat(d, padded, (const scalar *)memory, all);
   if (a->kind == KIND_IDS) get_ids(d, padded, memory, all);
   for (size_t i = 0; i < all; i++) {
-    bool outside = i < canaries || i >= canaries + a->n;
+    bool outside = i < canaries.before || i >= canaries.before + a->n;
     if (outside && padded[i] != (a->kind == KIND_STAT ? 0 : CANARY)) *live = false;
   }
-  memcpy(values, padded + canaries, a->n * sizeof *values);
+  memcpy(values, padded + canaries.before, a->n * sizeof *values);
   free(padded);
 }
 
@@ -207,23 +227,23 @@ static inline void check_denormals_are_flushed(const Case *c, const Device *d) {
 
 // Runs the case on the device from the given start values; got[a] (n) receives every array. Returns whether all canaries live.
 static inline bool run_case(const Case *c, Device *d, double *const start[], double *const got[]) {
-  char *memory[MOST_ARRAYS];
+  Memory memory[MOST_ARRAYS];
   void *p[MOST_ARRAYS];
-  const size_t canaries = canaries_of(c);
+  const Canaries canaries = canaries_of(c);
   bool live = true;
   for (int a = 0; a < c->arrays; a++) {
-    size_t bytes = (c->array[a].n + 2 * canaries) * kind_bytes(d, c->array[a].kind);
-    memory[a] = d->allocate(d, bytes);
-    if (!memory[a]) abort();
-    put(d, &c->array[a], canaries, memory[a], start[a]);
-    p[a] = memory[a] + canaries * kind_bytes(d, c->array[a].kind);
+    const size_t size = kind_bytes(d, c->array[a].kind);
+    memory[a] = memory_of(d, (canaries.before + c->array[a].n + canaries.behind) * size, canaries);
+    if (!memory[a].data) abort();
+    put(d, &c->array[a], canaries, memory[a].data, start[a]);
+    p[a] = memory[a].data + canaries.before * size;
   }
   keep_denormals();
   c->op->run(d, c->dim, p);
   check_denormals_are_flushed(c, d);
   for (int a = 0; a < c->arrays; a++) {
-    get(d, &c->array[a], canaries, memory[a], got[a], &live);
-    d->release(d, memory[a], (c->array[a].n + 2 * canaries) * kind_bytes(d, c->array[a].kind));
+    get(d, &c->array[a], canaries, memory[a].data, got[a], &live);
+    memory_free(d, memory[a]);
   }
   return live;
 }

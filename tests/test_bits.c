@@ -220,6 +220,7 @@ static void precision_is_another_run(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
+  RUN(squares_are_added_as_written);
   for (int mode = 0; mode < 3; mode++) {
     bf16_storage = mode > 0, at_random = mode > 1;
     RUN(threads_change_no_bit);
@@ -228,7 +229,6 @@ int main(int argc, char **argv) {
     RUN(the_hash_is_not_blind);
   }
   RUN(precision_is_another_run);
-  RUN(squares_are_added_as_written);
   RUN(self_test_of_doctor);
   return TEST_END();
 }

@@ -102,15 +102,18 @@ static void pow_is_accurate(void) {
 static void special_values(void) {
   CHECK(det_exp(0) == 1 && det_exp(-INFINITY) == 0 && det_exp(-800) == 0 && isinf(det_exp(710)) && isinf(det_exp(INFINITY)));
   CHECK(isnan(det_exp(NAN)) && det_exp(1e300) == INFINITY && det_exp(-1e300) == 0);
-  CHECK(det_exp(-745) == 0x1p-1074);
+  CHECK(det_exp(-745) == 0x1p-1074 && det_exp(-745.1) == 0x1p-1074 && det_exp(709.5) < INFINITY);
   CHECK(det_log(1) == 0 && det_log(0) == -INFINITY && isnan(det_log(-1)) && isnan(det_log(NAN)) && isinf(det_log(INFINITY)));
   CHECK(det_pow(2, 10) == 1024 && det_pow(10, -1) == 0.1 && det_pow(5, 0) == 1 && det_pow(1, 1e300) == 1);
   CHECK(det_pow(0, 2) == 0 && isinf(det_pow(0, -2)) && isinf(det_pow(2, 5000)) && det_pow(2, -5000) == 0);
   CHECK(isnan(det_pow(-2, 2)) && isnan(det_pow(NAN, 2)) && isnan(det_pow(2, NAN)) && det_pow(2, 1e308) == INFINITY);
   CHECK(det_pow(1e300, 1e300) == INFINITY && det_pow(1e300, -1e300) == 0);
+  CHECK(det_pow(NAN, 0) == 1 && det_pow(INFINITY, 0) == 1 && det_pow(-3, 0) == 1 && det_pow(1, NAN) == 1 && det_pow(1, INFINITY) == 1 && det_pow(0.3, 1) == 0.3);
+  CHECK(det_pow(INFINITY, 2) == INFINITY && det_pow(INFINITY, -2) == 0 && det_pow(2, INFINITY) == INFINITY && det_pow(2, -INFINITY) == 0 && det_pow(0.5, INFINITY) == 0);
   CHECK(det_sin(0) == 0 && det_cos(0) == 1 && isnan(det_sin(INFINITY)) && isnan(det_cos(NAN)));
   CHECK(det_tanh(0) == 0 && det_tanh(100) == 1 && det_tanh(-INFINITY) == -1 && isnan(det_tanh(NAN)));
-  CHECK(det_tanh(0x1p-1060) == 0x1p-1060);
+  CHECK(isfinite(det_sin(nextafter(0x1p31, 0))) && isnan(det_sin(0x1p31)) && isfinite(det_cos(-nextafter(0x1p31, 0))) && isnan(det_cos(-0x1p31)));
+  CHECK(det_tanh(0x1p-1060) == 0x1p-1060 && det_tanh(19.03) < 1 && det_tanh(-19.03) > -1);
   CHECK(det_erf(0) == 0 && det_erf(7) == 1 && det_erf(-INFINITY) == -1 && isnan(det_erf(NAN)));
 }
 

@@ -15,15 +15,17 @@
 typedef void Forward(CpuState *, stored *, const stored *, const stored *, const stored *, size_t, size_t, size_t, const CpuEpilogue *);
 typedef void BackwardInput(CpuState *, stored *, const stored *, const stored *, size_t, size_t, size_t);
 typedef void BackwardWeight(CpuState *, float *, const stored *, const stored *, size_t, size_t, size_t);
+typedef size_t Scratch(const CpuState *, size_t, size_t, size_t);
 typedef struct {
   const char *name;
   bool available;
   Forward *forward;
   BackwardInput *backward_input;
   BackwardWeight *backward_weight;
+  Scratch *scratch;
 } InstructionSet;
-#define PROTOTYPES(isa) Forward cpu_gemm_forward_##isa; BackwardInput cpu_gemm_backward_input_##isa; BackwardWeight cpu_gemm_backward_weight_##isa;
-#define SET(isa) { #isa, false, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa },
+#define PROTOTYPES(isa) Forward cpu_gemm_forward_##isa; BackwardInput cpu_gemm_backward_input_##isa; BackwardWeight cpu_gemm_backward_weight_##isa; Scratch cpu_gemm_scratch_##isa;
+#define SET(isa) { #isa, false, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa, cpu_gemm_scratch_##isa },
 #ifndef __x86_64__
 #define EACH_X86(X)
 #elif defined(CPU_STORES_BF16)
@@ -351,6 +353,67 @@ static void denormals_are_zero(void) {
   array_free(&x), array_free(&w), array_free(&out);
 }
 
+// ---- working memory ----
+
+// How products are cut, as far as it shows in the memory that they take: changed on purpose only, for speed was measured with these cuts and the
+// printed table of memory counts on it.
+static void cuts_are_pinned(void) {
+  static const size_t sides[] = {0, 1, 2, 7, 16, 47, 48, 64, 96, 100, 384, 767, 768, 769, 1023, 1024, 1025, 1536, 2048, 3072, 4100, 22100, 50304};
+  static const struct { const char *set, *hash; } pinned[] = {{"generic", "e731686b332ec91bc699328543dfc2b2ffbba7451c0625acfceb30d1d1464d6c"}, {"avx2", "1a095aeb64fe3eb04ccd7aa82be67b4371152bfdd836c44fa171c1dbc21c139b"}, {"avx512", "badb45e0df75e7438532632d1b5df947c412539244b1611da8590c291d02b80c"},
+    {"generic_bf16", "2e5b898b99ecae1442c0ff4b216cd3ccddf3b24fbe97173a808d1659c40be306"}, {"avx2_bf16", "ce3e4f72688cfd3ba66ef34c1f3b450ad008f7b3ae1c89bcd024d94637ea1a97"}, {"avx512_bf16", "3852d767fb15aa7dcfcc08d50507a921fb9c52034cce4cd06295dc8154b618d0"}, {"avx512bf16", "0bc558876786c6f0941117bc2d2929ac6fea0434a95ad01b7e366aac30045a93"}};
+  for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
+    Buffer all = {0};
+    char hex[65];
+    for (size_t a = 0; a < ARRAY_LEN(sides); a++)
+      for (size_t b = 0; b < ARRAY_LEN(sides); b++)
+        for (size_t c = 0; c < ARRAY_LEN(sides); c++) {
+          const CpuState some = { .threads = thread_counts[(a + b + c) % ARRAY_LEN(thread_counts)] };
+          buffer_printf(&all, "%zu ", sets[i].scratch(&some, sides[a], sides[b], sides[c]));
+        }
+    sha256_of(all.data, all.len, hex);
+    buffer_free(&all);
+    for (size_t p = 0; p < ARRAY_LEN(pinned); p++) if (!strcmp(pinned[p].set, sets[i].name)) CHECK_MSG(!strcmp(pinned[p].hash, hex), "%s: %s", sets[i].name, hex);
+    CHECK_EQ(sets[i].scratch(&state, 0, 5, 7), 0);
+  }
+}
+
+// Products take the memory that they say, and not a byte behind it; what was there before changes nothing.
+static void products_stay_in_their_memory(void) {
+  static const Shape some[] = {{1, 1, 1}, {61, 101, 103}, {40, 769, 50}, {50, 40, 1537}, {97, 64, 129}, {31, 1600, 33}, {1600, 31, 33}, {1030, 17, 49}, {9, 2200, 130}};
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  for (size_t i = 0; i < ARRAY_LEN(some) * ARRAY_LEN(sets) * 2; i++) {
+    const Shape *s = &some[i / 2 / ARRAY_LEN(sets)];
+    const InstructionSet *set = &sets[i / 2 % ARRAY_LEN(sets)];
+    if (!set->available) continue;
+    CpuState guarded = { .threads = i % 2 ? 3 : 1 };
+    const size_t bytes = set->scratch(&guarded, s->rows, s->IC, s->OC), used = round_up(bytes, page);
+    char *memory = mmap(NULL, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory + used, page, PROT_NONE) != 0) abort();
+    memset(memory, 0xff, used);   // NaN
+    guarded.scratch[CPU_SCRATCH_GEMM].data = memory + used - bytes, guarded.scratch[CPU_SCRATCH_GEMM].bytes = bytes;
+    Array x = array_create(s->rows * s->IC, 1), w = array_create(s->OC * s->IC, 1), dout = array_create(s->rows * s->OC, 1), dw = gradient_create(s->OC * s->IC, 1);
+    Array out[2] = {array_create(s->rows * s->OC, 0), array_create(s->rows * s->OC, 0)}, dx[2] = {array_create(s->rows * s->IC, 0), array_create(s->rows * s->IC, 0)};
+    float *first = xmalloc(dw.n, sizeof *first);
+    for (int again = 0; again < 2; again++) {
+      CpuState *which = again ? &guarded : &state;
+      state.threads = 2;
+      array_restart(&dw);
+      set->forward(which, S(&out[again]), S(&x), S(&w), NULL, s->rows, s->IC, s->OC, NULL);
+      set->backward_input(which, S(&dx[again]), S(&dout), S(&w), s->rows, s->IC, s->OC);
+      set->backward_weight(which, F(&dw), S(&dout), S(&x), s->rows, s->IC, s->OC);
+      if (!again) memcpy(first, dw.data, dw.n * sizeof *first);
+    }
+    CHECK_MSG(!memcmp(out[0].data, out[1].data, out[0].n * out[0].size) && !memcmp(dx[0].data, dx[1].data, dx[0].n * dx[0].size) && !memcmp(first, dw.data, dw.n * sizeof *first),
+              "%s, %zu x %zu x %zu: other bits in other memory", set->name, s->rows, s->IC, s->OC);
+    CHECK_EQ(guarded.scratch[CPU_SCRATCH_GEMM].bytes, bytes);
+    CHECK(state.scratch[CPU_SCRATCH_GEMM].bytes >= set->scratch(&state, s->rows, s->IC, s->OC) || !set->scratch(&state, s->rows, s->IC, s->OC));
+    munmap(memory, used + page);
+    free(first);
+    array_free(&x), array_free(&w), array_free(&dout), array_free(&dw);
+    for (int k = 0; k < 2; k++) array_free(&out[k]), array_free(&dx[k]);
+  }
+}
+
 static void nothing_to_do(void) {
   Array x = array_create(8, 1), out = array_create(8, 1), dw = gradient_create(8, 1);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
@@ -374,6 +437,8 @@ int main(int argc, char **argv) {
   RUN(gradient_in_pieces);
   RUN(large_gradient);
   RUN(epilogue);
+  RUN(cuts_are_pinned);
+  RUN(products_stay_in_their_memory);
   RUN(nothing_to_do);
   free(state.scratch[CPU_SCRATCH_GEMM].data);
   return TEST_END();

@@ -1,6 +1,8 @@
 // test_model.c: owns what test_gradients.c leaves of the model: its memory, its initial numbers, decoding, the update, and
 // everything about its configuration. Both devices where a device computes.
 #include "oracle.h"      // random_value
+#include "../bf16.h"     // bf16_of_float
+#include "../comm.h"     // comm_part
 #include "../model.h"    // the whole model
 #include <math.h>        // fabs, sqrt
 #include <stdbool.h>
@@ -17,13 +19,25 @@ static GptConfig tiny(Family family) {
 
 static Device *inner;
 static char *allocated;
-static size_t allocated_bytes, allocations;
+static size_t allocated_bytes, allocations, releases, refreshes;
 
 static void *count_allocate(Device *d, size_t bytes) {
   (void)d;
   allocations++;
   allocated_bytes = bytes;
   return allocated = inner->allocate(inner, bytes);
+}
+
+static void count_release(Device *d, void *p, size_t bytes) {
+  (void)d;
+  releases += p == allocated && bytes == allocated_bytes;
+  inner->release(inner, p, bytes);
+}
+
+static void count_refresh(Device *d, const real *params, size_t n) {
+  (void)d;
+  CHECK(params && n > 0);
+  refreshes++;
 }
 
 static void refuse_create(Device *d, const GptOptions *o) { gpt_create(d, o); }
@@ -33,9 +47,9 @@ static void *no_memory(Device *d, size_t bytes) { (void)d; (void)bytes; return N
 static void check_memory(Device *d, const GptOptions *o) {
   MemoryTable table;
   Device counting = *d;
-  counting.allocate = count_allocate;
+  counting.allocate = count_allocate, counting.release = count_release;
   inner = d;
-  allocations = 0;
+  allocations = releases = 0;
   gpt_memory(&table, d, o);
   Gpt *m = gpt_create(&counting, o);
   size_t sum = 0;
@@ -47,6 +61,7 @@ static void check_memory(Device *d, const GptOptions *o) {
   CHECK_STR(gpt_name_at(m, allocated + table.total), "?");
   CHECK_STR(gpt_name_at(m, allocated - 1), "?");
   gpt_destroy(m);
+  CHECK_EQ(releases, 1);
 }
 
 static void memory_is_what_was_counted(void) {
@@ -90,6 +105,38 @@ static void memory_is_under_its_kind(void) {
     const size_t one = round_up((size_t)o.config.context * 2 * 6 * d->real_size, 64);   // 2 key-value heads of 6 channels
     CHECK_EQ(bytes_of_kind(&table, "key-value cache"), 2 * 2 * one);
   }
+}
+
+// Where weights are stored in 16 bits, training keeps their masters in 32, unless it is told not to; nothing else does.
+static void memory_of_bf16(void) {
+  Device *d = cpu_device_bf16(1);
+  for (Purpose purpose = PURPOSE_TRAIN; purpose <= PURPOSE_SAMPLE; purpose++)
+    for (int no_master = 0; no_master < 2; no_master++) {
+      GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = purpose, .B = 1, .T = 7, .no_master = no_master};
+      MemoryTable table;
+      TensorTable t;
+      gpt_memory(&table, d, &o);
+      tensor_table_build(&t, &o.config, d->row_multiple);
+      CHECK_EQ(bytes_of_kind(&table, "weights"), round_up(t.total * 2, 64) + (purpose == PURPOSE_TRAIN && !no_master ? round_up(t.total * 4, 64) : 0));
+      tensor_table_free(&t);
+    }
+  d->destroy(d);
+}
+
+// The gradient of q, k, v takes the place of the feed-forward layer's where it fits; moments are shared among ranks, from two on.
+static void memory_that_is_shared(void) {
+  Device *d = devices[1];
+  size_t optimizer = 0;
+  for (int64_t ffn = 71; ffn <= 72; ffn++)   // 72 is the width of q, k and v
+    for (int shards = 0; shards <= 2; shards++) {
+      GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 3, .T = 7, .shards = shards};
+      MemoryTable table;
+      o.config.ffn = ffn;
+      gpt_memory(&table, d, &o);
+      CHECK_EQ(bytes_of_kind(&table, "activation gradients"), round_up(21 * 24 * 4, 64) + (ffn < 72 ? round_up(21 * 72 * 4, 64) : 0));
+      if (shards == 0) optimizer = bytes_of_kind(&table, "optimizer");
+      else CHECK(shards == 1 ? bytes_of_kind(&table, "optimizer") == optimizer : bytes_of_kind(&table, "optimizer") < optimizer * 2 / 3);
+    }
 }
 
 // Every line of the memory table, of all kinds of models: what a banner says, and what fits, changes on purpose only.
@@ -183,9 +230,27 @@ static void memory_that_is_not_there(void) {
   GptOptions o = {.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
   none.allocate = no_memory;
   EXPECT_FAIL(3, "smaller --batch", refuse_create(&none, &o));
+  MemoryTable table;
+  o.B = 1 << 12;
+  gpt_memory(&table, &none, &o);
+  char *words = format("refused %zu MiB for", table.total >> 20);
+  EXPECT_FAIL(3, words, refuse_create(&none, &o));
+  free(words);
+  // a row is 192 bytes on the reference: one buffer beyond 2^64 bytes, one beyond 2^63, several together
+  const size_t limit = (size_t)1 << 63;
+  o.T = 1;
+  o.B = (int64_t)1 << 57;
+  EXPECT_FAIL(2, "residual needs", gpt_memory(&table, devices[0], &o));
+  o.B = (int64_t)(limit / 192 * 5 / 4);
+  EXPECT_FAIL(2, "residual needs", gpt_memory(&table, devices[0], &o));
+  o.B = (int64_t)(limit / 192 * 3 / 5);
+  EXPECT_FAIL(2, "mean 1 needs", gpt_memory(&table, devices[0], &o));
   o.B = INT64_MAX / 8;
   o.T = 1 << 20;
-  EXPECT_FAIL(2, "--batch", refuse_create(devices[0], &o));
+  EXPECT_FAIL(2, "--batch 1152921504606846975 x --context 1048576 overflows", refuse_create(devices[0], &o));
+  o = (GptOptions){.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 7};
+  o.config.heads = 5;
+  EXPECT_FAIL(2, "--heads 5 does not divide", refuse_create(devices[0], &o));
   for (int i = 0; i < 2; i++)      // whole pages of which are more than there are addresses
     for (size_t less = 1; less < (size_t)1 << 24; less = 3 * less + 1) CHECK(devices[i]->allocate(devices[i], SIZE_MAX - less) == NULL);
 }
@@ -205,6 +270,16 @@ static void names_in_the_arena(void) {
     CHECK_MSG(found, "%s is nowhere", wanted[w]);
   }
   CHECK_STR(gpt_name_at(m, allocated), "transformer.wte.weight");
+  size_t gaps = 0;                          // between two tensors there are only weights
+  for (size_t i = 0; i + 1 < gpt_table(m)->count; i++) {
+    const TensorRow *row = &gpt_table(m)->rows[i];
+    const size_t end = row->offset + row->size;
+    CHECK_STR(gpt_name_at(m, allocated + (end - 1) * sizeof(double)), row->name);
+    if (end == row[1].offset) continue;
+    CHECK_STR(gpt_name_at(m, allocated + end * sizeof(double)), "weights");
+    gaps++;
+  }
+  CHECK(gaps > 0);
   gpt_destroy(m);
 }
 
@@ -241,6 +316,7 @@ static void check_decode(Gpt *full, const int32_t *ids, const double *logits, in
       gpt_decode(m, ids + at, n, at, got);
       CHECK_MSG(!memcmp(got, logits + (at + n - 1) * VOCAB, sizeof got), "%s, %s: position %zu, pieces of %lld, calls of %zu: %.17g is not %.17g", gpt_device(full)->name,
                 o.config.family == FAMILY_GPT2 ? "gpt2" : "llama", at + n - 1, (long long)piece, call, got[0], logits[(at + n - 1) * VOCAB]);
+      CHECK_EQ(gpt_options(m)->T, piece);
     }
   gpt_destroy(m);
 }
@@ -492,6 +568,171 @@ static void lookups_have_rows_for_what_they_touch(void) {
   }
 }
 
+// In a tensor that could be forgotten, a gradient is zero everywhere.
+static void every_tensor_has_a_gradient(void) {
+  for (int i = 0; i < 2; i++)
+    for (Family family = FAMILY_GPT2; family <= FAMILY_LLAMA; family++)
+      for (int tie = 0; tie < 2; tie++) {
+        GptConfig c = tiny(family);
+        c.tie = tie;
+        Gpt *m = gpt_create(devices[i], &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = 2, .T = 3});
+        size_t n, at = 0;
+        disturb(m);
+        double *all = gradients_of_step(m, &n);
+        for (size_t t = 0; t < gpt_table(m)->count; at += tensor_values(&gpt_table(m)->rows[t++])) {
+          size_t moved = 0;
+          for (size_t j = at; j < at + tensor_values(&gpt_table(m)->rows[t]); j++) moved += all[j] != 0;
+          CHECK_MSG(moved > 0, "%s has no gradient", gpt_table(m)->rows[t].name);
+        }
+        gpt_destroy(m);
+        free(all);
+      }
+}
+
+// Dropout acts where gradients are wanted, as seed, step and place say; elsewhere the model is the one without.
+static double loss_with(double dropout, const MicroBatch *place, WantGradient want) {
+  int32_t ids[6] = {1, 2, 3, 4, 5, 6}, targets[6] = {2, 3, 4, 5, 6, 7};
+  GptConfig c = tiny(FAMILY_GPT2);
+  c.dropout = dropout;
+  Gpt *m = gpt_create(devices[0], &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = 2, .T = 3});
+  disturb(m);
+  gpt_begin_step(m);
+  gpt_forward(m, ids, targets, place, want);
+  double loss = gpt_loss_sum(m);
+  gpt_destroy(m);
+  return loss;
+}
+
+static void dropout_is_where_it_is_asked_for(void) {
+  const MicroBatch place = {.loss_scale = 1, .seed = 3, .step = 4, .row0 = 5}, others[] = {{.loss_scale = 1, .seed = 9, .step = 4, .row0 = 5},
+    {.loss_scale = 1, .seed = 3, .step = 9, .row0 = 5}, {.loss_scale = 1, .seed = 3, .step = 4, .row0 = 9}};
+  const double none = loss_with(0, &place, WITH_GRADIENT), some = loss_with(0.3, &place, WITH_GRADIENT);
+  CHECK(loss_with(0.3, &place, WITHOUT_GRADIENT) == none && loss_with(0, &place, WITHOUT_GRADIENT) == none);
+  CHECK(some != none && loss_with(0.3, &place, WITH_GRADIENT) == some);
+  for (size_t i = 0; i < ARRAY_LEN(others); i++) CHECK(loss_with(0.3, &others[i], WITH_GRADIENT) != some);
+}
+
+// The device's copies of the weights are renewed after every change of them; the model uses the device that it is given.
+static void weights_are_refreshed(void) {
+  Device counting = *devices[1];
+  counting.refresh = count_refresh;
+  Gpt *m = gpt_create(devices[1], &(GptOptions){.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+  gpt_set_device(m, &counting);
+  CHECK(gpt_device(m) == &counting);
+  refreshes = 0;
+  gpt_init(m, 3);
+  CHECK_EQ(refreshes, 1);
+  gpt_refresh(m);
+  CHECK_EQ(refreshes, 2);
+  gpt_begin_step(m);
+  gpt_finish_gradients(m);
+  CHECK_EQ(refreshes, 2);
+  gpt_update(m, &SETTINGS, DECAY);
+  CHECK_EQ(refreshes, 3);
+  gpt_set_device(m, devices[1]);
+  gpt_destroy(m);
+}
+
+// ---- moments shared among ranks (--zero 1) ----
+// Each rank in turn, beside a model that shares nothing and has the same numbers: what a rank gives to the others must be that model's, and what it
+// would get from them is taken from that model.
+
+typedef struct { const double *expected; size_t at, calls, wrong; int shards, rank, scalars, waits; double whole, sum; } Ranks;
+
+static float number_at(const void *x, size_t i, size_t size) { return size == 2 ? float_of_bf16(((const bf16 *)x)[i]) : ((const float *)x)[i]; }
+
+static void gather_from_expected(void *context, void *x, size_t n, size_t size) {
+  Ranks *r = context;
+  const CommPart mine = comm_part(n, r->shards, r->rank);
+  for (size_t i = 0; i < n; i++) {
+    const float value = (float)r->expected[r->at + i];
+    const bool own = i >= mine.first && i < mine.first + mine.n;
+    if (own) r->wrong += number_at(x, i, size) != (size == 2 ? float_of_bf16(bf16_of_float(value)) : value);
+    else if (size == 2) ((bf16 *)x)[i] = bf16_of_float(value);
+    else ((float *)x)[i] = value;
+  }
+  r->at += n, r->calls++;
+}
+static void nothing_to_reduce(void *context, acc *x, size_t n) { (void)context, (void)x, (void)n; }
+static void sum_of_ranks(void *context, scalar *x, size_t n) {   // the loss, then the sum of squares
+  Ranks *r = context;
+  r->scalars += (int)n;
+  if (r->scalars == 2) r->sum += *(double *)x, *(double *)x = r->whole;
+}
+static void wait_of_ranks(void *context) { ((Ranks *)context)->waits++; }
+
+// A part as it lies in the arena.
+static double *arena_of(Gpt *m, Part part) {
+  const TensorTable *t = gpt_table(m);
+  double *values = xcalloc(t->total, sizeof *values);
+  for (size_t i = 0; i < t->count; i++) if (t->rows[i].size) gpt_read(m, part, &t->rows[i], 0, t->rows[i].size, values + t->rows[i].offset);
+  return values;
+}
+
+// A part is gathered when it is read for the first time, and only then.
+static void check_gathered(Gpt *m, Ranks *r, Part part, const double *expected, size_t calls, const char *what) {
+  const size_t total = gpt_table(m)->total;
+  *r = (Ranks){.expected = expected, .shards = r->shards, .rank = r->rank};
+  for (int again = 0; again < 2; again++) {
+    double *got = arena_of(m, part);
+    CHECK_MSG(!memcmp(got, expected, total * sizeof *got), "%s differ", what);
+    CHECK_MSG(r->wrong == 0 && r->calls == calls && r->at == (calls ? total : 0), "%s: %zu wrong, %zu calls, %zu of %zu elements", what, r->wrong, r->calls, r->at, total);
+    free(got);
+  }
+}
+
+static void check_rank(Gpt *whole, double *const expected[4], double whole_norm, int shards, int rank, double *sum) {
+  GptOptions o = *gpt_options(whole);
+  o.shards = shards, o.shard_rank = rank;
+  Gpt *m = gpt_create(gpt_device(whole), &o);
+  const size_t buckets = (size_t)o.config.layers + 2, total = gpt_table(m)->total;
+  const bool masters = gpt_device(m)->real_size == 2;
+  Ranks r = {.shards = shards, .rank = rank, .whole = whole_norm * whole_norm};
+  gpt_set_reducer(m, &(Reducer){.gradients = nothing_to_reduce, .scalars = sum_of_ranks, .wait = wait_of_ranks, .gather = gather_from_expected, .context = &r});
+  CHECK(fill(m) == whole_norm && r.scalars == 2 && r.waits == 2);
+  *sum += r.sum;
+  r = (Ranks){.expected = expected[3], .shards = shards, .rank = rank};
+  gpt_gather(m, PART_GRADIENT);
+  CHECK(r.wrong == 0 && r.calls == buckets && r.at == total);
+  r = (Ranks){.expected = expected[0], .shards = shards, .rank = rank};
+  gpt_update(m, &SETTINGS, DECAY);
+  CHECK_MSG(r.wrong == 0 && r.calls == buckets && r.at == total, "update: %zu wrong, %zu calls", r.wrong, r.calls);
+  check_gathered(m, &r, PART_M, expected[1], buckets, "first moments");
+  check_gathered(m, &r, PART_V, expected[2], buckets, "second moments");
+  check_gathered(m, &r, PART_WEIGHT, expected[0], masters ? buckets : 0, "weights");
+  check_gathered(m, &r, PART_V, expected[2], 0, "second moments again");
+  gpt_begin_step(m);          // whose gradients take the place of what was gathered
+  check_gathered(m, &r, PART_V, expected[2], buckets, "second moments in the next step");
+  gpt_destroy(m);
+}
+
+static void ranks_share_the_moments(void) {
+  Device *bf16_device = cpu_device_bf16(1);
+  for (int kind = 0; kind < 8; kind++) {
+    GptConfig c = tiny(kind & 1 ? FAMILY_LLAMA : FAMILY_GPT2);
+    c.bias = kind & 4 && c.bias;
+    c.tie = kind & 4;
+    Gpt *whole = gpt_create(kind & 2 ? bf16_device : devices[1], &(GptOptions){.config = c, .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+    const double norm = fill(whole);
+    double *expected[4];
+    expected[3] = arena_of(whole, PART_GRADIENT);
+    gpt_gather(whole, PART_M);   // nothing is shared: does nothing
+    double *same = arena_of(whole, PART_GRADIENT);
+    CHECK(!memcmp(same, expected[3], gpt_table(whole)->total * sizeof *same));
+    free(same);
+    gpt_update(whole, &SETTINGS, DECAY);
+    for (int p = 0; p < 3; p++) expected[p] = arena_of(whole, parts[p]);
+    for (int shards = 2; shards <= 3; shards++) {
+      double sum = 0;
+      for (int rank = 0; rank < shards; rank++) check_rank(whole, expected, norm, shards, rank, &sum);
+      CHECK_NEAR(sqrt(sum), norm, 1e-12 * norm, "norm of %d parts", shards);
+    }
+    for (int p = 0; p < 4; p++) free(expected[p]);
+    gpt_destroy(whole);
+  }
+  bf16_device->destroy(bf16_device);
+}
+
 static void bad_gradients_change_nothing(void) {
   static const double bad[] = {NAN, INFINITY, -INFINITY};
   for (int i = 0; i < 2; i++) {
@@ -526,8 +767,8 @@ static void bad_gradients_change_nothing(void) {
 
 // Every part comes back as it was written, piece by piece, and parts do not overlap.
 static void parts_are_apart(void) {
-  for (int i = 0; i < 2; i++) {
-    Gpt *m = gpt_create(devices[i], &(GptOptions){.config = tiny(FAMILY_LLAMA), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3});
+  for (int i = 0; i < 4; i++) {        // one rank alone shares with nobody
+    Gpt *m = gpt_create(devices[i % 2], &(GptOptions){.config = tiny(FAMILY_LLAMA), .purpose = PURPOSE_TRAIN, .B = 1, .T = 3, .shards = i / 2});
     const TensorTable *table = gpt_table(m);
     for (size_t p = 0; p < 4; p++)
       for (size_t t = 0; t < table->count; t++)
@@ -590,7 +831,7 @@ static void initial_numbers(void) {
 static void initial_numbers_depend_on_the_name(void) {
   GptConfig c = tiny(FAMILY_GPT2), larger = c;
   TensorTable a, b;
-  double x[40], y[40];
+  double x[40], y[41];
   larger.vocab += 11;
   larger.layers = 5;
   tensor_table_build(&a, &c, 16);
@@ -598,8 +839,9 @@ static void initial_numbers_depend_on_the_name(void) {
   const char *names[] = {"transformer.wte.weight", "transformer.h.1.attn.c_attn.weight", "transformer.h.0.attn.c_attn.weight"};
   for (size_t i = 0; i < ARRAY_LEN(names); i++) {
     tensor_init(tensor_find(&a, names[i]), 9, 3, 40, x);
+    y[40] = 7;
     for (size_t j = 0; j < 40; j++) tensor_init(tensor_find(&b, names[i]), 9, 3 + j, 1, y + j);
-    CHECK(!memcmp(x, y, sizeof x));
+    CHECK(!memcmp(x, y, sizeof x) && y[40] == 7);
     tensor_init(tensor_find(&b, names[i]), 10, 3, 40, y);
     CHECK_MSG(memcmp(x, y, sizeof x), "%s does not depend on the seed", names[i]);
     tensor_init(tensor_find(&b, names[(i + 1) % 3]), 9, 3, 40, y);
@@ -630,6 +872,35 @@ static void check_table(const GptConfig *c, size_t multiple) {
   CHECK_EQ(t.parameters, parameters);
   CHECK(!tensor_find(&t, "transformer.h.9.ln_1.weight"));
   tensor_table_free(&t);
+}
+
+// Every field of every row: files, plans and the bits of every run depend on it.
+static void table_is_pinned(void) {
+  Buffer all = {0};
+  for (int kind = 0; kind < 32; kind++) {
+    GptConfig c = tiny((Family)(kind % 2));
+    TensorTable t;
+    c.tie = kind / 2 % 2;
+    c.bias = kind / 4 % 2 && c.family == FAMILY_GPT2;
+    c.init_std = kind / 8 % 2 ? 0.05 : 0;
+    c.layers = kind / 8 + 1;
+    tensor_table_build(&t, &c, kind / 16 ? 16 : 1);
+    for (size_t i = 0; i < t.count; i++) {
+      const TensorRow *r = &t.rows[i];
+      buffer_printf(&all, "%d %d %s %lldx%lld %d %d%d%d%d%d %d %.17g %zu %zu %zu\n", (int)r->role, r->layer, r->name, (long long)r->rows, (long long)r->cols, r->dims, r->trainable,
+                    r->decays, r->joined, r->file_transposed, r->zero_in_file_only, (int)r->init, r->init_std, r->padded_rows, r->offset, r->size);
+    }
+    buffer_printf(&all, "%zu %lld\n", t.total, (long long)t.parameters);
+    tensor_table_free(&t);
+  }
+  char hex[65];
+  sha256_of(all.data, all.len, hex);
+  CHECK_STR(hex, "08bce751b051a7d99f46b303580f748c7d672d7eaaa821baf565ad6d8b2fd1a1");
+  buffer_free(&all);
+  GptConfig c = tiny(FAMILY_GPT2);
+  TensorTable t;
+  c.vocab = (int64_t)1 << 62;
+  EXPECT_FAIL(2, "transformer.wte.weight of 4611686018427387904 x 24 is more than an address can hold", tensor_table_build(&t, &c, 1));
 }
 
 static void table(void) {
@@ -806,6 +1077,8 @@ int main(int argc, char **argv) {
   devices[1] = cpu_device(2);
   RUN(memory_is_what_was_counted);
   RUN(memory_is_under_its_kind);
+  RUN(memory_of_bf16);
+  RUN(memory_that_is_shared);
   RUN(memory_is_pinned);
   RUN(scratch_is_asked_for);
   RUN(evaluation_keeps_one_block);
@@ -817,11 +1090,16 @@ int main(int argc, char **argv) {
   RUN(update_is_adamw);
   RUN(every_gradient_is_reduced_once);
   RUN(lookups_have_rows_for_what_they_touch);
+  RUN(every_tensor_has_a_gradient);
+  RUN(dropout_is_where_it_is_asked_for);
+  RUN(weights_are_refreshed);
+  RUN(ranks_share_the_moments);
   RUN(bad_gradients_change_nothing);
   RUN(parts_are_apart);
   RUN(initial_numbers);
   RUN(initial_numbers_depend_on_the_name);
   RUN(table);
+  RUN(table_is_pinned);
   RUN(presets);
   RUN(flops);
   RUN(what_cannot_be_is_refused);

@@ -57,10 +57,12 @@ static void dropout(void) { check_operation(&dropout_op); }
 
 static void dropout_does_nothing_at_zero(void) {
   Device *d = cpu_device(1);
-  float x[3] = {1, -2, INFINITY};
+  float x[4] = {1, -2, INFINITY, 0}, denormal;
+  memcpy(&denormal, &(uint32_t){77}, 4);
+  memcpy(&x[3], &denormal, 4);
   Dropout none = {.p = 0};
-  d->dropout(d, (real *)x, 1, 3, &none);
-  CHECK(x[0] == 1 && x[1] == -2 && isinf(x[2]));
+  d->dropout(d, (real *)x, 1, 4, &none);
+  CHECK(x[0] == 1 && x[1] == -2 && isinf(x[2]) && !memcmp(&x[3], &denormal, 4));   // what computes would flush it to zero
   d->destroy(d);
 }
 
@@ -407,6 +409,7 @@ static void adamw_run(Device *d, const size_t *n, void *const p[]) {
   AdamWSettings settings = some_settings(n[2]);
   d->sumsq(d, d->stat_at(p[8], STAT_GRAD_SUMSQ), p[3], n[0]);
   d->sumsq(d, d->stat_at(p[8], STAT_GRAD_SUMSQ), p[7], n[1]);
+  keep_denormals();   // the sums have flushed them
   d->adamw(d, tensors, 2, &settings, p[8]);
 }
 // g: 2 roundings (clip, product); m: 4 on magnitudes; v: 6; root of v: 3 + its own 3; the quotient 4 more; lr and decay 2 each
@@ -547,6 +550,39 @@ static void linear_forward_fused_is_unfused(void) {
     CHECK(equal_floats(post2, post, rows * width));
   }
   free(x), free(w), free(b), free(pre), free(post), free(pre2), free(post2);
+  d->destroy(d);
+}
+
+// Gradients of the weight alone, where there is no bias.
+static void linear_backward_weight_without_bias(void) {
+  Device *d = cpu_device(2);
+  enum { ROWS = 33, C = 20, OC = 17 };
+  float *x = random_floats("x", ROWS * C, 2), *dout = random_floats("dout", ROWS * OC, 1), *one = xcalloc(OC * C, 4), *two = xcalloc(OC * C, 4), *bias = xcalloc(OC, 4);
+  d->linear_backward_weight(d, A(one), NULL, R(dout), R(x), ROWS, C, OC);
+  d->linear_backward_weight(d, A(two), A(bias), R(dout), R(x), ROWS, C, OC);
+  CHECK(equal_floats(one, two, OC * C));
+  free(x), free(dout), free(one), free(two), free(bias);
+  d->destroy(d);
+}
+
+// The activations and their derivatives over all of their range, and where they are held so that nothing overflows: the bits of every version.
+static void activation_bits_never_change(void) {
+  enum { STEPS = 2400 };
+  float pre[2 * STEPS], dpost[2 * STEPS], out[2 * STEPS];
+  Buffer all = {0};
+  for (int i = 0; i < STEPS; i++) pre[i] = (float)(i - STEPS / 2) * 0.0101f * (i % 3 == 2 ? 9 : 1), pre[STEPS + i] = 1 + (float)(i % 7);
+  for (int i = 0; i < 2 * STEPS; i++) dpost[i] = 1 + (float)(i % 5) / 4;
+  Device *d = cpu_device(1);
+  for (Activation a = ACTIVATION_NONE; a <= ACTIVATION_SWIGLU; a++) {
+    d->activation_forward(d, R(out), R(pre), 1, 2 * STEPS, a);
+    buffer_append(&all, out, (a == ACTIVATION_SWIGLU ? 1 : 2) * STEPS * sizeof(float));
+    d->activation_backward(d, R(out), R(dpost), R(pre), 1, 2 * STEPS, a);
+    buffer_append(&all, out, sizeof out);
+  }
+  char hex[65];
+  sha256_of(all.data, all.len, hex);
+  CHECK_STR(hex, "7bcfbfa36997bec67110f5c153f46cc48ffb09f73814c9ced07c0de9c3b66944");
+  buffer_free(&all);
   d->destroy(d);
 }
 
@@ -728,6 +764,8 @@ static void test_cpu_device(void) {
   RUN(layernorm_fused_is_unfused);
   RUN(residual_forward_may_alias);
   RUN(linear_forward_fused_is_unfused);
+  RUN(linear_backward_weight_without_bias);
+  RUN(activation_bits_never_change);
   RUN(activation_backward_may_alias);
   RUN(crossentropy_does_not_see_the_chunk);
   RUN(adamw_refuses_bad_steps);

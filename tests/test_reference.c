@@ -34,6 +34,12 @@ static void memory_is_zeroed_and_aligned(void) {
   CHECK(d->allocate(d, SIZE_MAX - 80) == NULL);
 }
 
+static void device_is_described(void) {
+  CHECK_STR(d->name, "reference");
+  CHECK_STR(d->description, "fp64, plain loops, 1 thread");
+  CHECK(d->real_size == 8 && d->acc_size == 8 && d->real_is_acc == 1 && d->row_multiple == 1 && reference_device() == d);
+}
+
 static void uploads_come_back(void) {
   enum { N = 5 };
   static const double values[N] = {0, -1.5, 1e300, 0.1, -0x1p-1074};
@@ -294,6 +300,7 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   d = reference_device();
   RUN(memory_is_zeroed_and_aligned);
+  RUN(device_is_described);
   RUN(uploads_come_back);
   RUN(residuals_add_and_may_alias);
   RUN(norms_may_alias);
