@@ -156,13 +156,18 @@ static double cos_reduced(Pair r) {
   return start.hi + (start.lo + (square * square * series - r.hi * r.lo));
 }
 
+// The sine of an angle so many quarter turns further: sin and cos follow each other with alternating signs.
+static double in_quadrant(int quadrant, double sin, double cos) {
+  double value = quadrant & 1 ? cos : sin;
+  return quadrant & 2 ? -value : value;
+}
+
 static double sin_or_cos(double x, int quarter_turns) {
   if (!(fabs(x) < 0x1p31)) return NAN;  // far beyond the promise; a reduction by three words would return noise
   int quadrant;
   Pair r = reduce_by_half_pi(x, &quadrant);
-  quadrant = (quadrant + quarter_turns) & 3;
-  double value = quadrant & 1 ? cos_reduced(r) : sin_reduced(r);
-  return quadrant & 2 ? -value : value;
+  quadrant += quarter_turns;
+  return quadrant & 1 ? in_quadrant(quadrant, 0, cos_reduced(r)) : in_quadrant(quadrant, sin_reduced(r), 0);
 }
 
 double det_sin(double x) { return sin_or_cos(x, 0); }
@@ -207,9 +212,14 @@ static double uniform_of(uint32_t low, uint32_t high) {
 }
 
 // Elements 2i and 2i+1 are the cosine and the sine side of one random point, made of block i of the stream.
-double det_normal(uint64_t seed, uint32_t site, uint64_t element) {
-  Philox4 r = rng_block(seed, 0, site, element >> 1);
-  double radius = sqrt(-2 * det_log(uniform_of(r.v[0], r.v[1])));
-  double angle = 0x1.921fb54442d18p+2 * uniform_of(r.v[2], r.v[3]);  // 2 pi u
-  return radius * (element & 1 ? det_sin(angle) : det_cos(angle));
+void det_normals(uint64_t seed, uint32_t site, uint64_t first, size_t n, double *values) {
+  for (uint64_t i = first / 2; i < (first + n + 1) / 2; i++) {
+    Philox4 r = rng_block(seed, 0, site, i);
+    double radius = sqrt(-2 * det_log(uniform_of(r.v[0], r.v[1])));
+    int quadrant;
+    Pair angle = reduce_by_half_pi(0x1.921fb54442d18p+2 * uniform_of(r.v[2], r.v[3]), &quadrant);  // of 2 pi u
+    double sin = sin_reduced(angle), cos = cos_reduced(angle);
+    if (2 * i >= first) values[2 * i - first] = radius * in_quadrant(quadrant + 1, sin, cos);
+    if (2 * i + 1 < first + n) values[2 * i + 1 - first] = radius * in_quadrant(quadrant, sin, cos);
+  }
 }

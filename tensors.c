@@ -1,6 +1,6 @@
 // tensors.c: owns the one table of tensors. Parameters, gradients, moments, checkpoints, import, export and plans all
 // walk it; no tensor is known by its number. See model.h.
-#include "detmath.h"   // det_normal
+#include "detmath.h"   // det_normals
 #include "model.h"
 #include "rng.h"       // rng_site
 #include <math.h>      // sqrt
@@ -120,8 +120,12 @@ const TensorRow *tensor_of(const TensorTable *t, Role role, int layer) {
 }
 
 void tensor_init(const TensorRow *row, uint64_t seed, size_t first, size_t n, double *values) {
+  enum { PIECE = 4096 };
   uint32_t site = rng_site(row->name);
-#pragma omp parallel for schedule(static)
-  for (size_t i = 0; i < n; i++)
-    values[i] = row->init == INIT_NORMAL ? row->init_std * det_normal(seed, site, first + i) : row->init == INIT_ONE ? 1 : 0;
+  #pragma omp parallel for schedule(dynamic, 1)
+  for (size_t at = 0; at < n; at += PIECE) {
+    const size_t end = MIN(at + PIECE, n);
+    if (row->init == INIT_NORMAL) det_normals(seed, site, first + at, end - at, values + at);
+    for (size_t i = at; i < end; i++) values[i] = row->init == INIT_NORMAL ? row->init_std * values[i] : row->init == INIT_ONE ? 1 : 0;
+  }
 }
