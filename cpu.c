@@ -154,30 +154,42 @@ static void cpu_release(Device *d, void *p, size_t bytes) {
   if (p) munmap(p, mapped_size(bytes));
 }
 
-// Large blocks by all threads: one core alone does not fill the memory's bandwidth.
+// Large blocks by all threads: one core alone does not fill the memory's bandwidth, nor touches new pages as fast.
 enum { SMALLEST_SHARED_COPY = 1 << 20, COPY_PIECE = 1 << 18 };
+static inline int copiers(const Device *d, size_t bytes) { return bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads; }
+
+// What is zeroed by the gigabyte is read again only much later: stores past the caches do not fetch the lines that they overwrite.
+static void zero_piece(char *p, size_t bytes) {
+#if defined(__x86_64__)
+  for (; bytes >= sizeof(__m128); p += sizeof(__m128), bytes -= sizeof(__m128)) _mm_stream_ps((float *)(void *)p, _mm_setzero_ps());
+  _mm_sfence();   // these stores are in no order with others unless told so
+#endif
+  memset(p, 0, bytes);
+}
 
 static void cpu_zero(Device *d, void *p, size_t bytes) {
-  #pragma omp parallel for schedule(static) num_threads(bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads)
-  for (size_t at = 0; at < bytes; at += COPY_PIECE) memset((char *)p + at, 0, MIN((size_t)COPY_PIECE, bytes - at));
-  (void)d;
+  if (copiers(d, bytes) == 1 || (uintptr_t)p % 16) { memset(p, 0, bytes); return; }
+  #pragma omp parallel for schedule(static) num_threads(copiers(d, bytes))
+  for (size_t at = 0; at < bytes; at += COPY_PIECE) zero_piece((char *)p + at, MIN((size_t)COPY_PIECE, bytes - at));
 }
 
 static void cpu_copy(Device *d, void *dst, const void *src, size_t bytes) {
-  #pragma omp parallel for schedule(static) num_threads(bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads)
+  #pragma omp parallel for schedule(static) num_threads(copiers(d, bytes))
   for (size_t at = 0; at < bytes; at += COPY_PIECE) memcpy((char *)dst + at, (const char *)src + at, MIN((size_t)COPY_PIECE, bytes - at));
   (void)d;
 }
 
-static void narrow(float *dst, const double *src, size_t n) {
+static void narrow(const Device *d, float *dst, const double *src, size_t n) {
+  #pragma omp parallel for schedule(static) num_threads(copiers(d, n * sizeof *src))
   for (size_t i = 0; i < n; i++) dst[i] = (float)src[i];
+  (void)d;
 }
 static void widen(double *dst, const float *src, size_t n) {
   for (size_t i = 0; i < n; i++) dst[i] = src[i];
 }
 
-static void cpu_upload_real(Device *d, real *dst, const double *src, size_t n) { (void)d; narrow((float *)dst, src, n); }
-static void cpu_upload_acc(Device *d, acc *dst, const double *src, size_t n) { (void)d; narrow(acc_floats(dst), src, n); }
+static void cpu_upload_real(Device *d, real *dst, const double *src, size_t n) { narrow(d, (float *)dst, src, n); }
+static void cpu_upload_acc(Device *d, acc *dst, const double *src, size_t n) { narrow(d, acc_floats(dst), src, n); }
 static void cpu_upload_real_float(Device *d, real *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
 static void cpu_upload_acc_float(Device *d, acc *dst, const float *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(float)); }
 static void cpu_upload_ids(Device *d, int32_t *dst, const int32_t *src, size_t n) { (void)d; memmove(dst, src, n * sizeof(int32_t)); }
@@ -187,6 +199,7 @@ static void cpu_download_stat(Device *d, double *dst, const scalar *src, size_t 
 
 static void cpu_upload_real_bf16(Device *d, real *dst, const double *src, size_t n) {
   (void)d;
+  #pragma omp parallel for schedule(static) num_threads(copiers(d, n * sizeof *src))
   for (size_t i = 0; i < n; i++) ((bf16 *)dst)[i] = bf16_of_double(src[i]);
 }
 static void cpu_upload_real_float_bf16(Device *d, real *dst, const float *src, size_t n) {

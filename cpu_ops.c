@@ -152,6 +152,8 @@ static void cpu_layernorm_forward(Device *d, real *residual, real *out, acc *mea
   }
 }
 
+enum { NORM_BLOCK = 32, NORM_VECS = 2 * VEC_TILE_VECS };   // rows that stay in a level-2 cache; vectors of columns whose sums stay in registers
+
 // norm = (x - mean) * rstd of 16 elements; RMS norm has mean 0
 ALWAYS_INLINE vec normalised(const stored *x, size_t n, float mean, float rstd) {
   return vec_mul(vec_sub(vec_load_row(x, n), vec_set(mean)), vec_set(rstd));
@@ -178,29 +180,44 @@ static void norm_backward_row(stored *dx, const stored *dout, const stored *dres
   }
 }
 
-// dweight, dbias (NULL: none) += over all rows in order, for columns [begin, end)
-static void norm_backward_columns(float *dweight, float *dbias, const stored *dout, const stored *x, const float *mean,
-                                  const float *rstd, size_t rows, size_t C, Range columns) {
-  for (size_t r = 0; r < rows && columns.begin < columns.end; r++) {
-    for (size_t c = columns.begin; c < columns.end; c += LANES) {
-      size_t n = columns.end - c;
-      vec dy = vec_load_row(dout + r * C + c, n), norm = normalised(x + r * C + c, n, mean ? mean[r] : 0.0f, rstd[r]);
-      vec_store_row(dweight + c, vec_fma(dy, norm, vec_load_row(dweight + c, n)), n);
-      if (dbias) vec_store_row(dbias + c, vec_add(vec_load_row(dbias + c, n), dy), n);
+// dweight, dbias (NULL: none) += over the rows in order, for n columns from c on, whose sums stay in registers meanwhile
+ALWAYS_INLINE void norm_backward_columns(const int vecs, float *dweight, float *dbias, const stored *dout, const stored *x, const float *mean,
+                                         const float *rstd, Range rows, size_t C, size_t c, size_t n) {
+  vec weight[NORM_VECS], bias[NORM_VECS];
+  UNROLL for (int j = 0; j < vecs; j++) {
+    weight[j] = vec_load_row(dweight + c + j * LANES, n - j * LANES);
+    bias[j] = dbias ? vec_load_row(dbias + c + j * LANES, n - j * LANES) : vec_zero();
+  }
+  for (size_t r = rows.begin; r < rows.end; r++)
+    UNROLL for (int j = 0; j < vecs; j++) {
+      const size_t at = r * C + c + j * LANES;
+      vec dy = vec_load_row(dout + at, n - j * LANES);
+      weight[j] = vec_fma(dy, normalised(x + at, n - j * LANES, mean ? mean[r] : 0.0f, rstd[r]), weight[j]);
+      bias[j] = vec_add(bias[j], dy);
     }
+  UNROLL for (int j = 0; j < vecs; j++) {
+    vec_store_row(dweight + c + j * LANES, weight[j], n - j * LANES);
+    if (dbias) vec_store_row(dbias + c + j * LANES, bias[j], n - j * LANES);
   }
 }
 
-// Both norms: mean NULL is RMS norm. The two halves read the same inputs and write different outputs: no barrier.
+// Both norms: mean NULL is RMS norm. Threads divide rows for dx and columns for the sums over rows, block by block, so that the second half finds
+// near what the first has read. The two write different outputs: no barrier.
 static void norm_backward(Device *d, stored *dx, float *dweight, float *dbias, const stored *dout, const stored *dresidual,
                           const stored *x, const stored *w, const float *mean, const float *rstd, size_t rows, size_t C) {
   #pragma omp parallel num_threads(team(d, rows * C))
   {
     cpu_flush_denormals();
-    Range mine = my_part(rows, 1);
-    for (size_t r = mine.begin; r < mine.end; r++)
-      norm_backward_row(dx + r * C, dout + r * C, dresidual ? dresidual + r * C : NULL, x + r * C, w, mean ? mean[r] : 0.0f, rstd[r], C, mean != NULL);
-    norm_backward_columns(dweight, dbias, dout, x, mean, rstd, rows, C, my_part(C, LANES));
+    const Range columns = my_part(C, LANES);
+    for (size_t first = 0; first < rows; first += NORM_BLOCK) {
+      const Range block = {first, MIN(first + NORM_BLOCK, rows)}, mine = my_part(block.end - first, 1);
+      for (size_t r = first + mine.begin; r < first + mine.end; r++)
+        norm_backward_row(dx + r * C, dout + r * C, dresidual ? dresidual + r * C : NULL, x + r * C, w, mean ? mean[r] : 0.0f, rstd[r], C, mean != NULL);
+      size_t c = columns.begin;
+      for (; c + NORM_VECS * LANES <= columns.end; c += NORM_VECS * LANES)
+        norm_backward_columns(NORM_VECS, dweight, dbias, dout, x, mean, rstd, block, C, c, NORM_VECS * LANES);
+      for (; c < columns.end; c += LANES) norm_backward_columns(1, dweight, dbias, dout, x, mean, rstd, block, C, c, columns.end - c);
+    }
   }
 }
 
@@ -459,6 +476,7 @@ static void crossentropy_row(stored *row, float *loss, int32_t target, size_t V,
   const bool keeps = !STORES_BF16 && gradient == WITH_GRADIENT;
   for (size_t j = 0; j < V; j += LANES) {
     vec e = vec_cut(vec_exp(vec_sub(vec_load_row(row + j, V - j), vec_set(max))), V - j);
+    __builtin_prefetch(row + stride + j);   // this loop computes, the next row's first one waits for memory
     sum = vec_add(sum, e);
     if (keeps) vec_store_row(row + j, e, V - j);
   }
@@ -507,10 +525,13 @@ static void cpu_sum(Device *d, scalar *out, const acc *x, size_t n) {
   for (size_t i = 0; i < n; i++) *sum += (double)const_acc_floats(x)[i];
 }
 
-enum { SUMSQ_BLOCK = 4096 };
+enum { SUMSQ_BLOCK = 4096, SUMSQ_AHEAD = 1024 };   // elements; hardware alone asks for too little at a time
 static double sum_of_squares(const float *x, size_t n) {
   vecd sum = vecd_zero();
-  for (size_t i = 0; i < n; i += LANES) sum = vecd_add_squares(sum, vec_load_row(x + i, n - i));
+  for (size_t i = 0; i < n; i += LANES) {
+    __builtin_prefetch(x + i + SUMSQ_AHEAD);
+    sum = vecd_add_squares(sum, vec_load_row(x + i, n - i));
+  }
   return vecd_sum(sum);
 }
 
