@@ -111,12 +111,9 @@ static char *check_tokenizer_beside(const Shard *s) {
 
 // ---- check: the order ----
 
-// Depends on every bit of all three; summed over a set it does not depend on the order (the finaliser of MurmurHash3).
+// Depends on every bit of all three; summed over a set it does not depend on the order.
 static uint64_t mix(int64_t position, int32_t input, int32_t target) {
-  uint64_t h = (uint64_t)position * 0x9e3779b97f4a7c15u ^ ((uint64_t)(uint32_t)input << 32 | (uint32_t)target);
-  h = (h ^ h >> 33) * 0xff51afd7ed558ccdu;
-  h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53u;
-  return h ^ h >> 33;
+  return mix_bits(mix_bits(mix_bits((uint64_t)position) ^ (uint64_t)input) ^ (uint64_t)target);
 }
 
 static uint64_t sum_of_stream(const Dataloader *l) {
@@ -177,8 +174,7 @@ static void check_order(const Options *o, char *const *paths, size_t count) {
   int64_t T = o->context == AUTO_INT ? 1024 : o->context, batch = o->batch == AUTO_INT ? 8 : o->batch;
   int64_t epochs = o->epochs == AUTO_REAL ? 2 : MAX(1, (int64_t)ceil(o->epochs));
   Shard first = shard_open(paths[0], (ShardKind)o->raw);
-  int64_t any = first.width == 2 ? 65536 : INT32_MAX;      // where shards do not say their vocabulary
-  Dataloader *l = dataloader_open_paths(paths, count, (ShardKind)o->raw, first.ours ? 0 : any);
+  Dataloader *l = dataloader_open_paths(paths, count, (ShardKind)o->raw, first.ours ? 0 : INT32_MAX);   // those of others do not say their vocabulary
   shard_close(&first);
   int32_t start;
   dataloader_read(l, 0, 1, &start);
@@ -224,7 +220,6 @@ static int data_check(const Options *o) {
     printf("damaged: %s\n", why);
     if (!damaged++) reason = why;
     else free(why);
-    why = NULL;
   }
   if (damaged) fail(EXIT_NO, "%s (%zu of %zu shards damaged)", reason, damaged, count);
   printf("%zu shards, %lld tokens: all whole\n", count, (long long)tokens);
@@ -394,7 +389,7 @@ static void open_info(Info *in, const Options *o) {
 }
 
 static int data_info(const Options *o) {
-  Info in = {.eot = -1};
+  Info in = {0};
   open_info(&in, o);
   scan_stream(&in);
   const char *hash = dataloader_tokenizer_hash(in.loader);

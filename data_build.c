@@ -275,10 +275,7 @@ static void write_batch(Build *b, Batch *batch) {
 
 static void add_job(Build *b, Batch *batch, Side side, bool starts, const Piece *p, size_t from, size_t to) {
   if (from == to) return;
-  if (batch->count == batch->capacity) {
-    batch->capacity = MAX((size_t)256, 2 * batch->capacity);
-    batch->jobs = xrealloc(batch->jobs, batch->capacity, sizeof *batch->jobs);
-  }
+  batch->jobs = xgrow(batch->jobs, batch->count, &batch->capacity, sizeof *batch->jobs);
   int64_t at = b->split == SPLIT_JSONL ? p->at : p->at + (int64_t)from;
   batch->jobs[batch->count++] = (Job){.begin = batch->text.len, .n = to - from, .side = side, .starts = starts, .name = p->name, .at = at,
                                   .passed = b->jobs_added++ < b->writers[side].found.jobs};
@@ -287,13 +284,11 @@ static void add_job(Build *b, Batch *batch, Side side, bool starts, const Piece 
 
 // ---- which side a document is on ----
 
-// FNV-1a of its head, mixed (the finaliser of MurmurHash3): even in all bits, and the same wherever the document stands.
+// FNV-1a of its head, mixed: even in all bits, and the same wherever the document stands.
 static double content_fraction(const char *text, size_t n) {
   uint64_t h = 0xcbf29ce484222325u;
   for (size_t i = 0; i < MIN(n, (size_t)DOCUMENT_HEAD); i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
-  h = (h ^ h >> 33) * 0xff51afd7ed558ccdu;
-  h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53u;
-  return (double)((h ^ h >> 33) >> 11) * 0x1p-53;
+  return (double)(mix_bits(h) >> 11) * 0x1p-53;
 }
 
 static size_t character_start(const char *text, size_t at) {

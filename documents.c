@@ -17,7 +17,7 @@ typedef struct {
 
 struct Documents {
   Text *texts;
-  size_t text_count;
+  size_t text_count, text_capacity;
   // settings of the pass
   DocumentSplit split;
   const char *field;
@@ -86,7 +86,7 @@ static void add_text(Documents *d, char *name, const char *folder) {
     free(name);
     return;
   }
-  d->texts = xrealloc(d->texts, d->text_count + 1, sizeof *d->texts);
+  d->texts = xgrow(d->texts, d->text_count, &d->text_capacity, sizeof *d->texts);
   d->texts[d->text_count++] = t;
 }
 
@@ -160,7 +160,6 @@ static void make_room(Documents *d, size_t want) {
   if (d->begin) memmove(d->window, d->window + d->begin, d->end - d->begin);
   d->end -= d->begin;
   d->begin = 0;
-  if (d->capacity >= want) return;
   d->window = xrealloc(d->window, want, 1);
   d->capacity = want;
 }
@@ -253,7 +252,7 @@ static DocumentsResult next_part(Documents *d, Piece *p) {
     if (!fill(d, want + 1)) return DOCUMENTS_ERROR;
     size_t available = d->end - d->begin;
     if (available == 0) return DOCUMENTS_END;
-    cut = d->ended && available <= want ? available : last_cut(d->window + d->begin, available, low, want, d->cut);
+    cut = available <= want ? available : last_cut(d->window + d->begin, available, low, want, d->cut);
     if (cut) break;
   }
   bool starts = !d->inside;

@@ -5,7 +5,7 @@
 // comes in several pieces, cut only where no tokenizer of its kind joins what stands on both sides: encoding the pieces one by
 // one gives the ids of the whole. Empty documents are left out. After documents_open nothing here ends the process: errors
 // are returned, so that the caller can clean up first.
-// Tests: tests/test_data.c
+// Tests: tests/test_documents.c
 #pragma once
 #include "util.h"
 

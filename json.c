@@ -237,22 +237,16 @@ static bool read_number(Parser *p, double *value) {
     *value = negative ? -(double)sum : (double)sum;
     return true;
   }
-  char small[64], *copy = small;  // strtod needs a NUL behind the digits
-  if (at - start >= sizeof small) copy = xmalloc(at - start + 1, 1);
+  char *copy = xmalloc(at - start + 1, 1);  // strtod needs a NUL behind the digits
   memcpy(copy, p->text + start, at - start);
   copy[at - start] = 0;
   *value = strtod(copy, NULL);
-  if (copy != small) free(copy);
+  free(copy);
   return isfinite(*value) || wrong(p, start, "a number beyond the range of a double");
 }
 
 // ---- values ----
 static Json *read_value(Parser *p);
-
-// Room for one more entry in an array that has n of them and a power of two of places.
-static void *grow(void *array, size_t n, size_t size) {
-  return (n & (n - 1)) == 0 ? xrealloc(array, n ? 2 * n : 1, size) : array;
-}
 
 // Behind one item: a comma (true: another follows) or the closing bracket (*done); false with *done unset: an error.
 static bool another(Parser *p, char close, bool *done) {
@@ -268,18 +262,19 @@ static bool read_items(Parser *p, Json *j) {
   p->pos++;
   skip_blanks(p);
   if (p->pos < p->size && p->text[p->pos] == ']') return p->pos++, true;
+  size_t room = 0;
   bool done;
   do {
     Json *item = read_value(p);
     if (!item) return false;
-    j->items = grow(j->items, j->length, sizeof j->items[0]);
+    j->items = xgrow(j->items, j->length, &room, sizeof j->items[0]);
     j->items[j->length++] = item;
   } while (another(p, ']', &done));
   return done;
 }
 
 static bool read_members(Parser *p, Json *j) {
-  size_t repeated = 0;
+  size_t repeated = 0, rooms[3] = {0};
   bool done = false;
   char name[40];
   p->pos++;
@@ -291,9 +286,9 @@ static bool read_members(Parser *p, Json *j) {
     size_t length = 0;
     char *key = read_string(p, &length);
     if (!key) return false;
-    j->keys = grow(j->keys, j->length, sizeof j->keys[0]);
-    j->key_lengths = grow(j->key_lengths, j->length, sizeof j->key_lengths[0]);
-    j->items = grow(j->items, j->length, sizeof j->items[0]);
+    j->keys = xgrow(j->keys, j->length, &rooms[0], sizeof j->keys[0]);
+    j->key_lengths = xgrow(j->key_lengths, j->length, &rooms[1], sizeof j->key_lengths[0]);
+    j->items = xgrow(j->items, j->length, &rooms[2], sizeof j->items[0]);
     j->keys[j->length] = key;
     j->key_lengths[j->length] = length;
     j->items[j->length++] = NULL;  // so that json_free sees a whole member

@@ -50,8 +50,8 @@ Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern) {
   t->pattern = pattern;
   t->eot = -1;
   t->serial = atomic_fetch_add(&made, 1) + 1;
-  t->starts_capacity = 512;
-  t->starts = xcalloc(t->starts_capacity, sizeof t->starts[0]);
+  t->starts = xgrow(NULL, 0, &t->starts_capacity, sizeof t->starts[0]);
+  t->starts[0] = 0;
   return t;
 }
 
@@ -72,30 +72,25 @@ void tokenizer_free(Tokenizer *t) {
 
 void tokenizer_add_token(Tokenizer *t, const void *bytes, size_t n) {
   if (t->size == INT32_MAX - 1) fail(EXIT_REQUEST, "a vocabulary of more than %d entries", INT32_MAX - 1);
-  if ((size_t)t->size + 2 > t->starts_capacity) {
-    t->starts_capacity *= 2;
-    t->starts = xrealloc(t->starts, t->starts_capacity, sizeof t->starts[0]);
-  }
   buffer_append(&t->bytes, bytes, n);
-  t->starts[++t->size] = t->bytes.len;
+  t->size++;
+  t->starts = xgrow(t->starts, (size_t)t->size, &t->starts_capacity, sizeof t->starts[0]);
+  t->starts[t->size] = t->bytes.len;
 }
 
 void tokenizer_add_merge(Tokenizer *t, int32_t left, int32_t right, int32_t result, int32_t rank) {
-  if (t->merge_count == t->merge_capacity) {
-    t->merge_capacity = MAX((size_t)512, 2 * t->merge_capacity);
-    t->merges = xrealloc(t->merges, t->merge_capacity, sizeof t->merges[0]);
-  }
+  t->merges = xgrow(t->merges, t->merge_count, &t->merge_capacity, sizeof t->merges[0]);
   t->merges[t->merge_count++] = (Merge){left, right, result, rank};
 }
 
 void tokenizer_add_special(Tokenizer *t, int32_t id) {
   size_t n, other;
   const char *text = tokenizer_token(t, id, &n);
-  t->specials = xrealloc(t->specials, t->special_count + 1, sizeof t->specials[0]);
+  t->specials = xgrow(t->specials, t->special_count, &t->special_capacity, sizeof t->specials[0]);
   size_t at = t->special_count++;
   for (; at > 0 && (tokenizer_token(t, t->specials[at - 1], &other), other < n); at--) t->specials[at] = t->specials[at - 1];
   t->specials[at] = id;
-  if (n > 0) t->special_first[(uint8_t)text[0]] = true;
+  t->special_first[(uint8_t)text[0]] = true;
   if (n == strlen(END_OF_TEXT) && memcmp(text, END_OF_TEXT, n) == 0) t->eot = id;
 }
 
@@ -178,7 +173,7 @@ static void index_order(Tokenizer *t) {
     t->rank_end = MAX(t->rank_end, t->merges[i].rank + 1);
   }
   for (size_t i = 0; i < t->merge_count; i++)
-    t->ordered &= t->merges[i].rank >= 0 && t->merges[i].rank > made[t->merges[i].left] && t->merges[i].rank > made[t->merges[i].right];
+    t->ordered &= t->merges[i].rank > made[t->merges[i].left] && t->merges[i].rank > made[t->merges[i].right];
   for (int byte = 0; byte < 256; byte++) t->ordered &= t->byte_id[byte] >= 0;
   free(made);
 }
@@ -196,20 +191,16 @@ static void index_seeds(Tokenizer *t) {
   }
 }
 
+enum { CODES = 0x110000 };   // code points
+
 static void index_characters(Tokenizer *t) {
-  for (int pass = 0; pass < 2; pass++) {  // the highest code point, then the table
-    if (pass == 1) {
-      t->char_id = xmalloc(t->char_end, sizeof t->char_id[0]);
-      memset(t->char_id, 0xff, t->char_end * sizeof t->char_id[0]);
-    }
-    for (int32_t id = 0; id < t->size; id++) {
-      size_t n;
-      uint32_t code = 0;
-      const char *token = tokenizer_token(t, id, &n);
-      if (tokenizer_is_special(t, id) || utf8_decode(token, n, &code) != (int)n) continue;
-      if (pass == 0) t->char_end = MAX(t->char_end, code + 1);
-      else t->char_id[code] = id;
-    }
+  t->char_id = xmalloc(CODES, sizeof t->char_id[0]);
+  memset(t->char_id, 0xff, CODES * sizeof t->char_id[0]);
+  for (int32_t id = 0; id < t->size; id++) {
+    size_t n;
+    uint32_t code;
+    const char *token = tokenizer_token(t, id, &n);
+    if (!tokenizer_is_special(t, id) && utf8_decode(token, n, &code)) t->char_id[code] = id;
   }
 }
 
@@ -240,20 +231,18 @@ Tokenizer *tokenizer_byte(bool with_eot) {
   return t;
 }
 
-// Line and column (in characters), both from 1, of a byte offset.
+// Line and column (in characters), both from 1, of a byte offset, before which all is valid UTF-8.
 static void place_of(const char *text, size_t n, size_t offset, size_t *line, size_t *column) {
   *line = *column = 1;
   for (size_t at = 0; at < offset;) {
     uint32_t code;
-    int length = utf8_decode(text + at, n - at, &code);
     if (text[at] == '\n') ++*line, *column = 0;
     ++*column;
-    at += length ? (size_t)length : 1;
+    at += (size_t)utf8_decode(text + at, n - at, &code);
   }
 }
 
 Tokenizer *tokenizer_char_from_text(const char *name, const char *text, size_t n, bool with_eot) {
-  enum { CODES = 0x110000 };
   if (n == 0) fail(EXIT_REQUEST, "%s: 0 bytes, a character tokenizer needs at least 1 character", name);
   uint8_t *seen = xcalloc(CODES, 1);
   for (size_t at = 0; at < n;) {
@@ -328,6 +317,7 @@ typedef struct WordCache {
   size_t words;          // put into the table since it was empty
   int32_t *pool;         // (pool_count) of POOL_IDS
   size_t pool_count;
+  size_t merged;         // words that were not there, of all tokenizers
   void *memory;          // (memory_bytes) of both
   size_t memory_bytes;
   MergeScratch scratch;  // of long words
@@ -420,6 +410,8 @@ static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes)
   c->words = t->seed_count;
 }
 
+size_t tokenizer_words_merged(const TokenBuffer *b) { return b->cache->merged; }
+
 // ---- one word ----
 
 // Appends the ids of one piece, not looking into the cache.
@@ -484,6 +476,7 @@ static __attribute__((noinline)) void encode_rare(const Tokenizer *t, const char
     return;
   }
   size_t before = out->count;
+  c->merged++;
   merge_word(t, word, n, out);
   if (n <= LONG_KEY) keep_word(c, word, n, key, line, out->ids + before, out->count - before);
 }
@@ -508,7 +501,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
   int32_t *ids = out->ids + out->count;
   for (size_t i = 0, at = start; i < count; at = ends[i++]) {
     const CachedWord *word = lines[i]->words;
-    if (__builtin_expect(is_word(word, &keys[i]), 1)) {
+    if (LIKELY(is_word(word, &keys[i]))) {
       memcpy(ids, word->ids, sizeof word->ids + sizeof word->count);   // all of it: one copy of sixteen bytes
       ids += word->count;
       continue;
@@ -525,9 +518,9 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
 static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBuffer *out) {
   if (t->kind == TOKENIZER_CHAR) {
     for (size_t at = 0; at < n;) {
-      uint32_t code = 0;
+      uint32_t code;
       int length = utf8_decode(text + at, n - at, &code);
-      if (length == 0 || code >= t->char_end || t->char_id[code] < 0) {
+      if (length == 0 || t->char_id[code] < 0) {
         out->unseen = at;
         return false;
       }

@@ -3,7 +3,7 @@
 //
 // Promises: what is written loads in Hugging Face's tokenizers with the same ids, and here; a file that is wrong in any way ends
 // the process with exit 2 and one line that names the file, the line and the reason; time and memory are linear in the file.
-// Tests: tests/test_tokenizer.c
+// Tests: tests/test_tokenizer_files.c
 #include "tokenizer_internal.h"
 #include "json.h"    // json_parse, json_write_string
 #include "utf8.h"    // utf8_decode, utf8_encode
@@ -26,12 +26,14 @@ static void write_token(const Tokenizer *t, int32_t id, bool plain, Buffer *out)
     json_write_string(out, bytes, n);
     return;
   }
-  char quick[512], *text = 2 * n <= sizeof quick ? quick : xmalloc(2 * n, 1);
-  size_t used = 0;
-  quick[0] = 0;
-  for (size_t i = 0; i < n; i++) used += (size_t)utf8_encode(alphabet_code((uint8_t)bytes[i]), text + used);
-  json_write_string(out, text, used);
-  if (text != quick) free(text);
+  buffer_append(out, "\"", 1);
+  for (size_t i = 0; i < n; i++) {
+    char text[4];
+    uint32_t code = alphabet_code((uint8_t)bytes[i]);
+    if (code == '"' || code == '\\') buffer_append(out, "\\", 1);
+    buffer_append(out, text, (size_t)utf8_encode(code, text));
+  }
+  buffer_append(out, "\"", 1);
 }
 
 static void write_pre_tokenizer(const Tokenizer *t, Buffer *out) {
@@ -178,7 +180,7 @@ static void read_merge(const char *name, int64_t line, Tokenizer *t, const char 
   const char *part[2] = {left, right};
   size_t part_n[2] = {left_n, right_n}, used = 0;
   int32_t ids[3];  // left, right, result
-  char quick[512], *bytes = left_n + right_n <= sizeof quick ? quick : xmalloc(left_n + right_n, 1);
+  char *bytes = xmalloc(left_n + right_n, 1);
   for (int i = 0; i < 2; i++) {
     size_t n = 0;
     ids[i] = from_alphabet(part[i], part_n[i], bytes + used, &n) && n > 0 ? find_any(t, bytes + used, n) : -1;
@@ -186,7 +188,7 @@ static void read_merge(const char *name, int64_t line, Tokenizer *t, const char 
     if (ids[i] < 0) refuse(name, line, "merge %zu of an unknown part \"%s\"", t->merge_count, shown(part[i], part_n[i]));
   }
   ids[2] = find_any(t, bytes, used);
-  if (bytes != quick) free(bytes);
+  free(bytes);
   if (ids[2] < 0)
     refuse(name, line, "merge %zu gives \"%s%s\", which is not in the vocabulary", t->merge_count, shown(left, left_n),
            shown(right, right_n));
@@ -241,7 +243,6 @@ static Entry *read_entries(const char *name, const Json *vocab, const Json *adde
       refuse(name, id->line, "added token \"%s\" has another id than in the vocabulary", shown(content->string, content->length));
   }
   *count = (int64_t)(vocab->length + outside);
-  if (*count >= INT32_MAX) refuse(name, vocab->line, "a vocabulary of %lld entries", (long long)*count);
   if (*count == 0) refuse(name, vocab->line, "an empty vocabulary");
   Entry *entries = xcalloc((size_t)*count, sizeof entries[0]);
   for (size_t i = 0; i < vocab->length; i++) {
@@ -276,8 +277,7 @@ static void add_entries(const char *name, Tokenizer *t, const Entry *entries, in
       continue;
     }
     size_t n;
-    room.len = 0;
-    buffer_append(&room, e->text, e->n);
+    buffer_reserve(&room, e->n);
     if (!from_alphabet(e->text, e->n, room.data, &n))
       refuse(name, e->line, "token \"%s\" is not written in the alphabet of byte-level vocabularies", shown(e->text, e->n));
     tokenizer_add_token(t, room.data, n);
@@ -330,7 +330,7 @@ static TokenizerPattern read_pattern(const char *name, const Json *pre) {
 static void check_settings(const char *name, const Json *root, const Json *model) {
   if (!is_type(model, "BPE")) {
     const char *type = json_string(model, "type", "none");
-    refuse(name, model ? model->line : 1, "the model is \"%s\", it must be BPE", shown(type, strlen(type)));
+    refuse(name, model->line, "the model is \"%s\", it must be BPE", shown(type, strlen(type)));
   }
   const Json *normalizer = json_get(root, "normalizer");
   if (!is_absent(normalizer)) refuse(name, normalizer->line, "a normalizer is not supported: it changes the text");
@@ -421,6 +421,20 @@ static bool next_line(const char *text, size_t size, size_t *at, const char **li
   return true;
 }
 
+// The next merge of a vocab.bpe: *left bytes at *line, a blank, *right bytes. Blank lines and the version, first, are passed over.
+static bool next_merge(const char *name, const char *text, size_t size, size_t *at, int64_t *number, const char **line, size_t *left, size_t *right) {
+  size_t n;
+  while (next_line(text, size, at, line, &n)) {
+    if ((++*number == 1 && n >= 8 && memcmp(*line, "#version", 8) == 0) || n == 0) continue;
+    const char *blank = memchr(*line, ' ', n);
+    if (!blank) refuse(name, *number, "\"%s\" is not two parts with a blank between", shown(*line, n));
+    *left = (size_t)(blank - *line);
+    *right = n - *left - 1;
+    return true;
+  }
+  return false;
+}
+
 // Without encoder.json the ids follow from the order: bytes, merges, end of text.
 static Tokenizer *vocabulary_from_merges(const char *name, const char *text, size_t size) {
   Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_GPT2);
@@ -428,17 +442,12 @@ static Tokenizer *vocabulary_from_merges(const char *name, const char *text, siz
   Buffer room = {0};
   const char *line;
   int64_t number = 0;
-  for (size_t at = 0, n; next_line(text, size, &at, &line, &n);) {
-    const char *blank = memchr(line, ' ', n);
-    if ((number++ == 0 && n >= 8 && memcmp(line, "#version", 8) == 0) || n == 0) continue;
-    if (!blank) refuse(name, number, "\"%s\" is not two parts with a blank between", shown(line, n));
-    size_t left = (size_t)(blank - line), left_size = 0, right_size = 0;
-    room.len = 0;
-    buffer_append(&room, line, n);
-    bool ok = from_alphabet(line, left, room.data, &left_size) &&
-              from_alphabet(blank + 1, n - left - 1, room.data + left_size, &right_size);
+  for (size_t at = 0, left, right; next_merge(name, text, size, &at, &number, &line, &left, &right);) {
+    size_t left_size, right_size;
+    buffer_reserve(&room, left + right);
+    bool ok = from_alphabet(line, left, room.data, &left_size) && from_alphabet(line + left + 1, right, room.data + left_size, &right_size);
     if (!ok || left_size == 0 || right_size == 0)
-      refuse(name, number, "\"%s\" is not two parts in the alphabet of byte-level vocabularies", shown(line, n));
+      refuse(name, number, "\"%s\" is not two parts in the alphabet of byte-level vocabularies", shown(line, left + 1 + right));
     tokenizer_add_token(t, room.data, left_size + right_size);
   }
   buffer_free(&room);
@@ -466,13 +475,8 @@ static Tokenizer *read_pair(const char *merges_path, const char *encoder_path) {
   }
   const char *line;
   int64_t number = 0;
-  for (size_t at = 0, n; next_line(text, size, &at, &line, &n);) {
-    if ((number++ == 0 && n >= 8 && memcmp(line, "#version", 8) == 0) || n == 0) continue;
-    const char *blank = memchr(line, ' ', n);
-    if (!blank) refuse(merges_path, number, "\"%s\" is not two parts with a blank between", shown(line, n));
-    size_t left = (size_t)(blank - line);
-    read_merge(merges_path, number, t, line, left, blank + 1, n - left - 1);
-  }
+  for (size_t at = 0, left, right; next_merge(merges_path, text, size, &at, &number, &line, &left, &right);)
+    read_merge(merges_path, number, t, line, left, line + left + 1, right);
   tokenizer_finish(t);
   check_merges(merges_path, t);
   free(text);
@@ -533,8 +537,7 @@ static Tokenizer *read_ranks(const char *name) {
       if (blank[1 + i] < '0' || blank[1 + i] > '9') refuse(name, number, "rank \"%s\" is not a number", shown(blank + 1, digits));
       rank = rank * 10 + (blank[1 + i] - '0');
     }
-    room.len = 0;
-    buffer_append(&room, line, width);
+    buffer_reserve(&room, width);
     if (!from_base64(line, width, room.data, &length) || length == 0)
       refuse(name, number, "\"%s\" is not base64", shown(line, width));
     if (rank != t->size) refuse(name, number, "rank %lld where %d is due: ranks must go up one by one", (long long)rank, t->size);

@@ -1,6 +1,6 @@
 // tokenizer_internal.h: the inside of a Tokenizer, shared by tokenizer.c (encode, decode), tokenizer_pieces.c, tokenizer_merge.c,
 // tokenizer_train.c and tokenizer_files.c. Everyone else includes tokenizer.h.
-// Tests: tests/test_tokenizer.c, tests/test_pieces.c
+// Tests: tests/test_tokenizer.c, tests/test_tokenizer_files.c, tests/test_pieces.c
 #pragma once
 #include "tokenizer.h"
 #include <string.h>  // memcpy
@@ -26,7 +26,7 @@ struct Tokenizer {
   Merge *merges;            // (merge_count) in the order of their ranks
   size_t merge_count, merge_capacity;
   int32_t *specials;        // (special_count) ids, the longest text first
-  size_t special_count;
+  size_t special_count, special_capacity;
   int32_t eot;              // or -1
   // indexes, built by tokenizer_finish
   MergeSlot *merge_slots;   // (merge_mask + 1) open addressing, and an empty one behind
@@ -41,8 +41,7 @@ struct Tokenizer {
   Seed *seeds;              // (seed_count) words that are one token, by id
   size_t seed_count;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
-  int32_t *char_id;         // char: (char_end) code point -> id or -1
-  uint32_t char_end;
+  int32_t *char_id;         // char: code point -> id or -1
   bool special_first[256];  // some special token begins with this byte
   uint64_t serial;          // tells a TokenBuffer's cache whose words it holds
 };
@@ -65,6 +64,7 @@ static inline const char *tokenizer_token(const Tokenizer *t, int32_t id, size_t
 }
 
 // ---- the merge of a pair ----
+#define LIKELY(x) __builtin_expect(!!(x), 1)
 static inline uint64_t pair_hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
 static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (hash ^ hash >> 32) & t->merge_mask; }
 // Most pairs that are looked up do not merge. A bit for the pair's hash says so: 128 KiB for GPT-2's 50,000 merges, which stay in the
@@ -76,9 +76,12 @@ static inline MergeSlot tokenizer_find_merge(const Tokenizer *t, int32_t left, i
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, hash = pair_hash(pair);
   size_t at = *filter_word(t, hash) & filter_bit(t, hash) ? merge_place(t, hash) : t->merge_mask + 1;
   MergeSlot m = t->merge_slots[at];
-  while (__builtin_expect(m.pair != pair && m.pair != NO_PAIR, 0)) m = t->merge_slots[at = (at + 1) & t->merge_mask];
+  while (!LIKELY(m.pair == pair || m.pair == NO_PAIR)) m = t->merge_slots[at = (at + 1) & t->merge_mask];
   return m;
 }
+
+// How many words tokenizer_encode had to merge for this buffer: the others were in its cache.
+size_t tokenizer_words_merged(const TokenBuffer *b);
 
 // ---- cutting text into pieces (tokenizer_pieces.c) ----
 // End of the piece that begins at `at` < n: what merges never cross. Pieces depend on the text from `at` on only.
@@ -95,7 +98,7 @@ size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int
 typedef struct {
   struct Symbol *symbols;
   uint64_t *heap;           // rank << 32 | position of the left part; the least on top
-  size_t symbol_capacity, heap_count, heap_capacity;
+  size_t heap_count, heap_capacity;
 } MergeScratch;
 void tokenizer_merge_long(const Tokenizer *t, const char *word, size_t n, MergeScratch *scratch, TokenBuffer *out);
 // The same with other sizes: so many bytes at once, of those done so many once more with the next.

@@ -9,10 +9,11 @@
 
 // ---- a short word ----
 
-static inline int32_t pair_rank(const Tokenizer *t, int32_t left, int32_t right, int32_t *result) {
+// Its rank << 32 | at, by which the next pair to merge is chosen.
+static inline uint64_t pair_order(const Tokenizer *t, int32_t left, int32_t right, size_t at, int32_t *result) {
   MergeSlot m = tokenizer_find_merge(t, left, right);
   *result = m.result;
-  return m.rank;
+  return (uint64_t)(uint32_t)m.rank << 32 | at;
 }
 
 // The merge of the two bytes at p, by table: half of all look-ups are for these.
@@ -44,8 +45,8 @@ size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int
     alive &= ~((uint64_t)1 << right);
     order[right] = none;
     parts[at] = results[at];
-    order[at] = (uint64_t)(uint32_t)pair_rank(t, parts[at], parts[next], &results[at]) << 32 | at;
-    order[previous] = (uint64_t)(uint32_t)pair_rank(t, parts[previous], parts[at], &results[previous]) << 32 | previous;
+    order[at] = pair_order(t, parts[at], parts[next], at, &results[at]);
+    order[previous] = pair_order(t, parts[previous], parts[at], previous, &results[previous]);
   }
   size_t count = 0;
   for (alive &= ((uint64_t)2 << n) - 2; alive; alive &= alive - 1) ids[count++] = parts[__builtin_ctzll(alive)];
@@ -62,21 +63,23 @@ void merge_scratch_free(MergeScratch *s) {
   *s = (MergeScratch){0};
 }
 
-static void heap_sink(uint64_t *heap, size_t count, size_t at) {
-  uint64_t value = heap[at];
+// Takes the least from the top. The last takes its place and sinks; while it does it stands behind the others as well, where it is
+// compared as a sibling that does not come first.
+static uint64_t heap_pop(MergeScratch *c) {
+  uint64_t *heap = c->heap, top = heap[0];
+  size_t count = --c->heap_count, at = 0;
+  uint64_t value = heap[count];
   for (size_t child; (child = 2 * at + 1) < count; at = child) {
-    if (child + 1 < count && heap[child + 1] < heap[child]) child++;
+    child += heap[child + 1] < heap[child];
     if (value <= heap[child]) break;
     heap[at] = heap[child];
   }
   heap[at] = value;
+  return top;
 }
 
 static void heap_push(MergeScratch *c, uint64_t value) {
-  if (c->heap_count == c->heap_capacity) {
-    c->heap_capacity = MAX((size_t)1024, 2 * c->heap_capacity);
-    c->heap = xrealloc(c->heap, c->heap_capacity, sizeof c->heap[0]);
-  }
+  c->heap = xgrow(c->heap, c->heap_count, &c->heap_capacity, sizeof c->heap[0]);
   size_t at = c->heap_count++;
   for (; at > 0 && value < c->heap[(at - 1) / 2]; at = (at - 1) / 2) c->heap[at] = c->heap[(at - 1) / 2];
   c->heap[at] = value;
@@ -87,19 +90,14 @@ enum { NOWHERE = UINT32_MAX };
 // Puts the pair that begins at symbol `at` on the heap, if there is one that merges.
 static void push_pair(const Tokenizer *t, MergeScratch *c, uint32_t at) {
   uint32_t next = c->symbols[at].next;
-  int32_t result;
-  int32_t rank = next == NOWHERE ? INT32_MAX : pair_rank(t, c->symbols[at].id, c->symbols[next].id, &result);
+  int32_t rank = next == NOWHERE ? INT32_MAX : tokenizer_find_merge(t, c->symbols[at].id, c->symbols[next].id).rank;
   if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
 }
 
 // A word of any length: a linked list of parts and a heap of the pairs that may merge; n log n. A pair on the heap
 // whose parts have changed since is seen by its rank and dropped. Appends to out.
 void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeScratch *c, TokenBuffer *out) {
-  if (n > c->symbol_capacity) {
-    c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
-    c->symbol_capacity = n;
-  }
-  Symbol *symbols = c->symbols;
+  Symbol *symbols = c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
   for (size_t i = 0; i < n; i++)
     symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
   c->heap_count = 0;
@@ -108,14 +106,12 @@ void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeS
     if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
   }
   while (c->heap_count > 0) {
-    uint64_t top = c->heap[0];
-    c->heap[0] = c->heap[--c->heap_count];
-    if (c->heap_count > 0) heap_sink(c->heap, c->heap_count, 0);
+    uint64_t top = heap_pop(c);
     uint32_t at = (uint32_t)top, next = symbols[at].next;
-    int32_t result = -1;
     if (symbols[at].id < 0 || next == NOWHERE) continue;
-    if (pair_rank(t, symbols[at].id, symbols[next].id, &result) != (int32_t)(top >> 32)) continue;
-    symbols[at].id = result;
+    MergeSlot m = tokenizer_find_merge(t, symbols[at].id, symbols[next].id);
+    if (m.rank != (int32_t)(top >> 32)) continue;
+    symbols[at].id = m.result;
     symbols[at].next = symbols[next].next;
     symbols[next].id = -1;
     if (symbols[at].next != NOWHERE) symbols[symbols[at].next].previous = at;
@@ -138,7 +134,8 @@ typedef struct {
   size_t n;
   uint32_t *heads;          // (rank_end) the last chunk of each rank's list
   Chunk *chunks;
-  uint32_t chunk_count, chunk_capacity, free_chunk;
+  uint32_t chunk_count, free_chunk;
+  size_t chunk_capacity;
 } Sweep;
 
 static size_t token_length(const Tokenizer *t, int32_t id) { return t->starts[id + 1] - t->starts[id]; }
@@ -149,10 +146,7 @@ static void wait_for_rank(Sweep *s, int32_t rank, size_t at) {
     uint32_t new = s->free_chunk;
     if (new != NOWHERE) s->free_chunk = s->chunks[new].next;
     else {
-      if (s->chunk_count == s->chunk_capacity) {
-        s->chunk_capacity = MAX(1024u, s->chunk_capacity + s->chunk_capacity / 4);
-        s->chunks = xrealloc(s->chunks, s->chunk_capacity, sizeof s->chunks[0]);
-      }
+      s->chunks = xgrow(s->chunks, s->chunk_count, &s->chunk_capacity, sizeof s->chunks[0]);
       new = s->chunk_count++;
     }
     s->chunks[new].next = head;
@@ -165,7 +159,7 @@ static void wait_for_rank(Sweep *s, int32_t rank, size_t at) {
 
 // The pair of the parts that begin at `left` and `right`.
 static void wait_as_pair(Sweep *s, size_t left, size_t right) {
-  int32_t result, rank = pair_rank(s->t, s->parts[left], s->parts[right], &result);
+  int32_t rank = tokenizer_find_merge(s->t, s->parts[left], s->parts[right]).rank;
   if (rank != INT32_MAX) wait_for_rank(s, rank, left);
 }
 
@@ -189,7 +183,8 @@ static uint32_t *take_places(Sweep *s, int32_t rank, size_t *count) {
   }
   s->heads[rank] = NOWHERE;
   bool ascending = true;
-  for (size_t i = 1; i < *count; i++) ascending &= places[i - 1] <= places[i];
+  uint32_t last = *places;
+  for (size_t i = 0; i < *count; last = places[i++]) ascending &= last <= places[i];
   if (!ascending) qsort(places, *count, sizeof places[0], by_place);   // matters where two pairs of a rank share a part
   return places;
 }
@@ -198,10 +193,11 @@ static uint32_t *take_places(Sweep *s, int32_t rank, size_t *count) {
 static void merge_at(Sweep *s, size_t at, int32_t rank) {
   if (s->parts[at] < 0) return;
   size_t right = at + token_length(s->t, s->parts[at]);
-  int32_t result = -1;
-  if (right >= s->n || pair_rank(s->t, s->parts[at], s->parts[right], &result) != rank) return;
-  size_t length = token_length(s->t, result), end = at + length;
-  s->parts[at] = result;
+  if (right >= s->n) return;
+  MergeSlot m = tokenizer_find_merge(s->t, s->parts[at], s->parts[right]);
+  if (m.rank != rank) return;
+  size_t length = token_length(s->t, m.result), end = at + length;
+  s->parts[at] = m.result;
   s->parts[right] = -1;
   s->parts[end - 1] = -(int32_t)length;
   if (end < s->n) wait_as_pair(s, at, end);

@@ -43,6 +43,9 @@ static void grow_table(TokenizerTrainer *trainer) {
 }
 
 static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
+  if (n > INT32_MAX)
+    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %d can be trained on: split it into documents", n,
+         INT32_MAX);
   uint64_t hash = hash_bytes(word, n);
   size_t at = hash & trainer->mask;
   for (;; at = (at + 1) & trainer->mask) {
@@ -53,9 +56,6 @@ static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
       return;
     }
   }
-  if (n > INT32_MAX)
-    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %d can be trained on: split it into documents", n,
-         INT32_MAX);
   trainer->slots[at] = (CountedWord){hash, trainer->text.len, (uint32_t)n, 1, 1};
   buffer_append(&trainer->text, word, n);
   if (2 * ++trainer->word_count > trainer->mask) grow_table(trainer);
@@ -142,18 +142,14 @@ static void change_pair(Training *tr, int32_t left, int32_t right, int64_t delta
   if (delta < 0) return;
   Places *places = &p->places;
   if (places->count == 0) {
-    if (tr->risen_count == tr->risen_capacity) {
-      tr->risen_capacity = MAX((size_t)1024, 2 * tr->risen_capacity);
-      tr->risen = xrealloc(tr->risen, tr->risen_capacity, sizeof tr->risen[0]);
-    }
+    tr->risen = xgrow(tr->risen, tr->risen_count, &tr->risen_capacity, sizeof tr->risen[0]);
     tr->risen[tr->risen_count++] = pair;
   } else if (places->words[places->count - 1] == word) {
     return;  // words come one after the other, so the last entry tells
   }
-  if (places->count == places->capacity) {
-    places->capacity = MAX(4u, 2 * places->capacity);
-    places->words = xrealloc(places->words, places->capacity, sizeof places->words[0]);
-  }
+  size_t capacity = places->capacity;
+  places->words = xgrow(places->words, places->count, &capacity, sizeof places->words[0]);
+  places->capacity = (uint32_t)capacity;
   places->words[places->count++] = word;
 }
 
@@ -162,10 +158,7 @@ static bool goes_before(const Candidate *a, const Candidate *b) {
 }
 
 static void heap_add(Training *tr, Candidate c) {
-  if (tr->heap_count == tr->heap_capacity) {
-    tr->heap_capacity = MAX((size_t)1024, 2 * tr->heap_capacity);
-    tr->heap = xrealloc(tr->heap, tr->heap_capacity, sizeof tr->heap[0]);
-  }
+  tr->heap = xgrow(tr->heap, tr->heap_count, &tr->heap_capacity, sizeof tr->heap[0]);
   size_t at = tr->heap_count++;
   for (; at > 0 && goes_before(&c, &tr->heap[(at - 1) / 2]); at = (at - 1) / 2) tr->heap[at] = tr->heap[(at - 1) / 2];
   tr->heap[at] = c;
@@ -241,7 +234,7 @@ static void start_words(Training *tr, const TokenizerTrainer *trainer, int32_t *
   tr->words = xmalloc(trainer->word_count, sizeof tr->words[0]);
   for (size_t slot = 0; slot <= trainer->mask; slot++) {
     const CountedWord *from = &trainer->slots[slot];
-    if (!from->used || from->length < 2) continue;  // one byte has no pair
+    if (!from->used) continue;
     Word *w = &tr->words[tr->word_count];
     *w = (Word){symbols + from->start, (int32_t)from->length, from->count};
     for (uint32_t i = 0; i < from->length; i++) w->symbols[i] = number_of_byte[(uint8_t)trainer->text.data[from->start + i]];
@@ -252,10 +245,7 @@ static void start_words(Training *tr, const TokenizerTrainer *trainer, int32_t *
 }
 
 static void add_merge(Training *tr, Merge m) {
-  if (tr->merge_count == tr->merge_capacity) {
-    tr->merge_capacity = MAX((size_t)512, 2 * tr->merge_capacity);
-    tr->merges = xrealloc(tr->merges, tr->merge_capacity, sizeof tr->merges[0]);
-  }
+  tr->merges = xgrow(tr->merges, tr->merge_count, &tr->merge_capacity, sizeof tr->merges[0]);
   tr->merges[tr->merge_count++] = m;
 }
 

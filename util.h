@@ -39,6 +39,12 @@ void at_fail_cancel(void (*fn)(void *), void *arg);
 void *xmalloc(size_t count, size_t size);             // contents undefined
 void *xcalloc(size_t count, size_t size);             // zeroed
 void *xrealloc(void *p, size_t count, size_t size);
+// The array, with room for one entry more than the `count` it has: once it is full it gets twice the room. *capacity, of entries, begins at 0.
+static inline void *xgrow(void *array, size_t count, size_t *capacity, size_t size) {
+  if (count < *capacity) return array;
+  *capacity = MAX((size_t)4, 2 * count);
+  return xrealloc(array, *capacity, size);
+}
 char *xstrdup(const char *s);
 char *format(const char *fmt, ...) PRINTF_LIKE(1, 2); // a new string, freed by the caller
 // *out = a*b or a+b; false on overflow (then *out is not set).
@@ -98,6 +104,13 @@ static inline uint32_t load_u32le(const uint8_t *p) { return (uint32_t)p[0] | (u
 static inline uint64_t load_u64le(const uint8_t *p) { return load_u32le(p) | (uint64_t)load_u32le(p + 4) << 32; }
 static inline void store_u32le(uint8_t *p, uint32_t v) { for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> (8 * i)); }
 static inline void store_u64le(uint8_t *p, uint64_t v) { for (int i = 0; i < 8; i++) p[i] = (uint8_t)(v >> (8 * i)); }
+
+// Another number, in which every bit depends on every bit of h (the finaliser of MurmurHash3).
+static inline uint64_t mix_bits(uint64_t h) {
+  h = (h ^ h >> 33) * 0xff51afd7ed558ccdu;
+  h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53u;
+  return h ^ h >> 33;
+}
 
 double seconds_now(void);                                   // monotonic clock, seconds
 // Edit distance (Levenshtein); nearest() returns the candidate with the least distance, or NULL if none is near.

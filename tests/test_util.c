@@ -129,6 +129,22 @@ static void memory_is_checked(void) {
   CHECK(round_up(0, 8) == 0 && round_up(1, 8) == 8 && round_up(8, 8) == 8 && round_up(9, 8) == 16);
 }
 
+// There is room for the next entry always, what is there stays, and the room doubles.
+static void arrays_grow(void) {
+  int *array = NULL;
+  size_t capacity = 0, grown = 0;
+  for (size_t n = 0; n < 1000; n++) {
+    const size_t before = capacity;
+    array = xgrow(array, n, &capacity, sizeof *array);
+    CHECK_MSG(capacity == (n == before ? MAX((size_t)4, 2 * n) : before), "%zu entries: room for %zu, before for %zu", n, capacity, before);
+    grown += capacity != before;
+    array[n] = (int)n;
+  }
+  for (size_t i = 0; i < 1000; i++) CHECK(array[i] == (int)i);
+  CHECK_EQ(grown, 9);   // 4, 8, .. 1024
+  free(array);
+}
+
 static void buffers_grow(void) {
   Buffer b = {0};
   buffer_append(&b, "", 0);
@@ -535,6 +551,7 @@ int main(int argc, char **argv) {
   RUN(handlers_keep_their_order);
   RUN(long_messages_are_cut);
   RUN(memory_is_checked);
+  RUN(arrays_grow);
   RUN(buffers_grow);
   RUN(files_are_read);
   RUN(files_are_replaced_whole);
