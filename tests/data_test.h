@@ -32,7 +32,7 @@ static void write_file(const char *path, const void *data, size_t n) {
 }
 
 // A shard of these ids; ours: with our words (tokenizer hash all of one digit), else as llm.c writes it; width 0: raw u16.
-static void write_shard(const char *path, const int32_t *ids, int64_t n, int width, bool ours, int64_t vocab, int32_t eot, char digit) {
+static inline void write_shard(const char *path, const int32_t *ids, int64_t n, int width, bool ours, int64_t vocab, int32_t eot, char digit) {
   Shard s = {.width = width, .count = n, .vocab = vocab, .eot = eot};
   uint8_t header[SHARD_HEADER_BYTES] = {0};
   Buffer b = {0};
@@ -84,7 +84,7 @@ static int run_data(unsigned command, const char *const *words) {
 #define CHECK_DATA(...) run_data(COMMAND_DATA_CHECK, (const char *const[]){__VA_ARGS__, NULL})
 #define INFO(...) run_data(COMMAND_DATA_INFO, (const char *const[]){__VA_ARGS__, NULL})
 
-static void leave(int code, void *ignored) { (void)ignored; _exit(code); }
+static inline void leave(int code, void *ignored) { (void)ignored; _exit(code); }
 
 // Exit code of a statement in a child whose words go nowhere. It leaves at once: a search for leaks in each of hundreds of
 // children would take minutes.
@@ -94,13 +94,49 @@ static void leave(int code, void *ignored) { (void)ignored; _exit(code); }
     int status_; waitpid(pid_, &status_, 0); (code) = WIFEXITED(status_) ? WEXITSTATUS(status_) : 1000 + WTERMSIG(status_); \
   } while (0)
 
+// Lines of words, runs of blanks, punctuation, characters of two to four bytes, broken bytes.
+static inline void random_text(Buffer *b, size_t n, bool valid) {
+  static const char *const parts[] = {
+      "the", " cat", " Sat", "42", " 7", ".", ",\n", "\n", "\n\n", "  ", " \n", "'s", "é", " ö", "漢", "😀", "!\n", "x\ny", "\t", "\r\n", "\xc2\xa0", "\xe3\x80\x80 "};
+  while (b->len < n) {
+    const char *p = parts[draw(0, ARRAY_LEN(parts) - 1)];
+    buffer_append(b, p, strlen(p));
+    if (!valid && draw(0, 30) == 0) buffer_append(b, "\xe2\x82", (size_t)draw(1, 2));
+  }
+}
+
+static inline void remove_in_folder(const char *name) {
+  char *path = in_folder(name);
+  remove_tree(path);
+  free(path);
+}
+
+static inline size_t names_in(const char *name, const char *needle) {
+  size_t count, found = 0;
+  char *path = in_folder(name);
+  if (!is_directory(path)) { free(path); return 0; }
+  char **names = list_directory(path, &count);
+  for (size_t i = 0; i < count; i++) found += strstr(names[i], needle) != NULL;
+  free_names(names, count);
+  free(path);
+  return found;
+}
+
+// Files may not grow past this, in the child that asks for it.
+static inline void limit_files(rlim_t bytes) {
+  struct rlimit most = {.rlim_cur = bytes, .rlim_max = bytes};
+  signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &most);
+}
+
 // The program's own pread() stands before libc's: a disk that, after so many readings, fails or gives what is one bit off.
 static long sound_reads = LONG_MAX;
 static bool disk_fails;
+static int disk_errno = EIO;   // EINTR: once
 ssize_t pread(int fd, void *to, size_t n, off_t at) {
   const bool sound = sound_reads-- > 0;
-  errno = EIO;
-  if (!sound && disk_fails) return -1;
+  errno = disk_errno;
+  if (!sound && disk_fails) { disk_fails = disk_errno != EINTR; return -1; }
   ssize_t got = (ssize_t)syscall(SYS_pread64, fd, to, n, at);
   if (!sound && got > 0) *(uint8_t *)to ^= 1;
   return got;

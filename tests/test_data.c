@@ -1,260 +1,6 @@
-// test_data.c: tests of documents.c (texts to documents), data_build.c and data.c (gpt data).
+// test_data.c: tests of data_build.c and data.c (gpt data). Texts to documents: test_documents.c.
 #include "data_test.h"
-
-// ---- texts ----
-
-// Lines of words, runs of blanks, punctuation, characters of two to four bytes, broken bytes.
-static void random_text(Buffer *b, size_t n, bool valid) {
-  static const char *const parts[] = {
-      "the", " cat", " Sat", "42", " 7", ".", ",\n", "\n", "\n\n", "  ", " \n", "'s", "é", " ö", "漢", "😀", "!\n", "x\ny", "\t", "\r\n", "\xc2\xa0", "\xe3\x80\x80 "};
-  while (b->len < n) {
-    const char *p = parts[draw(0, ARRAY_LEN(parts) - 1)];
-    buffer_append(b, p, strlen(p));
-    if (!valid && draw(0, 30) == 0) buffer_append(b, "\xe2\x82", (size_t)draw(1, 2));
-  }
-}
-
-// Pieces put together are the text, and encoding them one by one gives the ids of the whole, for every kind of tokenizer.
-static void pieces_encode_as_the_whole(void) {
-  for (int kind = 0; kind < 5; kind++) {
-    Buffer text = {0}, joined = {0};
-    random_text(&text, 150000, kind != 2);
-    TokenizerTrainer *trainer = tokenizer_trainer(kind == 0 ? PATTERN_GPT2 : kind == 1 ? PATTERN_GPT4 : PATTERN_NONE);
-    tokenizer_trainer_add(trainer, text.data, kind < 2 ? 40000 : 400);
-    Tokenizer *bpe = tokenizer_trainer_finish(trainer, 400, NULL, 0);
-    Tokenizer *t = kind == 2 ? tokenizer_byte(false) : kind == 3 ? tokenizer_char_from_text("text", text.data, text.len, false) : bpe;
-    DocumentCut cut = kind < 2 ? CUT_WORD : kind < 4 ? CUT_CHARACTER : CUT_NEVER;
-    char *path = in_folder("pieces.txt");
-    write_file(path, text.data, text.len);
-    TokenBuffer whole = {0}, parts = {0};
-    tokenizer_encode_or_fail(t, path, text.data, text.len, &whole, SPECIAL_NONE);
-    Documents *d = documents_open((const char *const[]){path}, 1, folder);
-    Piece p;
-    int pieces = 0;
-    documents_start(d, SPLIT_FILE, NULL, cut, 64);
-    for (; documents_next(d, &p) == DOCUMENTS_PIECE; pieces++) {
-      CHECK_EQ(p.at, joined.len);
-      CHECK_EQ(p.starts, pieces == 0);
-      CHECK_EQ(p.ends, joined.len + p.n == text.len);
-      CHECK(!p.starts || p.n >= DOCUMENT_HEAD);
-      buffer_append(&joined, p.text, p.n);
-      tokenizer_encode_or_fail(t, path, p.text, p.n, &parts, SPECIAL_NONE);
-    }
-    CHECK_MSG(kind == 4 ? pieces == 1 : pieces > 100, "kind %d: %d pieces", kind, pieces);
-    CHECK(joined.len == text.len && !memcmp(joined.data, text.data, text.len));
-    CHECK_MSG(whole.count == parts.count && !memcmp(whole.ids, parts.ids, whole.count * 4), "kind %d", kind);
-    documents_close(d);
-    token_buffer_free(&whole);
-    token_buffer_free(&parts);
-    if (t != bpe) tokenizer_free(t);
-    tokenizer_free(bpe);
-    buffer_free(&text);
-    buffer_free(&joined);
-    unlink(path);
-    free(path);
-  }
-}
-
-// No piece ends inside a character, wherever the first one, which may not be short, has to end.
-static void pieces_are_of_whole_characters(void) {
-  char *path = in_folder("whole.txt");
-  for (size_t before = 0; before < 4; before++) {
-    Buffer text = {0};
-    buffer_append(&text, "xyz", before);
-    while (text.len < 3 * DOCUMENT_HEAD) buffer_append(&text, "😀", 4);
-    write_file(path, text.data, text.len);
-    Documents *d = documents_open((const char *const[]){path}, 1, folder);
-    Piece p;
-    int pieces = 0;
-    documents_start(d, SPLIT_FILE, NULL, CUT_CHARACTER, 64);
-    for (; documents_next(d, &p) == DOCUMENTS_PIECE; pieces++) CHECK_EQ((p.at + (int64_t)p.n - (int64_t)before) % 4, 0);
-    CHECK(pieces > 1000);
-    documents_close(d);
-    buffer_free(&text);
-  }
-  unlink(path);
-  free(path);
-}
-
-// Plain words: a piece ends at the first space from its length on, so memory does not grow with the text.
-static void pieces_of_plain_words_are_short(void) {
-  char *path = in_folder("plain.txt");
-  Buffer text = {0};
-  while (text.len < 300000) buffer_append(&text, "plain words ", 12);
-  write_file(path, text.data, text.len);
-  Documents *d = documents_open((const char *const[]){path}, 1, folder);
-  Piece p;
-  size_t all = 0;
-  documents_start(d, SPLIT_FILE, NULL, CUT_WORD, 64);
-  for (; documents_next(d, &p) == DOCUMENTS_PIECE; all += p.n)
-    CHECK_MSG(p.n <= (p.starts ? 2 * DOCUMENT_HEAD : 2 * 64), "a piece of %zu bytes where about 64 were asked for", p.n);
-  CHECK_EQ(all, text.len);
-  documents_close(d);
-  buffer_free(&text);
-  unlink(path);
-  free(path);
-}
-
-// Unicode's white space, and control characters: behind any other character a space may be cut off.
-static bool is_space_or_control(uint32_t c) {
-  static const uint32_t spaces[] = {0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000};
-  for (size_t i = 0; i < ARRAY_LEN(spaces); i++) if (c == spaces[i]) return true;
-  return c < 0x21 || (c > 0x7e && c < 0xa0) || (c > 0x1fff && c < 0x200b);
-}
-
-static void every_character_is_cut_behind_or_not(void) {
-  for (uint32_t c = 1; c < 0x110000; c += c < 0x3100 ? 1 : 37) {
-    if (c >= 0xd800 && c < 0xe000) continue;
-    char text[16] = "";
-    const size_t n = (size_t)utf8_encode(c, text);
-    memcpy(text + n, " x", 2);
-    CHECK_MSG(documents_last_cut(text, n + 2, n + 1, CUT_WORD) == (is_space_or_control(c) ? 0 : n), "U+%04X, then a space", c);
-    memcpy(text, "a\n", 2);
-    utf8_encode(c, text + 2);
-    memcpy(text + 2 + n, "b", 1);
-    CHECK_MSG(documents_last_cut(text, n + 3, 2, CUT_WORD) == (is_space_or_control(c) ? 0 : 2), "a line end, then U+%04X", c);
-  }
-  static const struct { const char *text; size_t high; DocumentCut cut; size_t at; } cases[] = {
-    {"abc", 2, CUT_WORD, 0}, {" bc", 2, CUT_WORD, 0}, {"a c", 2, CUT_WORD, 1}, {"a c", 1, CUT_WORD, 1}, {"\nbc", 2, CUT_WORD, 0}, {"a\nc", 2, CUT_WORD, 2}, {"a\nc d", 2, CUT_WORD, 2},
-    {"a c d", 3, CUT_WORD, 3}, {"a c d", 4, CUT_NEVER, 0}, {"abcd", 3, CUT_CHARACTER, 3}, {"abcd", 1, CUT_CHARACTER, 1},
-    {"a\xf0\x9f\x98\x80" "b", 4, CUT_CHARACTER, 1}, {"a\xf0\x9f\x98\x80" "b", 5, CUT_CHARACTER, 5}, {"\xf0\x9f\x98\x80" "b", 3, CUT_CHARACTER, 0},
-    {"a\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80\x80\x80", 5, CUT_CHARACTER, 5}, {"\x80\x80\x80\x80", 2, CUT_CHARACTER, 0},
-    {"\xe9 x", 2, CUT_WORD, 0}, {"\xa9 x", 2, CUT_WORD, 0}, {"\xc3\xa9 x", 3, CUT_WORD, 2}, {"x\xf0\x9f\x98\x80 x", 6, CUT_WORD, 5}, {"x\xf0\x9f\x98 x", 5, CUT_WORD, 0}};
-  CHECK_EQ(documents_last_cut(&"a\nbc"[1], 3, 1, CUT_WORD), 0);      // what stands before the text does not count
-  CHECK_EQ(documents_last_cut(&"a bc"[1], 3, 1, CUT_WORD), 0);
-  for (size_t i = 0; i < ARRAY_LEN(cases); i++) CHECK_EQ(documents_last_cut(cases[i].text, strlen(cases[i].text), cases[i].high, cases[i].cut), cases[i].at);
-}
-
-// Where pieces end, beside a search without a window: the last place to cut within the length asked for, which is doubled until there is one.
-static size_t plain_piece(const char *text, size_t n, size_t low, size_t want, DocumentCut cut) {
-  for (;; want *= 2) {
-    if (n <= want) return n;
-    for (size_t i = want; i >= low; i--) if (documents_last_cut(text, n, i, cut) == i) return i;
-  }
-}
-
-static void pieces_end_where_they_should(void) {
-  char *path = in_folder("ends.txt");
-  for (int round = 0; round < 12; round++) {
-    Buffer text = {0};
-    while (text.len < DOCUMENT_HEAD * 2 + (size_t)round * 777) {
-      for (int64_t n = draw(1, round % 2 ? 9 : 400); n > 0; n--) buffer_append(&text, "x", 1);
-      const char *part = (const char *const[]){" ", "\n", "  ", "\n\n", " \n"}[draw(0, 4)];
-      buffer_append(&text, part, strlen(part));
-    }
-    write_file(path, text.data, text.len);
-    Documents *d = documents_open((const char *const[]){path}, 1, folder);
-    Piece p;
-    size_t at = 0, wanted = (size_t)draw(1, 300);
-    const DocumentCut cut = round % 3 ? CUT_WORD : CUT_CHARACTER;
-    documents_start(d, SPLIT_FILE, NULL, cut, wanted);
-    for (; documents_next(d, &p) == DOCUMENTS_PIECE; at += p.n) {
-      const size_t n = plain_piece(text.data + at, text.len - at, p.starts ? DOCUMENT_HEAD : 1, wanted, cut);
-      CHECK_MSG(p.n == n, "round %d: the piece at %zu has %zu bytes, not %zu", round, at, p.n, n);
-    }
-    CHECK_EQ(at, text.len);
-    CHECK_EQ(documents_read(d), text.len);
-    documents_close(d);
-    buffer_free(&text);
-  }
-  unlink(path);
-  free(path);
-}
-
-// A stream of more than one reading, interrupted: kept whole, and read twice.
-static long sound_stream_reads = LONG_MAX;
-ssize_t read(int fd, void *to, size_t n) {
-  errno = EINTR;
-  if (sound_stream_reads-- == 0) return -1;
-  return (ssize_t)syscall(SYS_read, fd, to, n);
-}
-
-static void long_streams_are_kept(void) {
-  char *path = in_folder("stream.txt");
-  Buffer text = {0}, joined = {0};
-  for (int i = 0; text.len < 200000; i++) buffer_printf(&text, "word %d\n", i);
-  write_file(path, text.data, text.len);
-  int old = dup(0), fd = open(path, O_RDONLY);
-  dup2(fd, 0);
-  close(fd);
-  sound_stream_reads = 2;
-  Documents *d = documents_open((const char *const[]){"-"}, 1, folder);
-  sound_stream_reads = LONG_MAX;
-  CHECK_EQ(documents_bytes(d), text.len);
-  for (int pass = 0; pass < 2; pass++) {
-    Piece p;
-    joined.len = 0;
-    documents_start(d, SPLIT_BLANK_LINE, NULL, CUT_WORD, 1000);
-    while (documents_next(d, &p) == DOCUMENTS_PIECE) buffer_append(&joined, p.text, p.n);
-    CHECK(joined.len == text.len - 1 && !memcmp(joined.data, text.data, joined.len));
-    CHECK_EQ(documents_read(d), text.len);
-  }
-  documents_close(d);
-  dup2(old, 0);
-  close(old);
-  buffer_free(&text);
-  buffer_free(&joined);
-  unlink(path);
-  free(path);
-}
-
-// All documents of two texts, each followed by |.
-static void list_documents(const char *first, const char *second, DocumentSplit split, Buffer *out) {
-  char *a = in_folder("a.txt"), *b = in_folder("b.txt");
-  write_file(a, first, strlen(first));
-  write_file(b, second, strlen(second));
-  Documents *d = documents_open((const char *const[]){a, b}, 2, folder);
-  Piece p;
-  documents_start(d, split, "text", CUT_WORD, 3);
-  DocumentsResult r;
-  while ((r = documents_next(d, &p)) == DOCUMENTS_PIECE) {
-    buffer_append(out, p.text, p.n);
-    if (p.ends) buffer_append(out, "|", 1);
-  }
-  int code;
-  if (r == DOCUMENTS_ERROR) buffer_printf(out, "error: %s", documents_error(d, &code) + strlen(folder));
-  documents_close(d);
-  unlink(a);
-  unlink(b);
-  free(a);
-  free(b);
-}
-
-static void expect_documents(const char *expected, DocumentSplit split, const char *first, const char *second) {
-  Buffer found = {0};
-  list_documents(first, second, split, &found);
-  CHECK_STR(found.data, expected);
-  buffer_free(&found);
-}
-
-static void documents_are_found(void) {
-  expect_documents("one\n\ntwo|three|", SPLIT_FILE, "one\n\ntwo", "three");
-  expect_documents("one|", SPLIT_FILE, "one", "");
-  expect_documents("one\n\ntwothree|", SPLIT_NONE, "one\n\ntwo", "three");
-  expect_documents("one\nand a half|two|three|", SPLIT_BLANK_LINE, "\n \n\none\nand a half\n \t\r\n\n\ntwo", "three\n\n");
-  expect_documents("a\n|b\t\"|c|", SPLIT_JSONL, "{\"text\": \"a\\n\", \"n\": 1}\n\n{\"text\":\"\"}\n{\"text\":\"b\\t\\\"\"}", "{\"x\":{},\"text\":\"c\"}\n");
-  expect_documents("a|error: /a.txt: line 3: text is needed in the field \"text\" (--jsonl)", SPLIT_JSONL, "{\"text\":\"a\"}\n\n{\"text\": 5}\n", "x");
-  expect_documents("error: /a.txt: line 1: an object is needed that has the field \"text\" (--jsonl)", SPLIT_JSONL, "{\"txt\":\"a\"}\n", "x");
-  Buffer b = {0};
-  list_documents("{\"text\":\"a\"}\n{\"text\": \n", "x", SPLIT_JSONL, &b);
-  CHECK(!strncmp(b.data, "a|error: /a.txt: line 2 is no JSON:", 35));
-  buffer_free(&b);
-}
-
-static void texts_are_refused(void) {
-  char *missing = in_folder("missing.txt"), *empty = in_folder("empty.txt"), *dir = in_folder("empty");
-  write_file(empty, "", 0);
-  make_directory(dir);
-  EXPECT_FAIL(EXIT_REQUEST, "missing.txt: cannot open text", documents_open((const char *const[]){missing}, 1, folder));
-  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 1 file, at least 1 is needed", documents_open((const char *const[]){empty}, 1, folder));
-  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 2 files, at least 1", documents_open((const char *const[]){empty, empty}, 2, folder));
-  EXPECT_FAIL(EXIT_REQUEST, "0 files in this directory (of 0 names)", documents_open((const char *const[]){dir}, 1, folder));
-  unlink(empty);
-  rmdir(dir);
-  free(missing);
-  free(empty);
-  free(dir);
-}
+#include "guard_heap.h"
 
 // ---- gpt data build ----
 
@@ -276,23 +22,6 @@ static void expect_split(const char *name, const char *split, const TokenBuffer 
   CHECK_EQ(n, expected->count);
   CHECK(n == (int64_t)expected->count && !memcmp(ids, expected->ids, (size_t)n * sizeof *ids));
   free(ids);
-}
-
-static void remove_in_folder(const char *name) {
-  char *path = in_folder(name);
-  remove_tree(path);
-  free(path);
-}
-
-static size_t names_in(const char *name, const char *needle) {
-  size_t count, found = 0;
-  char *path = in_folder(name);
-  if (!is_directory(path)) { free(path); return 0; }
-  char **names = list_directory(path, &count);
-  for (size_t i = 0; i < count; i++) found += strstr(names[i], needle) != NULL;
-  free_names(names, count);
-  free(path);
-  return found;
 }
 
 // A text of several pieces, cut into training and validation, any number of threads: the ids are those of the two halves.
@@ -408,6 +137,7 @@ static void validation_is_drawn_by_content(void) {
   }
   int val = 0;
   for (int i = 0; i < 400; i++) { CHECK_EQ(chosen[0][i], chosen[1][i]); val += chosen[0][i]; }
+  CHECK_HASH(chosen[0], sizeof chosen[0], "006f454648c8e7b1039a752e2b0bb66b789c8a2f0221f537371669c52033df4b");
   CHECK_EQ(val, 84);    // about 80 of 400; pinned: a folder that is built again is divided in the same way by every version
   remove_in_folder("docs.jsonl");
   free(lines);
@@ -602,10 +332,23 @@ int rename(const char *from, const char *to) {
   return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
 
+// A disk that fails late: when a file is to be on it, or is closed. One reading or writing, so many after now.
+static int syncs_left = -1;
+int fsync(int fd) {
+  errno = EIO;
+  return syncs_left >= 0 && syncs_left-- == 0 ? -1 : (int)syscall(SYS_fsync, fd);
+}
+static bool closing_fails;   // of shards: what is open for writing only, and large
+int close(int fd) {
+  struct stat st;
+  const bool shard = closing_fails && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY && fstat(fd, &st) == 0 && st.st_size > 50000;
+  const int done = (int)syscall(SYS_close, fd);
+  if (shard) errno = EIO;
+  return shard ? -1 : done;
+}
+
 static void build_on_a_full_disk(const char *text, const char *out) {
-  struct rlimit most = {.rlim_cur = 100000, .rlim_max = 100000};
-  signal(SIGXFSZ, SIG_IGN);
-  setrlimit(RLIMIT_FSIZE, &most);
+  limit_files(100000);
   BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0");
 }
 
@@ -675,6 +418,25 @@ static void build_leaves_nothing_half(void) {
   EXPECT_FAIL(EXIT_MACHINE, "cannot write", build_on_a_full_disk(text, out));
   CHECK_EQ(names_in("shards", ".bin"), 0);
   CHECK_EQ(names_in("shards", "build.json"), 1);
+  remove_in_folder("shards");
+  for (int shard = 0; shard < 4; shard += 3) {   // build.json and tokenizer.json come first, each with its folder; then shards with theirs and the record
+    EXPECT_FAIL(EXIT_MACHINE, shard ? "cannot put on disk: Input/output error; 3 finished shards stay" : "cannot put on disk: Input/output error; 0 finished shards stay",
+                { syncs_left = 4 + 4 * shard; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+    CHECK(names_in("shards", ".tmp") == 0 && (int)names_in("shards", ".bin") == shard);
+    remove_in_folder("shards");
+  }
+  EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin: cannot name the file so: Input/output error; 0 finished shards stay",
+              { syncs_left = 5; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+  remove_in_folder("shards");
+  char *first = in_folder("shards/train_000000.bin.tmp");
+  make_directory(out);
+  write_file(first, "", 0);
+  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(text, "--tokenizer", "byte", "--out", out, "--val-fraction", "0"));
+  remove_in_folder("shards");
+  free(first);
+  EXIT_OF(code, { names_left = 0; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+  CHECK(code == EXIT_MACHINE && names_in("shards", "build.json") == 1);
+  EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin.tmp: cannot close: Input/output error", { closing_fails = true; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
   // something bars the way of the third shard: two are whole and stay
   char *bar = in_folder("shards/train_000002.bin.tmp");
   make_directory(bar);
@@ -781,6 +543,17 @@ static void stopped_builds_go_on(void) {
     CHECK_EQ(AGAIN(out), 0);
     expect_same_folder(whole, out, "last record not written");
     remove_in_folder("shards");
+    // how many shards there are, of both splits
+    if (way == 1) {
+      for (int number = 3; number <= 6; number += 3) {
+        char *said_so = format("%d finished shards stay", number);
+        EXPECT_FAIL(EXIT_MACHINE, said_so, { names_left = number; guarded = number > 3; AGAIN(out); });
+        CHECK_EQ(names_in("shards", ".bin"), number);
+        CHECK(names_in("shards", "val_") > 0 && names_in("shards", "train_") > 0);
+        remove_in_folder("shards");
+        free(said_so);
+      }
+    }
     // a shard is gone, or a record says what cannot be: that split is made from its start
     for (int damage = way % 4 ? 4 : 0; damage < 4; damage++) {
       EXIT_OF(code, { names_left = 2; AGAIN(out); });
@@ -957,6 +730,29 @@ static void info_shows_the_data(void) {
   free(out);
 }
 
+// A long token is shown in part.
+static void info_shows_a_part_of_long_tokens(void) {
+  char *text = in_folder("long.txt"), *out = in_folder("info"), *vocabulary = in_folder("long.json"), z[256];
+  memset(z, 'z', sizeof z);
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+  tokenizer_trainer_add(trainer, z, sizeof z);
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 263, NULL, 0);   // 2, 4, .. 128 bytes
+  Buffer json = {0};
+  tokenizer_json(t, &json);
+  write_file(vocabulary, json.data, json.len);
+  write_file(text, z, sizeof z);
+  CHECK_EQ(BUILD(text, "--tokenizer", vocabulary, "--out", out, "--val-fraction", "0"), 0);
+  CHECK_EQ(INFO(out), 0);
+  buffer_append(&said, "", 1);
+  char *shown = format(" \"%.100s\"\n", z);
+  CHECK(strstr(said.data, shown) && strstr(said.data, "text       256 bytes, 128.000 bytes a token\n"));
+  remove_in_folder("info");
+  unlink(text), unlink(vocabulary);
+  tokenizer_free(t);
+  buffer_free(&json);
+  free(shown), free(text), free(out), free(vocabulary);
+}
+
 static void check_names_the_byte(void) {
   char *out = small_build(), *shard = in_folder("small/train_000000.bin");
   size_t n;
@@ -1034,14 +830,6 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   begin_folder("data");
   const int open_before = descriptors();
-  RUN(pieces_encode_as_the_whole);
-  RUN(pieces_are_of_whole_characters);
-  RUN(pieces_of_plain_words_are_short);
-  RUN(every_character_is_cut_behind_or_not);
-  RUN(pieces_end_where_they_should);
-  RUN(long_streams_are_kept);
-  RUN(documents_are_found);
-  RUN(texts_are_refused);
   RUN(validation_is_drawn_by_content);
   RUN(validation_begins_with_a_character);
   RUN(the_last_documents_validate);
@@ -1053,6 +841,7 @@ int main(int argc, char **argv) {
   RUN(check_names_the_byte);
   RUN(check_counts_the_order);
   RUN(info_shows_the_data);
+  RUN(info_shows_a_part_of_long_tokens);
   RUN(words_are_pinned);
   RUN(malformed_files);
   RUN(build_cuts_nothing_without_a_pattern);

@@ -1,6 +1,7 @@
 // test_json.c: owns the checks of json.c and utf8.h: what is valid is read exactly, what is not is refused with its place.
 #include "../json.h"
 #include "../utf8.h"
+#include "guard_heap.h"
 #include "test.h"
 
 static char error[200];
@@ -193,6 +194,60 @@ static void indexes_many_keys(void) {
   buffer_free(&b);
 }
 
+// On a heap where nothing goes astray unseen: lists and objects of many lengths, every prefix of a text, room of any size for the reason.
+static void stays_inside(void) {
+  static const char good[] = "{\"a\": [1.5e3, \"\\ud83d\\ude00\\n\xc3\xa9\", true, null, -12345678901234567890.5], \"b\": {\"c\": -0.25}}";
+  guarded = true;
+  for (int n = 0; n <= 40; n++) {
+    Buffer b = {0};
+    buffer_printf(&b, "[");
+    for (int i = 0; i < n; i++) buffer_printf(&b, "%s%d", i ? "," : "", i);
+    buffer_printf(&b, "]{");
+    for (int i = 0; i < n; i++) buffer_printf(&b, "%s\"%d\":\"%d\"", i ? "," : "", i, i);
+    buffer_printf(&b, "}");
+    const size_t first = (size_t)(strchr(b.data, '{') - b.data);
+    char *list = at_the_edge(b.data, first), *object = at_the_edge(b.data + first, b.len - first);
+    Json *a = json_parse(list, first, error, sizeof error), *o = json_parse(object, b.len - first, error, sizeof error);
+    CHECK(a && o && a->length == (size_t)n && o->length == (size_t)n);
+    CHECK(o && json_get(o, "no") == NULL && json_get(o, "") == NULL && json_get(o, "40") == NULL);
+    for (int i = 0; a && o && i < n; i++) {
+      char text[16];
+      snprintf(text, sizeof text, "%d", i);
+      CHECK(a->items[i]->number == i);
+      CHECK_STR(json_string(o, text, "none"), text);
+    }
+    json_free(a), json_free(o);
+    free(list), free(object);
+    buffer_free(&b);
+  }
+  for (size_t n = 0; n < sizeof good; n++) {
+    char *text = at_the_edge(good, n), full[200];
+    Json *j = json_parse(text, n, full, sizeof full);
+    CHECK((j != NULL) == (n == sizeof good - 1));
+    json_free(j);
+    for (size_t room = 1; room < 80 && !j; room += 1 + n % 7) {
+      char *reason = at_the_edge(good, room);
+      CHECK(json_parse(text, n, reason, room) == NULL);
+      CHECK_MSG(strlen(reason) == MIN(room - 1, strlen(full)) && !strncmp(reason, full, room - 1), "\"%s\" in room for %zu, \"%s\" in full", reason, room, full);
+      free(reason);
+    }
+    free(text);
+  }
+  guarded = false;
+}
+
+// A key is shown in part and without what would disturb a terminal.
+static void keys_are_shown_safely(void) {
+  static const struct { const char *key, *shown; } rows[] = {
+    {"a\x7f~ \xc3\xa9", "a?~ ??"}, {"1234567890123456789012345678901", "1234567890123456789012345678901"}, {"12345678901234567890123456789012", "12345678901234567890123456789012"},
+    {"123456789012345678901234567890123", "12345678901234567890123456789012..."}, {"", ""}, {"\\u001f", "?"}};
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    char *text = format("{\"%s\":0,\n\"x y\":1,\"%s\":\n2}", rows[i].key, rows[i].key), *message = format("key \"%s\" stands twice in one object, again at line 3", rows[i].shown);
+    refused(text, strlen(text), message);
+    free(text), free(message);
+  }
+}
+
 static void typed_reading(void) {
   Json *j = parse("{\"n\": 2.5, \"i\": 7, \"s\": \"x\", \"t\": true, \"f\": false, \"big\": 1e300}");
   int64_t i = -5;
@@ -206,6 +261,16 @@ static void typed_reading(void) {
   CHECK(!json_int(j, "big", INT64_MIN, INT64_MAX, &i) && !json_int(j, "s", 0, 9, &i) && !json_int(j, "none", 0, 9, &i));
   CHECK(i == -5);
   json_free(j);
+  static const struct { const char *text; int64_t value; bool ok; } whole[] = {
+    {"9007199254740992", 9007199254740992, true}, {"-9007199254740992", -9007199254740992, true}, {"9007199254740994", 0, false}, {"-9007199254740994", 0, false}, {"0.5", 0, false}, {"-1", -1, true}, {"-0", 0, true}};
+  for (size_t k = 0; k < ARRAY_LEN(whole); k++) {
+    char *text = format("{\"x\":%s}", whole[k].text);
+    Json *one = parse(text);
+    int64_t value = 77;
+    CHECK_MSG(json_int(one, "x", INT64_MIN, INT64_MAX, &value) == whole[k].ok && value == (whole[k].ok ? whole[k].value : 77), "%s", whole[k].text);
+    json_free(one);
+    free(text);
+  }
 }
 
 static void writes_strings(void) {
@@ -283,6 +348,8 @@ int main(int argc, char **argv) {
   RUN(bounds_nesting);
   RUN(survives_damage);
   RUN(indexes_many_keys);
+  RUN(stays_inside);
+  RUN(keys_are_shown_safely);
   RUN(typed_reading);
   RUN(writes_strings);
   RUN(writes_numbers);

@@ -1,6 +1,9 @@
 // test_pieces.c: tokenizer_pieces.c (text into words: the two published patterns, each way of cutting against the other) and tokenizer_merge.c
 // (one word's bytes to ids: each way of merging against the other).
 #include "../tokenizer_internal.h"
+#include "../unicode.h"
+#include "../utf8.h"
+#include "guard_heap.h"
 #include "test.h"
 
 static uint64_t random_state = 1;
@@ -60,22 +63,113 @@ static void pieces_are_the_patterns(void) {
   }
 }
 
+// The published patterns word by word, with all the going back of a regular expression: the length of the piece that s begins with.
+typedef struct { const char *s; size_t n; } Rest;
+
+static int class_of(Rest r, size_t at, size_t *length) {   // -1: behind the end
+  uint32_t code;
+  *length = 1;
+  if (at >= r.n) return -1;
+  int bytes = utf8_decode(r.s + at, r.n - at, &code);
+  if (bytes == 0) return UNICODE_OTHER;
+  *length = (size_t)bytes;
+  return unicode_class(code);
+}
+
+static size_t run_of(Rest r, size_t at, int class, size_t most) {   // end of at most so many characters of a class
+  size_t length;
+  for (; most > 0 && class_of(r, at, &length) == class; most--) at += length;
+  return at;
+}
+
+static bool is_newline(Rest r, size_t at) { return at < r.n && (r.s[at] == '\r' || r.s[at] == '\n'); }
+
+// '(?:[sdmt]|ll|ve|re), without or with regard to case; U+017F is a form of s
+static size_t contraction_by_the_book(Rest r, bool any_case) {
+  static const char *const ends[] = {"s", "d", "m", "t", "ll", "ve", "re"};
+  if (any_case && r.n >= 3 && !memcmp(r.s, "'\305\277", 3)) return 3;
+  for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+    size_t n = strlen(ends[i]), same = 0;
+    if (r.n < n + 1 || r.s[0] != '\'') continue;
+    while (same < n && (r.s[1 + same] == ends[i][same] || (any_case && r.s[1 + same] == ends[i][same] - 32))) same++;
+    if (same == n) return n + 1;
+  }
+  return 0;
+}
+
+static size_t piece_by_the_book(TokenizerPattern pattern, Rest r) {
+  size_t length, end, blank = r.s[0] == ' ', piece = contraction_by_the_book(r, pattern == PATTERN_GPT4);
+  const int first = class_of(r, 0, &length);
+  if (piece) return piece;
+  if (pattern == PATTERN_GPT2) {
+    for (int class = 0; class < 4; class++)   //  ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
+      if (class != UNICODE_SPACE && (end = run_of(r, blank, class, SIZE_MAX)) > blank) return end;
+  } else {
+    size_t lead = first != UNICODE_LETTER && first != UNICODE_NUMBER && !is_newline(r, 0) ? length : 0;   // [^\r\n\p{L}\p{N}]?\p{L}+
+    if ((end = run_of(r, lead, UNICODE_LETTER, SIZE_MAX)) > lead) return end;
+    if ((end = run_of(r, 0, UNICODE_NUMBER, 3)) > 0) return end;                                            // \p{N}{1,3}
+    if ((end = run_of(r, blank, UNICODE_OTHER, SIZE_MAX)) > blank) {                                        //  ?[^\s\p{L}\p{N}]+[\r\n]*
+      while (is_newline(r, end)) end++;
+      return end;
+    }
+  }
+  size_t spaces = run_of(r, 0, UNICODE_SPACE, SIZE_MAX), last = 0, newline = 0;
+  for (size_t at = 0; at < spaces; at += length) {
+    class_of(r, at, &length);
+    last = at;
+    if (is_newline(r, at)) newline = at + 1;
+  }
+  if (spaces == r.n) return spaces;                             // \s+(?!\S) of gpt2, \s+$ of gpt4
+  if (pattern == PATTERN_GPT4 && newline) return newline;       // \s*[\r\n]
+  return last ? last : run_of(r, 0, UNICODE_SPACE, 1);          // \s+(?!\S), else \s+ and \s, of one
+}
+
+static void check_by_the_book(const char *text, size_t n) {
+  for (int pattern = PATTERN_GPT2; pattern <= PATTERN_GPT4; pattern++) {
+    size_t got = tokenizer_piece_end((TokenizerPattern)pattern, text, n, 0), want = piece_by_the_book((TokenizerPattern)pattern, (Rest){text, n});
+    CHECK_MSG(got == want, "pattern %d, \"%.*s\": a piece of %zu bytes, by the pattern %zu", pattern, (int)n, text, got, want);
+  }
+}
+
+// All texts of up to five of these characters; and an apostrophe before any two bytes, and at the end.
+static void pieces_are_those_of_the_expressions(void) {
+  static const char *const parts[] = {"a", "1", " ", "\n", "\r", "\t", ".", "'", "s", "\302\240", "\303\251", "\377"};
+  enum { PARTS = ARRAY_LEN(parts) };
+  for (int length = 1, count = PARTS; length <= 5; length++, count *= PARTS)
+    for (int number = 0; number < count; number++) {
+      char text[16];
+      size_t n = 0;
+      for (int k = 0, rest = number; k < length; k++, rest /= PARTS) {
+        const char *part = parts[rest % PARTS];
+        memcpy(text + n, part, strlen(part));
+        n += strlen(part);
+      }
+      check_by_the_book(text, n);
+    }
+  for (int pair = 0; pair < 1 << 16; pair++) {
+    char text[4] = {'\'', (char)(pair >> 8), (char)pair, 'x'};
+    for (size_t n = pair & 255 ? 3 : 2; n <= 4; n++) check_by_the_book(text, n);
+  }
+  check_by_the_book("'", 1);
+}
+
 // Both ways of cutting, one against the other, from every start: strings in which each kind of byte meets each other, with ASCII
 // mostly, so that the windows of 64 bytes are used, and ends of text at all distances.
 static void cutting_at_once_is_cutting_one_by_one(void) {
   static const char *const parts[] = {"a", "Zy", "word", "7", "123", "4567", " ", "  ", "\n", "\r\n", "\t", "\v", "\f", ".", "!?", "(", "'", "'s", "'ll", "'LL", "'ve", "'x", "\"",
                                       " the", " of", " and", ", ", "\303\251", "\342\200\231", "\343\200\200", "\377", "\302\240", "[", "`", "{", "@", "/", ":", "\177", "\001", ""};
-  size_t most = 0;
+  size_t most = 0, calls[3] = {0}, pieces[3] = {0};
   for (int round = 0; round < 4000; round++) {
-    char text[400];
+    char made[400];
     size_t n = 0, kinds = round % 2 ? 27 : ARRAY_LEN(parts), length = draw(300);
     while (n < length) {
       const char *part = parts[draw((uint32_t)kinds)];
-      memcpy(text + n, part, strlen(part));
+      memcpy(made + n, part, strlen(part));
       n += strlen(part);
-      if (draw(200) == 0) memset(text + n, "a 1.\n'"[draw(6)], 70), n += 70;
+      if (draw(200) == 0) memset(made + n, "a 1.\n'"[draw(6)], 70), n += 70;
       if (n > 320) break;
     }
+    char *text = at_the_edge(made, n);   // so that nothing is read behind it
     for (int pattern = PATTERN_GPT2; pattern <= PATTERN_NONE; pattern++)
       for (size_t at = 0; at < n;) {
         size_t ends[TOKENIZER_CUT], count = tokenizer_cut((TokenizerPattern)pattern, text, n, at, ends);
@@ -86,18 +180,25 @@ static void cutting_at_once_is_cutting_one_by_one(void) {
           if (ends[i] != end) return;
         }
         most = MAX(most, count);
+        calls[pattern]++;
+        pieces[pattern] += count;
       }
+    free(text);
   }
   CHECK_MSG(most > 25, "at most %zu pieces at once", most);   // else only the slow way was seen
+#if defined(__SSE2__)
+  // how many calls these pieces take: no more than this, or cutting has become slower
+  CHECK_MSG(calls[0] == 77236 && calls[1] == 169879 && calls[2] == 3986, "%zu, %zu, %zu calls for %zu, %zu, %zu pieces", calls[0], calls[1], calls[2], pieces[0], pieces[1], pieces[2]);
+#endif
 }
 
 // ---- merging ----
 
 // Some of the strings of 2 to 5 letters of "ab", those of a length in random order, each made by every cut in two tokens, as rank files
-// have it: pairs of one rank overlap that have come up in another order than they stand.
-static Tokenizer *every_cut_merges(void) {
+// have it: pairs of one rank overlap that have come up in another order than they stand. by_length: all of a length have one rank.
+static Tokenizer *every_cut_merges(bool by_length) {
   Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
-  for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+  for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)('a' + byte)}, 1);   // id 0 takes part
   for (int length = 2; length <= 5; length++) {
     int order[32], count = 1 << length;
     for (int i = 0; i < count; i++) {
@@ -117,7 +218,7 @@ static Tokenizer *every_cut_merges(void) {
     const char *text = tokenizer_token(t, id, &n);
     for (size_t cut = 1; cut < n; cut++) {
       int32_t left = tokenizer_find(t, text, cut), right = tokenizer_find(t, text + cut, n - cut);
-      if (left >= 0 && right >= 0) tokenizer_add_merge(t, left, right, id, id);
+      if (left >= 0 && right >= 0) tokenizer_add_merge(t, left, right, id, by_length ? (int32_t)n : id);
     }
   }
   tokenizer_finish(t);
@@ -128,7 +229,7 @@ static Tokenizer *every_cut_merges(void) {
 static void ways_of_merging_agree(void) {
   enum { MADE = 13 };
   Tokenizer *made[MADE] = {tokenizer_gpt2()};
-  for (int k = 3; k < MADE; k++) made[k] = every_cut_merges();
+  for (int k = 3; k < MADE; k++) made[k] = every_cut_merges(k % 2);
   for (int k = 1; k < 3; k++) {
     TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
     for (int d = 0; d < 40; d++) {
@@ -140,9 +241,11 @@ static void ways_of_merging_agree(void) {
   }
   MergeScratch scratch = {0};
   for (int round = 0; round < 300; round++) {
-    char word[6000];
-    size_t n = 1 + draw(round % 30 ? 100 : sizeof word - 1), letters = (size_t)(const int[]){1, 2, 5, 26}[round % 4];
-    for (size_t i = 0; i < n; i++) word[i] = (char)((round % 7 ? 'a' : 0x80) + draw((uint32_t)letters));
+    char letters_of_it[6000];
+    size_t n = 1 + draw(round % 30 ? 100 : sizeof letters_of_it - 1), letters = (size_t)(const int[]){1, 2, 5, 26}[round % 4];
+    for (size_t i = 0; i < n; i++) letters_of_it[i] = (char)((round % 7 ? 'a' : round % 2 ? 0x80 : '!') + draw((uint32_t)letters));   // '!' has id 0 in GPT-2's
+    char *word = at_the_edge(letters_of_it, n);   // so that nothing is read behind it
+    guarded = round % 10 == 9 && n < 200;
     for (int k = 0; k < MADE; k++) {
       CHECK(made[k]->ordered);
       TokenBuffer heap = {0}, sweep = {0}, blocks = {0};
@@ -163,9 +266,86 @@ static void ways_of_merging_agree(void) {
       token_buffer_free(&sweep);
       token_buffer_free(&blocks);
     }
+    guarded = false;
+    free(word);
   }
   merge_scratch_free(&scratch);
   for (int k = 0; k < MADE; k++) tokenizer_free(made[k]);
+}
+
+// A merge whose part is made by a later merge, or by one of its own rank, or a byte without an id: such a word cannot be merged by rising ranks.
+static void merges_in_any_order(void) {
+  static const struct { int32_t ranks[3]; bool ordered; const char *what; } cases[] = {   // of ab, abc, and once more abc from a, bc
+    {{0, 1, 2}, true, "rising"}, {{1, 0, 2}, false, "a part comes later"}, {{1, 1, 2}, false, "of one rank"}, {{0, 2, 1}, true, "not listed by rank"}};
+  MergeScratch scratch = {0};
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++)
+    for (int bytes = 255; bytes <= 256; bytes++) {
+      Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+      for (int byte = 0; byte < bytes; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+      tokenizer_add_token(t, "ab", 2), tokenizer_add_token(t, "abc", 3), tokenizer_add_token(t, "bc", 2);
+      tokenizer_add_merge(t, 'a', 'b', bytes, cases[c].ranks[0]);
+      tokenizer_add_merge(t, bytes, 'c', bytes + 1, cases[c].ranks[1]);
+      tokenizer_add_merge(t, 'b', 'c', bytes + 2, cases[c].ranks[2]);
+      tokenizer_finish(t);
+      CHECK_MSG(t->ordered == (cases[c].ordered && bytes == 256), "%s, %d bytes", cases[c].what, bytes);
+      CHECK_EQ(t->rank_end, 3);
+      static char word[10000];
+      for (size_t i = 0; i < sizeof word; i++) word[i] = (char)('a' + draw(3));
+      TokenBuffer heap = {0}, all = {0};
+      tokenizer_merge_heap(t, word, sizeof word, &scratch, &heap);
+      tokenizer_merge_long(t, word, sizeof word, &scratch, &all);
+      CHECK_MSG(heap.count == all.count && !memcmp(heap.ids, all.ids, heap.count * sizeof heap.ids[0]), "%s", cases[c].what);
+      token_buffer_free(&heap), token_buffer_free(&all);
+      tokenizer_free(t);
+    }
+  Tokenizer *t = tokenizer_byte(false);
+  CHECK(!t->ordered);   // nothing to merge
+  EXPECT_FAIL(2, "one piece of text of 4294967295 bytes, at most 4294967294 can be encoded: split it into documents", tokenizer_merge_long(t, at_the_edge("", 0), UINT32_MAX, &scratch, &(TokenBuffer){0}));
+  tokenizer_free(t);
+  merge_scratch_free(&scratch);
+}
+
+// Two merges may make one token: the last rank that makes a part counts.
+static void the_last_merge_that_makes_a_part_counts(void) {
+  for (int later = 0; later < 2; later++) {
+    Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+    for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+    tokenizer_add_token(t, "ab", 2), tokenizer_add_token(t, "abc", 3), tokenizer_add_token(t, "bc", 2), tokenizer_add_token(t, "abcd", 4);
+    tokenizer_add_merge(t, 'a', 'b', 256, 0), tokenizer_add_merge(t, 'b', 'c', 258, 1);
+    tokenizer_add_merge(t, 256, 'c', 257, later ? 4 : 2), tokenizer_add_merge(t, 'a', 258, 257, later ? 2 : 4);
+    tokenizer_add_merge(t, 257, 'd', 259, 3);
+    tokenizer_finish(t);
+    CHECK(!t->ordered);
+    tokenizer_free(t);
+  }
+}
+
+// Tables are as large as they have to be: a power of two that is at most half full, and sixteen bits of the filter for each merge.
+static void tables_have_their_size(void) {
+  static const struct { int merges; size_t mask; int filter_bits; } cases[] = {{1, 15, 6}, {4, 15, 6}, {5, 15, 7}, {8, 15, 7}, {9, 31, 8}, {64, 127, 10}, {65, 255, 11}};
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+    for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+    for (int i = 0; i < cases[c].merges; i++) {
+      tokenizer_add_token(t, (char[]){'a', (char)i}, 2);
+      tokenizer_add_merge(t, 'a', i, 256 + i, i);
+    }
+    guarded = true;
+    tokenizer_finish(t);
+    CHECK_MSG(t->merge_mask == cases[c].mask && 64 - t->filter_shift == cases[c].filter_bits, "%d merges: mask %zu, %d bits", cases[c].merges, t->merge_mask, 64 - t->filter_shift);
+    CHECK(t->merge_slots[t->merge_mask + 1].pair == NO_PAIR);   // what the filter keeps away sees this one only
+    CHECK_EQ(t->token_mask, cases[c].merges ? 1023 : 511);
+    CHECK_EQ(t->seed_count, 256 + cases[c].merges);
+    for (int a = 0; a < 256; a++)
+      for (int b = 0; b < 256; b++) {
+        const bool merges = a == 'a' && b < cases[c].merges;
+        const MergeSlot m = tokenizer_find_merge(t, a, b);
+        const BytePair p = t->byte_pairs[a << 8 | b];
+        CHECK(m.rank == (merges ? b : INT32_MAX) && m.result == (merges ? 256 + b : -1) && p.rank == m.rank && p.result == m.result);
+      }
+    guarded = false;
+    tokenizer_free(t);
+  }
 }
 
 // ---- the cache of words ----
@@ -195,10 +375,12 @@ static void cache_changes_nothing(void) {
   for (int pass = 0; pass < 2; pass++) {
     TokenBuffer *b = pass ? &short_start : &long_start;
     if (pass) tokenizer_encode(t, "the", 3, b, SPECIAL_NONE);
-    for (int again = 0; again < 2; again++) {
+    for (size_t again = 0; again < 2; again++) {
       b->count = 0;
       tokenizer_encode(t, text.data, text.len, b, SPECIAL_NONE);
-      CHECK_MSG(b->count == want.count && !memcmp(b->ids, want.ids, want.count * sizeof want.ids[0]), "start %d, pass %d: %zu ids, without a cache %zu", pass, again, b->count, want.count);
+      CHECK_MSG(b->count == want.count && !memcmp(b->ids, want.ids, want.count * sizeof want.ids[0]), "start %d, pass %d: %zu ids, without a cache %zu", pass, (int)again, b->count, want.count);
+      const size_t merged = tokenizer_words_merged(b), expected[2][2] = {{67970, 130997}, {81810, 154506}};   // no more than this, or it has become slower
+      CHECK_MSG(merged == expected[pass][again] || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__, "start %d, pass %zu: %zu words merged so far, not %zu", pass, again, merged, expected[pass][again]);
     }
     token_buffer_free(b);
   }
@@ -208,11 +390,118 @@ static void cache_changes_nothing(void) {
   tokenizer_free(t);
 }
 
+// A text of 256 KiB begins with the vocabulary's words, a shorter one does not.
+static void long_texts_begin_with_the_vocabulary(void) {
+  Tokenizer *t = tokenizer_gpt2();
+  for (size_t n = (1 << 18) - 1; n <= 1 << 18; n++) {
+    char *text = xmalloc(n, 1);
+    for (size_t i = 0; i < n; i++) text[i] = " the bear"[i % 9];
+    TokenBuffer b = {0};
+    tokenizer_encode(t, text, n, &b, SPECIAL_NONE);
+    CHECK_EQ(tokenizer_words_merged(&b), n < 1 << 18 ? 2 : 0);
+    free(text);
+    token_buffer_free(&b);
+  }
+  tokenizer_free(t);
+}
+
+// Long words of one hash: it is 0 whatever the bytes in front of these eight. Only their length and their bytes tell them apart.
+static void words_of_one_hash_are_told_apart(void) {
+  static const uint8_t zero[8] = {0x93, 0xfd, 0x59, 0x66, 0xb8, 0xfe, 0xe8, 0xd6};
+  Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+  for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+  tokenizer_add_token(t, "ab", 2);
+  tokenizer_add_merge(t, 'a', 'b', 256, 0);
+  tokenizer_finish(t);
+  TokenBuffer b = {0};
+  for (int again = 0; again < 2; again++)
+    for (size_t n = 16; n <= 256; n += 8)
+      for (int kind = 0; kind < 3; kind++) {
+        char word[256];
+        Buffer back = {0};
+        for (size_t i = 0; i < n - 8; i++) word[i] = kind == 1 ? "ab"[i % 2] : (char)('x' + kind);
+        memcpy(word + n - 8, zero, 8);
+        CHECK_EQ(hash_bytes(word, n), hash_bytes(zero, 8));
+        b.count = 0;
+        tokenizer_encode(t, word, n, &b, SPECIAL_NONE);
+        tokenizer_decode(t, b.ids, b.count, &back);
+        CHECK_MSG(back.len == n && !memcmp(back.data, word, n), "%zu bytes, kind %d", n, kind);
+        CHECK_EQ(b.count, kind == 1 ? 8 + (n - 8) / 2 : n);
+        buffer_free(&back);
+      }
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);   // the trainer counts by the same hash
+  for (int i = 0; i < 3; i++) {
+    char word[24];
+    memset(word, 'p' + i, sizeof word);
+    memcpy(word + 8, zero, 8), memcpy(word + 16, zero, 8);
+    for (int k = 0; k <= i; k++) tokenizer_trainer_add(trainer, word, i == 2 ? 24 : 16);
+  }
+  Tokenizer *trained = tokenizer_trainer_finish(trainer, 257, NULL, 0);
+  size_t n;
+  const char *merged = tokenizer_token(trained, 256, &n);   // rr seven times in each of three, qq seven in each of two
+  CHECK(n == 2 && !memcmp(merged, "rr", 2));
+  tokenizer_free(trained);
+  token_buffer_free(&b);
+  tokenizer_free(t);
+}
+
+// Never are ids written where there is no room, however much there was left.
+static void room_is_made_before_ids_are_written(void) {
+  enum { CAPACITY = 1000, MORE = 1000, MARK = -77 };
+  static const char *const lines[] = {"the cat", " sat on 1,234 mats", " qzx qzy qzz qjx", " antidisestablishmentarianism!!!!!! qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq", "                      ", "\xf0\x9f\x98\x80\xf0\x9f\x98\x80"};
+  Tokenizer *all[] = {tokenizer_gpt2(), tokenizer_byte(true), tokenizer_char_from_text("t", "abcdefghijklmnopqrstuvwxyz !,1234\xf0\x9f\x98\x80", 37, true)};
+  for (size_t k = 0; k < ARRAY_LEN(all); k++) {
+    Buffer text = {0};
+    while (text.len < 1200) { const char *line = lines[draw(ARRAY_LEN(lines))]; buffer_append(&text, line, strlen(line)); }
+    TokenBuffer want = {0};
+    tokenizer_encode(all[k], text.data, text.len, &want, SPECIAL_NONE);
+    TokenBuffer b = {0};
+    for (size_t left = 0; left <= CAPACITY; left++) {
+      free(b.ids);
+      b.ids = xmalloc(CAPACITY + MORE, sizeof b.ids[0]);
+      for (size_t i = 0; i < CAPACITY + MORE; i++) b.ids[i] = MARK;
+      b.capacity = CAPACITY;
+      b.count = CAPACITY - left;
+      tokenizer_encode(all[k], text.data, text.len / (1 + left % 3), &b, SPECIAL_NONE);
+      CHECK(b.count <= b.capacity);
+      for (size_t i = CAPACITY; b.capacity == CAPACITY && i < CAPACITY + MORE; i++) CHECK_MSG(b.ids[i] == MARK, "written behind the room, %zu were left", left);
+      const size_t n = b.count - (CAPACITY - left);
+      CHECK(left % 3 || (n == want.count && !memcmp(b.ids + CAPACITY - left, want.ids, n * sizeof want.ids[0])));
+    }
+    for (size_t left = 1; left <= 300; left++) {   // likewise bytes
+      Buffer out = {.data = xmalloc(CAPACITY + MORE, 1), .len = CAPACITY - left, .cap = CAPACITY};
+      memset(out.data, 0x5a, CAPACITY + MORE);
+      CHECK_EQ(tokenizer_decode(all[k], want.ids, MIN(want.count, left % 40), &out), -1);
+      CHECK(out.len < out.cap && out.data[out.len] == 0);
+      for (size_t i = CAPACITY; out.cap == CAPACITY && i < CAPACITY + MORE; i++) CHECK_MSG(out.data[i] == 0x5a, "written behind the room, %zu were left", left);
+      CHECK(!memcmp(out.data + CAPACITY - left, text.data, out.len - (CAPACITY - left)));
+      buffer_free(&out);
+    }
+    token_buffer_free(&b);
+    token_buffer_free(&want);
+    buffer_free(&text);
+    tokenizer_free(all[k]);
+  }
+  TokenBuffer b = {0};   // and how much is made
+  token_buffer_append(&b, 1);
+  CHECK_EQ(b.capacity, 256);
+  while (b.count < 257) token_buffer_append(&b, 1);
+  CHECK_EQ(b.capacity, 384);
+  token_buffer_free(&b);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(pieces_are_the_patterns);
+  RUN(pieces_are_those_of_the_expressions);
   RUN(cutting_at_once_is_cutting_one_by_one);
   RUN(ways_of_merging_agree);
+  RUN(merges_in_any_order);
+  RUN(the_last_merge_that_makes_a_part_counts);
+  RUN(tables_have_their_size);
+  RUN(long_texts_begin_with_the_vocabulary);
+  RUN(words_of_one_hash_are_told_apart);
+  RUN(room_is_made_before_ids_are_written);
   RUN(cache_changes_nothing);
   return TEST_END();
 }

@@ -1,75 +1,9 @@
 // test_tokenizer.c: owns the checks of tokenizer*.c: ids that others published, round trips, the trainer against a plain
-// one, files in every format, and many wrong files. Comparisons with other programs: dev/peers/tokenizer_peers.py.
-#include "../json.h"
+// one, the commands. Files: test_tokenizer_files.c. Comparisons with other programs: dev/peers/tokenizer_peers.py.
 #include "../tokenizer_cli.h"
-#include "../tokenizer_internal.h"
 #include "../unicode.h"
-#include "../utf8.h"
-#include "test.h"
+#include "tokenizer_test.h"
 #include <pthread.h>  // pthread_create
-
-// ---- helpers ----
-
-static uint64_t random_state = 1;
-static uint32_t draw(uint32_t below) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)((random_state >> 33) % below);
-}
-
-static char *folder;
-static void open_folder(void) {
-  const char *parent = getenv("TMPDIR");
-  folder = format("%s/gpt_test_tokenizer_XXXXXX", parent ? parent : "/tmp");
-  if (!mkdtemp(folder)) abort();
-}
-static const char *in_folder(const char *name) {
-  static char paths[4][500];
-  static int turn;
-  char *path = paths[turn++ & 3];
-  snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-  return path;
-}
-
-// A file of tests/data, which lies beside this source.
-static char *read_data(const char *name, size_t *size) {
-  const char *slash = strrchr(__FILE__, '/');
-  char *path = format("%.*sdata/%s", slash ? (int)(slash - __FILE__ + 1) : 0, __FILE__, name);
-  char *text = read_file(path, "test data", 1 << 24, size);
-  free(path);
-  return text;
-}
-
-static void check_round_trip(const Tokenizer *t, const char *text, size_t n, const char *what) {
-  TokenBuffer ids = {0};
-  Buffer back = {0};
-  int64_t count = tokenizer_encode(t, text, n, &ids, SPECIAL_NONE);
-  CHECK_MSG(count == (int64_t)ids.count, "%s: %lld returned, %zu appended", what, (long long)count, ids.count);
-  CHECK_EQ(tokenizer_decode(t, ids.ids, ids.count, &back), -1);
-  CHECK_MSG(back.len == n && memcmp(back.data ? back.data : "", text, n) == 0, "%s: %zu bytes became %zu", what, n, back.len);
-  token_buffer_free(&ids);
-  buffer_free(&back);
-}
-
-static bool same_ids(const Tokenizer *a, const Tokenizer *b, const char *text, size_t n) {
-  TokenBuffer x = {0}, y = {0};
-  tokenizer_encode(a, text, n, &x, SPECIAL_NONE);
-  tokenizer_encode(b, text, n, &y, SPECIAL_NONE);
-  bool same = x.count == y.count && (x.count == 0 || memcmp(x.ids, y.ids, x.count * sizeof x.ids[0]) == 0);
-  token_buffer_free(&x);
-  token_buffer_free(&y);
-  return same;
-}
-
-static Tokenizer *train_on(const char *text, size_t n, TokenizerPattern pattern, int64_t vocab, bool eot) {
-  static const char *const specials[] = {END_OF_TEXT};
-  TokenizerTrainer *trainer = tokenizer_trainer(pattern);
-  tokenizer_trainer_add(trainer, text, n);
-  return tokenizer_trainer_finish(trainer, vocab, specials, eot);
-}
-
-static const char prose[] =
-    "The old man and the young girl went to the sea. The sea was old, the girl was not; \"and the man?\" she said.\n"
-    "He said: the man and the sea are as old as the old boat, and there's 1 boat, 22 oars, 333 nets.\n\n  The end.\n";
 
 // ---- Unicode's classes ----
 
@@ -160,19 +94,29 @@ static void longest_special_wins(void) {
   tokenizer_free(t);
 }
 
-// ---- round trips ----
-
-static size_t random_text(char *out, size_t room) {
-  size_t n = 0, want = draw((uint32_t)room - 8);
-  while (n < want) {
-    uint32_t kind = draw(6), code = kind == 0 ? draw(256) : kind == 1 ? draw(0x3000) : kind == 2 ? draw(0x110000) : 0;
-    if (kind == 3) out[n++] = (char)draw(256);  // any byte: mostly not UTF-8
-    else if (kind == 4) out[n++] = " \n\t\r'"[draw(5)];
-    else if (kind == 5) out[n++] = (char)('a' + draw(26));
-    else if (code < 0xd800 || code > 0xdfff) n += (size_t)utf8_encode(code, out + n);
+// Of special tokens of one length the order is that of their ids; only this one text is the end of a text, however long another is.
+static void specials_are_in_order(void) {
+  static const char *const specials[] = {"<|aa|>", "<|endoftexx|>", "<|bb|>", "<|c|>", "<|cc|>", "<|ddddddddddddddddd|>", "<|endoftextt|>", "<|ee|>", "<|f|>", "<|gg|>"};
+  static const int order[] = {5, 6, 1, 0, 2, 4, 7, 9, 3, 8};
+  guarded = true;
+  Tokenizer *t = tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, specials, ARRAY_LEN(specials));
+  CHECK(tokenizer_special_count(t) == ARRAY_LEN(specials) && tokenizer_eot(t) == -1 && tokenizer_vocab_size(t) == 256 + (int)ARRAY_LEN(specials));
+  for (size_t i = 0; i < ARRAY_LEN(specials); i++) {
+    CHECK_EQ(tokenizer_special_id(t, i), 256 + order[i]);
+    CHECK(tokenizer_is_special(t, 256 + (int)i) && !tokenizer_is_special(t, (int)i));
+    TokenBuffer ids = {0};
+    char *text = at_the_edge(specials[i], strlen(specials[i]));
+    CHECK(tokenizer_encode(t, text, strlen(specials[i]), &ids, SPECIAL_ALL) == 1 && ids.ids[0] == 256 + (int)i);
+    ids.count = 0;
+    CHECK(tokenizer_encode(t, text, strlen(specials[i]) - 1, &ids, SPECIAL_ALL) == (int64_t)strlen(specials[i]) - 1);   // half of one is text
+    free(text);
+    token_buffer_free(&ids);
   }
-  return n;
+  tokenizer_free(t);
+  guarded = false;
 }
+
+// ---- round trips ----
 
 static void any_bytes_come_back(void) {
   Tokenizer *all[] = {tokenizer_gpt2(), train_on(prose, sizeof prose - 1, PATTERN_GPT4, 330, true),
@@ -199,6 +143,61 @@ static void any_bytes_come_back(void) {
     check_round_trip(all[i], "", 0, "nothing");
     tokenizer_free(all[i]);
   }
+}
+
+// Every token of GPT-2's, the longest too, in one go and by itself.
+static void every_token_is_decoded(void) {
+  Tokenizer *t = tokenizer_gpt2();
+  int32_t *ids = xmalloc((size_t)t->size, sizeof *ids);
+  for (int32_t id = 0; id < t->size; id++) ids[id] = id;
+  Buffer all = {0};
+  CHECK_EQ(tokenizer_decode(t, ids, 0, &all), -1);
+  CHECK(all.data == NULL && all.len == 0);
+  CHECK_EQ(tokenizer_decode(t, ids, (size_t)t->size, &all), -1);
+  CHECK(all.len == t->bytes.len && !memcmp(all.data, t->bytes.data, all.len + 1));   // with the zero behind
+  for (int32_t id = 0; id < t->size; id++) {
+    size_t n;
+    const char *token = tokenizer_decode_one(t, id, &n);
+    CHECK(n > 0 && n == t->starts[id + 1] - t->starts[id] && token == t->bytes.data + t->starts[id]);
+  }
+  CHECK_STR(tokenizer_kind_name(t), "bpe");
+  CHECK_STR(tokenizer_pattern_name(PATTERN_GPT2), "gpt2");
+  CHECK_STR(tokenizer_pattern_name(PATTERN_GPT4), "gpt4");
+  CHECK_STR(tokenizer_pattern_name(PATTERN_NONE), "none");
+  CHECK_EQ(t->seed_count, 50126);   // of at most fifteen bytes, and what their bytes merge to
+  Tokenizer full = {.size = INT32_MAX - 1};
+  EXPECT_FAIL(2, "a vocabulary of more than 2147483646 entries", tokenizer_add_token(&full, "x", 1));
+  buffer_free(&all);
+  free(ids);
+  tokenizer_free(t);
+}
+
+// What is said of characters that a tokenizer has not: none that would disturb a terminal is shown.
+static void unknown_characters_are_named(void) {
+  Tokenizer *t = tokenizer_char_from_text("text", "ab\xf0\x9f\x98\x80", 6, true);
+  static const struct { const char *text, *message; size_t n; } rows[] = {
+    {"\x01", "character '' (U+0001) at line 1, column 1 is none of the 3 that this character tokenizer has seen in training", 1},
+    {"a\x1f", "character '' (U+001F) at line 1, column 2", 2}, {"ab ", "character ' ' (U+0020) at line 1, column 3", 3}, {"\n", "character '' (U+000A) at line 1, column 1", 1},
+    {"~", "character '~' (U+007E)", 1}, {"\x7f", "character '' (U+007F)", 1}, {"\xc2\x80", "character '\xc2\x80' (U+0080)", 2}, {"\xf4\x8f\xbf\xbf", "(U+10FFFF) at line 1, column 1", 4},
+    {"ab\x80", "F: byte 0x80 at line 1, column 3 is not UTF-8, and this tokenizer knows 4 characters only", 3}, {"ab\xc3", "F: byte 0xc3 at line 1, column 3", 3}};
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+    char *text = at_the_edge(rows[i].text, rows[i].n);
+    TokenBuffer ids = {0};
+    EXPECT_FAIL(2, rows[i].message, tokenizer_encode_or_fail(t, "F", text, rows[i].n, &ids, SPECIAL_NONE));
+    CHECK_EQ(tokenizer_encode(t, text, rows[i].n, &ids, SPECIAL_NONE), -1);
+    CHECK(ids.count == 0);
+    token_buffer_free(&ids);
+    free(text);
+  }
+  TokenBuffer ids = {0};
+  EXPECT_FAIL(2, "F: character '<' (U+003C) at line 1, column 2", tokenizer_encode_or_fail(t, "F", "a<|endoftext|>", 14, &ids, SPECIAL_NONE));   // plain text
+  token_buffer_free(&ids);
+  tokenizer_free(t);
+  t = tokenizer_char_from_text("text", "a<\nb", 4, true);
+  CHECK(tokenizer_encode(t, "<a", 2, &ids, SPECIAL_NONE) == 2 && ids.ids[0] == 1);
+  EXPECT_FAIL(2, "F: character '!' (U+0021) at line 2, column 15", tokenizer_encode_or_fail(t, "F", "a\nb<|endoftext|>!", 17, &ids, SPECIAL_ALL));
+  token_buffer_free(&ids);
+  tokenizer_free(t);
 }
 
 // Long words: were the time quadratic, these would take hours.
@@ -494,7 +493,9 @@ static void tables_of_the_trainer_grow(void) {
     for (size_t i = w * n; i + 1 < (w + 1) * n; i++) counts[(uint8_t)text[i]][(uint8_t)text[i + 1]] += w % 3 ? 2 : 1;
   }
   CHECK(tokenizer_trainer_memory(trainer) > BYTES);
+  guarded = true, guarded_least = 1 << 16;   // an old table is not there any more
   Tokenizer *t = tokenizer_trainer_finish(trainer, 257, NULL, 0);
+  guarded = false, guarded_least = 0;
   int best = 0, left = 0, right = 0;
   for (int a = 0; a < 256; a++)
     for (int b = 0; b < 256; b++) {
@@ -541,6 +542,12 @@ static void training_rules(void) {
   buffer_free(&text);
   buffer_free(&json);
   buffer_free(&again);
+  static const struct { const char *special, *reason; } edges[] = {{"ab\x1f", "U+001F"}, {"ab\x7f", "U+007F"}, {"ab\xc5\x83", "U+0143"}, {"\xc2\x80", "U+0080"}, {"a\xc2", "--add-special: byte 0xc2 is not UTF-8"}};
+  for (size_t i = 0; i < ARRAY_LEN(edges); i++) EXPECT_FAIL(2, edges[i].reason, tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, &edges[i].special, 1));
+  static const char *const good[] = {"ab", " ~", "\xc5\x84", "\xf4\x8f\xbf\xbf"};
+  t = tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 260, good, 4);
+  CHECK_EQ(tokenizer_special_count(t), 4);
+  tokenizer_free(t);
   static const char *const bad[] = {"x", "a\nb", "\xff\xff", "a\xc3\xa9", "<|a|>", "<|a|>"};
   EXPECT_FAIL(2, "1 bytes, at least 2", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad, 1));
   EXPECT_FAIL(2, "U+000A", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 300, bad + 1, 1));
@@ -550,334 +557,23 @@ static void training_rules(void) {
   EXPECT_FAIL(2, "at least 257", tokenizer_trainer_finish(tokenizer_trainer(PATTERN_GPT2), 256, bad + 4, 1));
 }
 
-// ---- files ----
-
-static void every_kind_is_read_back(void) {
-  Tokenizer *all[] = {tokenizer_gpt2(), tokenizer_byte(false), tokenizer_byte(true),
-                      tokenizer_char_from_text("prose", prose, sizeof prose - 1, false),
-                      tokenizer_char_from_text("prose", prose, sizeof prose - 1, true), train_on(prose, sizeof prose - 1,
-                                                                                                 PATTERN_GPT2, 330, true),
-                      train_on(prose, sizeof prose - 1, PATTERN_GPT4, 330, true), train_on(prose, sizeof prose - 1,
-                                                                                           PATTERN_NONE, 330, false)};
-  for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-    Buffer json = {0}, again = {0};
-    tokenizer_json(all[i], &json);
-    replace_file(in_folder("tokenizer.json"), json.data, json.len);
-    Tokenizer *back = tokenizer_open(i % 2 ? folder : in_folder("tokenizer.json"));  // by file and by folder
-    tokenizer_json(back, &again);
-    CHECK_MSG(again.len == json.len && memcmp(again.data, json.data, json.len) == 0, "tokenizer %zu changes when read back", i);
-    CHECK(tokenizer_kind(back) == tokenizer_kind(all[i]) && tokenizer_pattern(back) == tokenizer_pattern(all[i]) && tokenizer_eot(back) == tokenizer_eot(all[i]));
-    CHECK_EQ(tokenizer_vocab_size(back), tokenizer_vocab_size(all[i]));
-    CHECK(same_ids(back, all[i], prose, sizeof prose - 1));
-    tokenizer_free(back);
-    tokenizer_free(all[i]);
-    buffer_free(&json);
-    buffer_free(&again);
-  }
-}
-
-static void config_is_written(void) {
-  for (int eot = 0; eot < 2; eot++) {
-    Tokenizer *t = tokenizer_byte(eot);
-    Buffer b = {0};
-    char error[200];
-    tokenizer_config_json(t, 512, &b);
-    Json *j = json_parse(b.data, b.len, error, sizeof error);
-    CHECK(json_number(j, "model_max_length", 0) == 512);
-    CHECK_STR(json_string(j, "tokenizer_class", ""), "PreTrainedTokenizerFast");
-    CHECK_STR(json_string(j, "eos_token", "none"), eot ? END_OF_TEXT : "none");
-    json_free(j);
-    buffer_free(&b);
-    tokenizer_free(t);
-  }
-}
-
-static void write_alphabet(Buffer *b, const char *bytes, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    char text[4];
-    buffer_append(b, text, (size_t)utf8_encode(alphabet_code((uint8_t)bytes[i]), text));
-  }
-}
-
-// vocab.bpe and encoder.json, in the published form, from a tokenizer.
-static void write_pair(const Tokenizer *t, const char *merges_name, const char *encoder_name) {
-  Buffer merges = {0}, encoder = {0};
-  size_t n;
-  buffer_printf(&merges, "#version: 0.2\n");
-  for (size_t i = 0; i < t->merge_count; i++) {
-    const char *left = tokenizer_token(t, t->merges[i].left, &n);
-    write_alphabet(&merges, left, n);
-    buffer_append(&merges, " ", 1);
-    const char *right = tokenizer_token(t, t->merges[i].right, &n);
-    write_alphabet(&merges, right, n);
-    buffer_append(&merges, "\n", 1);
-  }
-  buffer_printf(&encoder, "{");
-  for (int32_t id = 0; id < t->size; id++) {
-    Buffer name = {0};
-    const char *bytes = tokenizer_token(t, id, &n);
-    if (id == t->eot) buffer_append(&name, bytes, n);
-    else write_alphabet(&name, bytes, n);
-    buffer_printf(&encoder, id ? ", " : "");
-    json_write_string(&encoder, name.data, name.len);
-    buffer_printf(&encoder, ": %d", id);
-    buffer_free(&name);
-  }
-  buffer_printf(&encoder, "}");
-  replace_file(in_folder(merges_name), merges.data, merges.len);
-  if (encoder_name) replace_file(in_folder(encoder_name), encoder.data, encoder.len);
-  buffer_free(&merges);
-  buffer_free(&encoder);
-}
-
-static void check_is_gpt2(const char *spec) {
-  Tokenizer *t = tokenizer_open(spec);
-  char hex[65];
-  tokenizer_sha256(t, hex);
-  CHECK_STR(hex, "bf0b7cdc84484489032cb0009d0ee810dc68a8f87842fb53b06bd3a5f20c1955");
+// What a trainer says it holds: the table, the words, and what training them takes.
+static void memory_of_the_trainer_is_counted(void) {
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+  enum { SLOT = 32 };   // bytes
+  CHECK_EQ(tokenizer_trainer_memory(trainer), 4096 * SLOT);
+  char word[1000];
+  memset(word, 'x', sizeof word);
+  for (int again = 0; again < 2; again++) tokenizer_trainer_add(trainer, word, sizeof word);
+  CHECK_EQ(tokenizer_trainer_memory(trainer), 4096 * SLOT + 1001 + 12 * 1000);
+  size_t words = 1, text = 1000;
+  for (; words < 2048; words++, text += 4) tokenizer_trainer_add(trainer, (char[]){(char)words, (char)(words >> 8), 'a', 'b'}, 4);
+  CHECK_EQ((tokenizer_trainer_memory(trainer) - 12 * text) / SLOT / 4096, 2);   // half full: twice as large
+  EXPECT_FAIL(2, "one piece of text of 2147483648 bytes, at most 2147483647 can be trained on: split it into documents", tokenizer_trainer_add(trainer, at_the_edge("", 0), (size_t)1 << 31));
+  EXPECT_FAIL(2, "--vocab 536870912: the 256 bytes and 0 special tokens need at least 256 entries (at most 536870911)", tokenizer_trainer_finish(trainer, 536870912, NULL, 0));
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 536870911, NULL, 0);
+  CHECK(tokenizer_vocab_size(t) > 300);
   tokenizer_free(t);
-}
-
-static void merges_files_are_read(void) {
-  Tokenizer *t = tokenizer_gpt2();
-  unlink(in_folder("tokenizer.json"));
-  EXPECT_FAIL(2, "no tokenizer.json in this directory", tokenizer_open(folder));
-  write_pair(t, "vocab.bpe", NULL);  // alone: the ids follow from the order
-  check_is_gpt2(in_folder("vocab.bpe"));
-  write_pair(t, "vocab.bpe", "encoder.json");
-  check_is_gpt2(in_folder("vocab.bpe"));
-  check_is_gpt2(in_folder("encoder.json"));
-  check_is_gpt2(folder);
-  unlink(in_folder("vocab.bpe"));
-  EXPECT_FAIL(2, "vocab.bpe is needed", tokenizer_open(in_folder("encoder.json")));
-  unlink(in_folder("encoder.json"));
-  write_pair(t, "merges.txt", "vocab.json");
-  check_is_gpt2(in_folder("vocab.json"));
-  check_is_gpt2(folder);
-  replace_file(in_folder("merges.txt"), "#version: 0.2\na b\na\n", 20);
-  EXPECT_FAIL(2, "merges.txt: line 2: merge 0 gives \"ab\"",
-              (unlink(in_folder("vocab.json")), write_pair(tokenizer_byte(true), "x", "vocab.json"),
-               tokenizer_open(in_folder("merges.txt"))));
-  unlink(in_folder("vocab.json"));
-  EXPECT_FAIL(2, "merges.txt: line 3: \"a\" is not two parts", tokenizer_open(in_folder("merges.txt")));
-  replace_file(in_folder("merges.txt"), "a b\nc ab\na b\n", 13);
-  EXPECT_FAIL(2, "are the same token", tokenizer_open(in_folder("merges.txt")));
-  replace_file(in_folder("merges.txt"), "a b\n\xc3\xbf\xc3\xbf\xc3\xbf x\n", 13);
-  EXPECT_FAIL(2, "line 2: merge 1 of an unknown part", tokenizer_open(in_folder("merges.txt")));
-  replace_file(in_folder("merges.txt"), "#version: 0.2\r\na b\r\n\r\nab c\r\n", 28);  // line ends of Windows
-  Tokenizer *two = tokenizer_open(in_folder("merges.txt"));
-  CHECK(tokenizer_vocab_size(two) == 259 && tokenizer_merge_count(two) == 2);
-  tokenizer_free(two);
-  unlink(in_folder("merges.txt"));
-  EXPECT_FAIL(2, "no such tokenizer", tokenizer_open(in_folder("none.json")));
-  EXPECT_FAIL(2, "which characters", tokenizer_open("char"));
-  tokenizer_free(t);
-}
-
-static void write_ranks(const Tokenizer *t, int32_t count, const char *name) {
-  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  Buffer b = {0};
-  for (int32_t id = 0; id < count; id++) {
-    size_t n;
-    const uint8_t *p = (const uint8_t *)tokenizer_token(t, id, &n);
-    for (size_t i = 0; i < n; i += 3) {
-      uint32_t bits = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < n ? p[i + 2] : 0u);
-      char four[4] = {digits[bits >> 18], digits[bits >> 12 & 63], i + 1 < n ? digits[bits >> 6 & 63] : '=',
-                      i + 2 < n ? digits[bits & 63] : '='};
-      buffer_append(&b, four, 4);
-    }
-    buffer_printf(&b, " %d\n", id);
-  }
-  replace_file(in_folder(name), b.data, b.len);
-  buffer_free(&b);
-}
-
-static void rank_files_are_read(void) {
-  Tokenizer *t = tokenizer_gpt2();
-  write_ranks(t, 50256, "gpt2.tiktoken");
-  Tokenizer *ranks = tokenizer_open(in_folder("gpt2.tiktoken"));
-  CHECK(tokenizer_vocab_size(ranks) == 50257 && tokenizer_eot(ranks) == 50256 && tokenizer_pattern(ranks) == PATTERN_GPT2);
-  char text[400];
-  for (int i = 0; i < 300; i++) CHECK(same_ids(t, ranks, text, random_text(text, sizeof text)));
-  CHECK(same_ids(t, ranks, prose, sizeof prose - 1));
-  tokenizer_free(ranks);
-  tokenizer_free(t);
-  t = train_on(prose, sizeof prose - 1, PATTERN_GPT4, 350, false);
-  write_ranks(t, tokenizer_vocab_size(t), "own.tiktoken");
-  ranks = tokenizer_open(in_folder("own.tiktoken"));
-  CHECK(tokenizer_pattern(ranks) == PATTERN_GPT4 && tokenizer_eot(ranks) == -1 && same_ids(t, ranks, prose, sizeof prose - 1));
-  Buffer json = {0}, again = {0};  // written as tokenizer.json it is the same again
-  tokenizer_json(ranks, &json);
-  Tokenizer *back = tokenizer_from_json("json", json.data, json.len);
-  tokenizer_json(back, &again);
-  CHECK_STR(again.data, json.data);
-  CHECK(same_ids(t, back, prose, sizeof prose - 1));
-  buffer_free(&json);
-  buffer_free(&again);
-  tokenizer_free(back);
-  tokenizer_free(ranks);
-  tokenizer_free(t);
-  static const char *const rows[][2] = {  // the whole file, the reason
-      {"", "0 lines"}, {"\n", "line 1: \"\" is not a token"}, {"YQ== 0 1\n", "is not a number"}, {"YQ==\n",
-                                                                                                  "is not a token in base64, a blank and a rank"},
-      {"YQ== \n", "is not a token"}, {"YQ== x\n", "rank \"x\" is not a number"}, {"YQ== 1\n",
-                                                                                  "rank 1 where 0 is due"}, {"YQ= 0\n",
-                                                                                                             "is not base64"},
-      {"Y!== 0\n", "is not base64"}, {"==== 0\n", "is not base64"}, {"YQ== 0\nYQ== 1\n",
-                                                                     "ids 0 and 1 are the same token"}, {"YQ== 0\nYg== 0\n",
-                                                                                                         "line 2: rank 0 where 1 is due"},
-      {"YQ== 0\n", "no token is byte 0x00"}, {"YQ== 99999999999\n", "is not a token"}, {"YQ==YQ== 0\n", "is not base64"}};
-  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-    replace_file(in_folder("bad.tiktoken"), rows[i][0], strlen(rows[i][0]));
-    EXPECT_FAIL(2, rows[i][1], tokenizer_open(in_folder("bad.tiktoken")));
-  }
-}
-
-// ---- wrong files ----
-
-// The text with the first `from` replaced by `to`.
-static Buffer edited(const Buffer *text, const char *from, const char *to) {
-  Buffer b = {0};
-  const char *at = strstr(text->data, from);
-  CHECK_MSG(at != NULL, "the file has no %s", from);
-  if (!at) at = text->data;
-  buffer_append(&b, text->data, (size_t)(at - text->data));
-  buffer_append(&b, to, strlen(to));
-  buffer_append(&b, at + strlen(from), strlen(at + strlen(from)));
-  return b;
-}
-
-static void wrong_files_are_refused(void) {
-  static const char *const rows[][3] = {  // what, replaced by what, the reason
-      {"{", "", "no tokenizer.json: ':' where the end of the text"},
-      {"{", "[", "no tokenizer.json: ':' where"},
-      {"\"model\"", "\"mode\"", "it has no \"model\""},
-      {"\"model\": {", "\"model\": 1, \"x\": {", "it has no \"model\""},
-      {"\"BPE\"", "\"WordPiece\"", "the model is \"WordPiece\", it must be BPE"},
-      {"\"BPE\"", "7", "the model is \"none\""},
-      {"\"vocab\"", "\"vocal\"", "\"vocab\" is missing"},
-      {"\"vocab\": {", "\"vocab\": [], \"x\": {", "\"vocab\" is missing or no object"},
-      {"\"vocab\": {", "\"vocab\": {}, \"x\": {", "leaves a hole: 1 entries"},
-      {"\"merges\": [", "\"x\": [", "\"merges\" is missing"},
-      {"\"merges\": [", "\"merges\": {}, \"x\": [", "\"merges\" is missing or no list"},
-      {"\"added_tokens\": [", "\"added_tokens\": 3, \"x\": [", "\"added_tokens\" is no list"},
-      {"\"!\": 0", "\"!\": 1", "id 1 stands twice: \"!\" and \"\"\""},
-      {"\"!\": 0", "\"!\": 299", "id 299 of \"!\" leaves a hole: 280 entries need the ids 0 to 279"},
-      {"\"!\": 0", "\"!\": -1", "id -1 of \"!\""},
-      {"\"!\": 0", "\"!\": 0.5", "the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": \"0\"", "the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": 1e300", "not a whole number"},
-      {"\"!\": 0", "\"!\": null", "not a whole number"},
-      {"\"!\": 0", "\"!!!\": 0", "no token is byte 0x21 alone"},
-      {"\"!\": 0", "\"\": 0", "a token without text"},
-      {"\"!\": 0", "\"\xe2\x82\xac\": 0", "is not written in the alphabet"},
-      {"\"!\": 0", "\" \": 0", "is not written in the alphabet"},
-      {"\"!\": 0,", "\"!\": 0, \"!\": 0,", "key \"!\" stands twice"},
-      {"\"!\": 0,", "", "leaves a hole"},
-      {"\"!\": 0,", "\"!\": 0", "'\"' where ',' or '}' is expected"},
-      {"\"!\": 0", "\"\\ud800\": 0", "a lone high surrogate"},
-      {"\"!\": 0", "\"\xff\": 0", "not valid UTF-8"},
-      {"\"e d\"", "\"ed\"", "is not two parts with a blank between"},
-      {"\"e d\"", "\"e \"", "unknown part \"\""},
-      {"\"e d\"", "\"e qq\"", "unknown part \"qq\""},
-      {"\"e d\"", "\"qq e\"", "unknown part \"qq\""},
-      {"\"e d\"", "\"q z\"", "gives \"qz\", which is not in the vocabulary"},
-      {"\"e d\"", "7", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\"]", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\", 4]", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\", \"d\", \"\"]", "is not a pair of texts"},
-      {"\"e d\"", "\"e d\", \"e d\"", "are the same pair"},
-      {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "a normalizer is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": null, \"x\": {", "pre-tokenizer \"null\" is not supported"},
-      {"\"pre_tokenizer\"", "\"x\"", "gpt: t.json: pre-tokenizer \"null\" is not supported"},
-      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Metaspace\"",
-       "pre-tokenizer \"Metaspace\" is not supported"},
-      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Sequence\"",
-       "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"add_prefix_space\":false", "\"add_prefix_space\":true", "\"add_prefix_space\": true is not supported"},
-      {"\"dropout\": null", "\"dropout\": 0.1", "\"dropout\" is set"},
-      {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\" is set"},
-      {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "\"end_of_word_suffix\" is set"},
-      {"\"byte_fallback\": false", "\"byte_fallback\": true", "\"byte_fallback\": true is not supported"},
-      {"\"content\":\"<|endoftext|>\"", "\"x\":1", "an added token without"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"\"", "an added token without text"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"a\\u0000b\"", "zero byte"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"<|other|>\"", "stands twice"},
-      {"\"id\":279,", "\"id\":12,", "has another id than in the vocabulary"},
-      {"\"id\":279,", "\"id\":\"x\",", "is not a whole number"},
-      {"\"id\":279,", "", "an added token without"},
-      {"\"special\":true}", "\"special\":true},{\"id\":279,\"content\":\"<|endoftext|>\"}", "stands twice"},
-      {"\"special\":true}", "\"special\":true},{\"id\":290,\"content\":\"<|x|>\"}", "leaves a hole"},
-      {"\"special\":true}", "\"special\":true},4", "an added token without"},
-  };
-  Tokenizer *t = train_on("feed the bed, red bed; weed led shed; bled sled fed wed fled", 60, PATTERN_GPT2, 280, true);
-  CHECK_EQ(tokenizer_vocab_size(t), 280);
-  Buffer json = {0};
-  tokenizer_json(t, &json);
-  tokenizer_free(t);
-  CHECK(ARRAY_LEN(rows) >= 40);
-  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-    Buffer bad = edited(&json, rows[i][0], rows[i][1]);
-    EXPECT_FAIL(2, rows[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
-    buffer_free(&bad);
-  }
-  for (size_t cut = 0; cut + 2 < json.len; cut += 397) EXPECT_FAIL(2, "t.json: no tokenizer.json: ",
-                                                                   tokenizer_from_json("t.json", json.data, cut));
-  buffer_free(&json);
-  Buffer deep = {0};
-  for (int i = 0; i < 1 << 20; i++) buffer_append(&deep, "[", 1);
-  EXPECT_FAIL(2, "nested deeper than 64", tokenizer_from_json("t.json", deep.data, deep.len));
-  buffer_free(&deep);
-}
-
-static void wrong_patterns_and_characters_are_refused(void) {
-  Tokenizer *t = train_on(prose, sizeof prose - 1, PATTERN_GPT4, 300, false);
-  Buffer json = {0};
-  tokenizer_json(t, &json);
-  tokenizer_free(t);
-  static const char *const rows[][3] = {{"(?i:", "(?x:", "a pattern this program does not have"},
-                                        {"\"Regex\"", "\"String\"", "a Split without a \"Regex\""},
-                                        {"\"Isolated\"", "\"Removed\"", "must have \"behavior\": \"Isolated\""},
-                                        {"\"invert\":false", "\"invert\":true", "\"invert\": false"},
-                                        {"\"use_regex\":false", "\"use_regex\":true", "must have \"use_regex\": false"},
-                                        {"\"Split\"", "\"Digits\"", "pre-tokenizer \"Sequence\" is not supported"}};
-  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-    Buffer bad = edited(&json, rows[i][0], rows[i][1]);
-    EXPECT_FAIL(2, rows[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
-    buffer_free(&bad);
-  }
-  buffer_free(&json);
-  t = tokenizer_char_from_text("prose", "abc", 3, false);
-  tokenizer_json(t, &json);
-  tokenizer_free(t);
-  Buffer bad = edited(&json, "\"b\"", "\"bb\"");
-  EXPECT_FAIL(2, "token \"bb\" of a character vocabulary is not one character", tokenizer_from_json("t.json", bad.data, bad.len));
-  buffer_free(&bad);
-  buffer_free(&json);
-}
-
-// Every byte of a small file changed: read or refused in one line, never a crash.
-static void damaged_files_are_survived(void) {
-  Tokenizer *t = tokenizer_char_from_text("prose", "ab", 2, true);
-  Buffer json = {0};
-  tokenizer_json(t, &json);
-  tokenizer_free(t);
-  for (size_t at = 0; at < json.len; at += 7) {
-    char old = json.data[at];
-    json.data[at] = (char)draw(256);
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-      if (!freopen("/dev/null", "w", stderr)) _exit(99);
-      tokenizer_free(tokenizer_from_json("t.json", json.data, json.len));
-      _exit(0);
-    }
-    int status;
-    waitpid(child, &status, 0);
-    CHECK_MSG(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 2), "byte %zu: status %d", at, status);
-    json.data[at] = old;
-  }
-  buffer_free(&json);
 }
 
 // ---- the command ----
@@ -1022,6 +718,9 @@ int main(int argc, char **argv) {
   RUN(gpt2_golden_ids);
   RUN(special_text_is_plain_unless_asked);
   RUN(longest_special_wins);
+  RUN(specials_are_in_order);
+  RUN(every_token_is_decoded);
+  RUN(unknown_characters_are_named);
   RUN(any_bytes_come_back);
   RUN(long_words_come_back);
   RUN(merges_go_by_rank);
@@ -1034,13 +733,7 @@ int main(int argc, char **argv) {
   RUN(trainer_equals_the_peer_on_runs);
   RUN(tables_of_the_trainer_grow);
   RUN(training_rules);
-  RUN(every_kind_is_read_back);
-  RUN(config_is_written);
-  RUN(merges_files_are_read);
-  RUN(rank_files_are_read);
-  RUN(wrong_files_are_refused);
-  RUN(wrong_patterns_and_characters_are_refused);
-  RUN(damaged_files_are_survived);
+  RUN(memory_of_the_trainer_is_counted);
   RUN(encode_and_decode_commands);
   RUN(train_and_info_commands);
   remove_tree(folder);
