@@ -1,5 +1,5 @@
 // comm.c: owns what all transports share: the parts of an array, the world of one rank, and the thread that communicates
-// beside the computation. See comm.h. Tests: tests/test_comm.c
+// beside the computation. See comm.h. Tests: tests/test_queue.c, tests/test_comm.c
 #include "comm.h"
 #include "util.h"      // xcalloc, MIN, seconds_now
 #include <signal.h>    // sigfillset
@@ -16,9 +16,9 @@ CommPart comm_part(size_t n, int world, int rank) {
 
 const char *const comm_call_names[CALL_COUNT] = {"no call", "all_reduce", "reduce_scatter", "all_gather", "broadcast", "send", "receive", "barrier"};
 
-void comm_where(char text[128], CommCall call, uint64_t bytes, int64_t step) {
-  if (call == CALL_NONE) snprintf(text, 128, "between collectives (0 bytes under way) at step %lld", (long long)step);
-  else snprintf(text, 128, "in %s of %llu bytes at step %lld", comm_call_names[call], (unsigned long long)bytes, (long long)step);
+void comm_where(char text[COMM_WHERE_ROOM], CommCall call, uint64_t bytes, int64_t step) {
+  if (call == CALL_NONE) snprintf(text, COMM_WHERE_ROOM, "between collectives (0 bytes under way) at step %lld", (long long)step);
+  else snprintf(text, COMM_WHERE_ROOM, "in %s of %llu bytes at step %lld", comm_call_names[call], (unsigned long long)bytes, (long long)step);
 }
 
 void comm_check_peer(const Comm *c, const char *call, int peer) {
@@ -33,6 +33,12 @@ void comm_start_thread(pthread_t *thread, void *(*start)(void *), void *context)
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (error) fail(EXIT_MACHINE, "a thread was refused by the system: %s; end other programs", strerror(error));
 }
+
+static void check_lock(int error, const char *call) { if (error) fail(EXIT_MACHINE, "%s: %s: a mistake in this program", call, strerror(error)); }
+
+void comm_lock(pthread_mutex_t *m) { check_lock(pthread_mutex_lock(m), "pthread_mutex_lock"); }
+void comm_unlock(pthread_mutex_t *m) { check_lock(pthread_mutex_unlock(m), "pthread_mutex_unlock"); }
+void comm_wait(pthread_cond_t *changed, pthread_mutex_t *m) { check_lock(pthread_cond_wait(changed, m), "pthread_cond_wait"); }
 
 // sum += x, (n): eight floats or four doubles at a time; element by element the same additions.
 typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
@@ -79,7 +85,7 @@ static void none_receive(Comm *c, void *x, size_t bytes, int from) { (void)c; (v
 static void none_destroy(Comm *c) { free(c); }
 
 Comm *comm_none(void) {
-  Comm *c = xcalloc(1, sizeof *c);
+  Comm *c = xzero(sizeof *c);
   *c = (Comm){.rank = 0, .world = 1, .transport = "none", .all_reduce = none_elements, .reduce_scatter = none_elements, .all_gather = none_elements,
               .broadcast = none_broadcast, .send = none_send, .receive = none_receive, .barrier = none_barrier, .destroy = none_destroy};
   return c;
@@ -87,7 +93,8 @@ Comm *comm_none(void) {
 
 // ---- the queue ----
 
-typedef struct { CommCall call; CommType type; void *x; size_t n; } Job;
+typedef struct Job Job;
+struct Job { CommCall call; CommType type; void *x; size_t n; Job *next; };
 
 struct CommQueue {
   Comm *comm;
@@ -95,8 +102,7 @@ struct CommQueue {
   pthread_t thread;
   pthread_mutex_t mutex;          // guards what follows
   pthread_cond_t changed;
-  Job *jobs;
-  size_t count, done, capacity;   // jobs[done..count) are still to do
+  Job *first, **end;              // what is under way, and still to do; where the next one is put
   bool quit;
   CommQueueTimes times;
 };
@@ -108,35 +114,43 @@ static void make_call(Comm *c, const Job *j) {
 
 static void *work(void *context) {
   CommQueue *q = context;
-  pthread_mutex_lock(&q->mutex);
+  comm_lock(&q->mutex);
   for (;;) {
-    while (q->done == q->count && !q->quit) pthread_cond_wait(&q->changed, &q->mutex);
-    if (q->done == q->count) break;
-    Job job = q->jobs[q->done];
-    pthread_mutex_unlock(&q->mutex);
+    while (!q->first && !q->quit) comm_wait(&q->changed, &q->mutex);
+    Job *job = q->first;
+    if (!job) break;
+    comm_unlock(&q->mutex);
     double start = seconds_now();
     uint64_t before = q->comm->bytes_received;
-    make_call(q->comm, &job);
-    pthread_mutex_lock(&q->mutex);
+    make_call(q->comm, job);
+    comm_lock(&q->mutex);
     q->times.busy += seconds_now() - start;
     q->times.bytes += q->comm->bytes_received - before;
     q->times.calls++;
-    q->done++;
+    q->first = job->next;
+    if (!q->first) q->end = &q->first;
+    free(job);
     pthread_cond_broadcast(&q->changed);
   }
-  pthread_mutex_unlock(&q->mutex);
+  comm_unlock(&q->mutex);
   return NULL;
 }
 
 CommQueue *comm_queue_create(Comm *c) {
-  CommQueue *q = xcalloc(1, sizeof *q);
-  q->comm = c;
-  pthread_mutex_init(&q->mutex, NULL);
-  q->threaded = c->world > 1 && !c->begin;
-  if (!q->threaded) return q;
-  pthread_cond_init(&q->changed, NULL);
-  comm_start_thread(&q->thread, work, q);
+  CommQueue *q = xzero(sizeof *q);
+  *q = (CommQueue){.comm = c, .threaded = c->world > 1 && !c->begin, .mutex = COMM_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .end = &q->first};
+  if (q->threaded) comm_start_thread(&q->thread, work, q);
   return q;
+}
+
+static void put(CommQueue *q, CommCall call, void *x, size_t n, CommType type) {
+  Job *job = xzero(sizeof *job);
+  *job = (Job){call, type, x, n, NULL};
+  comm_lock(&q->mutex);
+  *q->end = job;
+  q->end = &job->next;
+  pthread_cond_broadcast(&q->changed);
+  comm_unlock(&q->mutex);
 }
 
 static void begin_on_device(CommQueue *q, CommCall call, void *x, size_t n, CommType type) {
@@ -144,6 +158,14 @@ static void begin_on_device(CommQueue *q, CommCall call, void *x, size_t n, Comm
   q->comm->begin(q->comm, call, x, n, type);
   q->times.bytes += q->comm->bytes_received - before;
   q->times.calls++;
+}
+
+static void wait_for_thread(CommQueue *q) {
+  const double start = seconds_now();
+  comm_lock(&q->mutex);
+  while (q->first) comm_wait(&q->changed, &q->mutex);
+  q->times.waited += seconds_now() - start;
+  comm_unlock(&q->mutex);
 }
 
 static void wait_for_device(CommQueue *q) {
@@ -156,46 +178,33 @@ static void wait_for_device(CommQueue *q) {
 
 void comm_queue_add(CommQueue *q, CommCall call, void *x, size_t n, CommType type) {
   if (q->comm->world == 1) return;
-  if (!q->threaded) { begin_on_device(q, call, x, n, type); return; }
-  pthread_mutex_lock(&q->mutex);
-  if (q->count == q->capacity) {
-    q->capacity = 2 * q->capacity + 16;
-    q->jobs = xrealloc(q->jobs, q->capacity, sizeof *q->jobs);
-  }
-  q->jobs[q->count++] = (Job){call, type, x, n};
-  pthread_cond_broadcast(&q->changed);
-  pthread_mutex_unlock(&q->mutex);
+  if (q->threaded) put(q, call, x, n, type);
+  else begin_on_device(q, call, x, n, type);
 }
 
 void comm_queue_wait(CommQueue *q) {
   if (q->comm->world == 1) return;
-  if (!q->threaded) { wait_for_device(q); return; }
-  double start = seconds_now();
-  pthread_mutex_lock(&q->mutex);
-  while (q->done < q->count) pthread_cond_wait(&q->changed, &q->mutex);
-  q->count = q->done = 0;
-  q->times.waited += seconds_now() - start;
-  pthread_mutex_unlock(&q->mutex);
+  if (q->threaded) wait_for_thread(q);
+  else wait_for_device(q);
 }
 
 CommQueueTimes comm_queue_times(CommQueue *q) {
   if (q->comm->world == 1) return (CommQueueTimes){0};
-  pthread_mutex_lock(&q->mutex);
+  comm_lock(&q->mutex);
   CommQueueTimes times = q->times;
   q->times = (CommQueueTimes){0};
-  pthread_mutex_unlock(&q->mutex);
+  comm_unlock(&q->mutex);
   return times;
 }
 
 void comm_queue_destroy(CommQueue *q) {
   if (!q) return;
   if (q->threaded) {
-    pthread_mutex_lock(&q->mutex);
+    comm_lock(&q->mutex);
     q->quit = true;
     pthread_cond_broadcast(&q->changed);
-    pthread_mutex_unlock(&q->mutex);
+    comm_unlock(&q->mutex);
     pthread_join(q->thread, NULL);
   }
-  free(q->jobs);
   free(q);
 }

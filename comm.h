@@ -21,7 +21,7 @@
 //
 // FAULTS. No call waits for ever: a rank that ended, was stopped, came with another call, or did not come before the deadline ends the
 // wait of all, and one sentence names it with operation, bytes and step. A call that fails does not return.
-// Tests: tests/test_comm.c
+// Tests: tests/test_comm.c, and of each file tests/test_queue.c, test_shared.c, test_tcp.c, test_nccl.c
 #pragma once
 #include <pthread.h>     // pthread_t
 #include <stdatomic.h>   // the counters that other threads read
@@ -77,10 +77,16 @@ Comm *comm_none(void);          // a world of one
 void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type);
 extern const char *const comm_call_names[CALL_COUNT];
 // "in all_reduce of 4096 bytes at step 17", or "between collectives (0 bytes under way) at step 17"
-void comm_where(char text[128], CommCall call, uint64_t bytes, int64_t step);
+enum { COMM_WHERE_ROOM = 128 };
+void comm_where(char text[COMM_WHERE_ROOM], CommCall call, uint64_t bytes, int64_t step);
 void comm_check_peer(const Comm *c, const char *call, int peer);   // exit 3: there is no such other rank
 // A thread that takes no signals: their handlers belong to the rank's first thread. Exit 3 if the system refuses it.
 void comm_start_thread(pthread_t *thread, void *(*work)(void *), void *context);
+// Mutexes that notice mistakes: one that is taken twice, given back or waited with by a thread that does not hold it ends the program, exit 3.
+#define COMM_MUTEX_INITIALIZER PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP
+void comm_lock(pthread_mutex_t *m);
+void comm_unlock(pthread_mutex_t *m);
+void comm_wait(pthread_cond_t *changed, pthread_mutex_t *m);
 
 // ---- collectives beside the computation (comm.c): a thread that makes the calls given to it, in order; or the device itself (begin, finish) ----
 // While it has work, no other thread of the rank may use the communicator: comm_queue_wait comes first.
@@ -97,7 +103,7 @@ void comm_queue_destroy(CommQueue *q);                     // NULL is fine
 // The memory is anonymous and made before the fork: it has no name, so that nothing is left behind even if all are killed.
 typedef struct CommShared CommShared;
 enum { COMM_MOST_RANKS = 64 };
-enum { COMM_STILL_SECONDS = 20 };   // a heart beats ten times a second: one that stands still this long is stopped or dead
+enum { COMM_STILL_SECONDS = 20 };   // a heart beats twenty times a second: one that stands still this long is stopped or dead
 CommShared *comm_shared_create(int world, double still_seconds);   // exit 3 if the system refuses it
 void comm_shared_free(CommShared *s);                      // this process's view of it
 // Called once by each rank, after the fork. A thread of its own keeps the heart beating until destroy.
@@ -106,9 +112,9 @@ Comm *comm_shared_join(CommShared *s, int rank);
 // The first fault of the group. Whoever finds it records it; later ones change nothing. A rank whose wait is ended by a
 // fault exits silently with EXIT_MACHINE: the supervisor says the sentence.
 void comm_shared_abort(CommShared *s, int rank, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-bool comm_shared_fault(CommShared *s, int *rank, char text[512]);   // false: none so far
-// "in all_reduce of 4096 bytes at step 17", or "between collectives at step 17": where a rank is, for messages.
-void comm_shared_where(const CommShared *s, int rank, char text[128]);
+enum { COMM_FAULT_ROOM = 512 };
+bool comm_shared_fault(CommShared *s, int *rank, char text[COMM_FAULT_ROOM]);   // false: none so far
+void comm_shared_where(const CommShared *s, int rank, char text[COMM_WHERE_ROOM]);   // where a rank is, for messages
 bool comm_shared_left(const CommShared *s, int rank);      // it has called destroy
 // Call about ten times a second: records a rank whose heart has stood still for too long.
 void comm_shared_watch(CommShared *s);

@@ -38,6 +38,7 @@ void at_fail_cancel(void (*fn)(void *), void *arg);
 // ---- memory: never returns NULL; refuses count*size overflow; exit 3 when there is none ----
 void *xmalloc(size_t count, size_t size);             // contents undefined
 void *xcalloc(size_t count, size_t size);             // zeroed
+static inline void *xzero(size_t size) { return xcalloc(size, sizeof(char)); }   // one object, zeroed
 void *xrealloc(void *p, size_t count, size_t size);
 // The array, with room for one entry more than the `count` it has: once it is full it gets twice the room. *capacity, of entries, begins at 0.
 static inline void *xgrow(void *array, size_t count, size_t *capacity, size_t size) {
