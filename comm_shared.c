@@ -5,16 +5,19 @@
 //   stage    copy what others need into the own staging buffer;  staged += 1;   wait until all have staged
 //   work     add the own part of the piece, in rank order;       finished += 1; wait until all have finished
 //   collect  copy the others' parts from their result buffers
-// Staging is free again when all have finished, a result when all have staged the next piece: so no third wait is needed.
+// Staging is free again when all have finished, a result when all have staged what they stage after collecting it: so no third wait is needed.
 // The calls of all ranks are compared between the two waits of the first piece, while nobody can have gone on to another.
 //
-// A wait spins a little, then sleeps on the counter itself (futex), looking up every 50 ms for a fault, the other's heart
-// and the deadline. Tests: tests/test_comm.c
+// An all_reduce has two of each buffer, and stages the next piece before it adds one: a rank that is late by less than a piece is not waited for.
+//
+// A wait spins a little, then sleeps on the counter itself (futex), and looks up whenever it wakes, every 50 ms at the latest, for a fault, the
+// other's heart and the deadline. Tests: tests/test_shared.c, tests/test_comm.c
 #include "comm.h"
 #include "util.h"           // fail, xcalloc, seconds_now
-#include <errno.h>          // errno, ETIMEDOUT
+#include <errno.h>          // errno
 #include <linux/futex.h>    // FUTEX_WAIT, FUTEX_WAKE
 #include <pthread.h>        // pthread_join
+#include <sched.h>          // sched_yield
 #include <stdlib.h>         // free
 #include <string.h>         // memcpy
 #include <sys/mman.h>       // mmap
@@ -22,9 +25,9 @@
 #include <time.h>           // timespec
 #include <unistd.h>         // syscall, _exit
 
-enum { STAGING = 1 << 19 };   // bytes; two of each rank should stay in a core's caches
+enum { PIECE = 262144 };   // bytes; four of each rank should stay in a core's caches
 
-typedef struct { _Atomic uint32_t value, sleepers; } Counter;   // value only grows (and may wrap)
+typedef struct { _Atomic uint32_t value; } Counter;   // only grows (and may wrap)
 
 typedef struct {
   _Alignas(128) Counter staged;
@@ -43,11 +46,12 @@ enum { FAULT_NONE, FAULT_BEING_WRITTEN, FAULT_WRITTEN };
 typedef struct {
   _Atomic int fault;
   int fault_rank;
-  char fault_text[512];
+  char fault_text[COMM_FAULT_ROOM];
   CommBoard board;
   Slot slots[COMM_MOST_RANKS];
   Mail mail[COMM_MOST_RANKS][COMM_MOST_RANKS];   // [from][to]
 } Header;
+typedef struct { _Alignas(128) char staging[2][PIECE], result[2][PIECE]; } Buffers;   // of a rank
 
 typedef struct { uint32_t beat; double still, seen; } Pulse;    // what one process knows of another's heart
 
@@ -56,37 +60,33 @@ struct CommShared {        // one view: the supervisor's, or a rank's
   double still_seconds;
   size_t bytes;
   Header *header;          // shared
-  char *buffers;           // shared: staging and result of each rank
+  Buffers *buffers;        // shared: (world)
   Pulse pulses[COMM_MOST_RANKS];
 };
 
 typedef struct {
   CommShared view, *shared;   // shared = &view
   pthread_t heart;
-  pthread_mutex_t mutex;
-  pthread_cond_t quit_changed;
-  bool quit;
+  _Atomic uint32_t quit;
   int spins;
 } Member;
 
 static Member *member(const Comm *c) { return c->state; }
 static Slot *slot(const Comm *c, int rank) { return &member(c)->shared->header->slots[rank]; }
-static char *staging(const Comm *c, int rank) { return member(c)->shared->buffers + (size_t)rank * 2 * STAGING; }
-static char *result(const Comm *c, int rank) { return staging(c, rank) + STAGING; }
+static char *staging(const Comm *c, int rank) { return member(c)->shared->buffers[rank].staging[0]; }
 
 // ---- the memory ----
 
 CommShared *comm_shared_create(int world, double still_seconds) {
   if (world < 1 || world > COMM_MOST_RANKS) fail(EXIT_REQUEST, "--ranks %d: from 1 to %d are possible", world, COMM_MOST_RANKS);
-  CommShared *s = xcalloc(1, sizeof *s);
-  size_t header = round_up(sizeof(Header), 4096);
+  CommShared *s = xzero(sizeof *s);
   s->world = world;
   s->still_seconds = still_seconds;
-  s->bytes = header + (size_t)world * 2 * STAGING;
+  s->bytes = sizeof(Header) + (size_t)world * sizeof(Buffers);
   void *p = mmap(NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) fail(EXIT_MACHINE, "memory: %zu bytes to share between %d ranks were refused: %s; use fewer --ranks", s->bytes, world, strerror(errno));
   s->header = p;
-  s->buffers = (char *)p + header;
+  s->buffers = (Buffers *)(s->header + 1);
   return s;
 }
 
@@ -111,17 +111,18 @@ void comm_shared_abort(CommShared *s, int rank, const char *fmt, ...) {
   atomic_store(&h->fault, FAULT_WRITTEN);
 }
 
-bool comm_shared_fault(CommShared *s, int *rank, char text[512]) {
+bool comm_shared_fault(CommShared *s, int *rank, char text[COMM_FAULT_ROOM]) {
+  static const double PATIENCE = 0.1;      // seconds for its finder to write it down, who may have died over it
   Header *h = s->header;
-  for (int i = 0; i < 100 && atomic_load(&h->fault) == FAULT_BEING_WRITTEN; i++) usleep(1000);   // its finder may have died over it
+  for (double end = seconds_now() + PATIENCE; atomic_load(&h->fault) == FAULT_BEING_WRITTEN && seconds_now() < end;) sched_yield();
   int state = atomic_load(&h->fault);
   if (state == FAULT_NONE) return false;
   *rank = state == FAULT_WRITTEN ? h->fault_rank : -1;
-  snprintf(text, 512, "%s", state == FAULT_WRITTEN ? h->fault_text : "a rank ended while it reported a fault");
+  snprintf(text, COMM_FAULT_ROOM, "%s", state == FAULT_WRITTEN ? h->fault_text : "a rank ended while it reported a fault");
   return true;
 }
 
-void comm_shared_where(const CommShared *s, int rank, char text[128]) {
+void comm_shared_where(const CommShared *s, int rank, char text[COMM_WHERE_ROOM]) {
   const Slot *r = &s->header->slots[rank];
   comm_where(text, (CommCall)r->call, r->bytes, r->step);
 }
@@ -138,7 +139,7 @@ void comm_shared_watch(CommShared *s) {
     if (beat != p->beat || p->seen == 0) { p->beat = beat; p->still = 0; } else p->still += MIN(now - p->seen, 0.25);
     p->seen = now;
     if (other->left || p->still < s->still_seconds) continue;
-    char where[128];
+    char where[COMM_WHERE_ROOM];
     comm_shared_where(s, r, where);
     comm_shared_abort(s, r, "rank %d has stood still for %.0f seconds (stopped, or its machine is overloaded) %s", r, p->still, where);
   }
@@ -152,13 +153,15 @@ static _Noreturn void leave_silently(void) {
 
 // ---- waiting ----
 
-static long futex(_Atomic uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) {
-  return syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+// FUTEX_WAIT: returns at once if *word is not `value` any more, else when woken, or after 50 ms. FUTEX_WAKE: so many sleepers at the most.
+static long futex(_Atomic uint32_t *word, int operation, uint32_t value) {
+  static const struct timespec pause = {.tv_nsec = 50000000};
+  return syscall(SYS_futex, word, operation, value, &pause);
 }
 
 static void publish(Counter *counter) {
   atomic_fetch_add(&counter->value, 1);
-  if (atomic_load(&counter->sleepers)) futex(&counter->value, FUTEX_WAKE, INT32_MAX, NULL);
+  futex(&counter->value, FUTEX_WAKE, INT32_MAX);
 }
 
 static bool reached(Counter *counter, uint32_t target, uint32_t *value) {
@@ -172,14 +175,13 @@ static void relax(void) {
 #endif
 }
 
-// Called about every 50 ms while waiting for `rank`, after `waited` seconds.
+// Called whenever a wait for `rank` has slept, after `waited` seconds.
 static void look_up(Comm *c, int rank, Counter *counter, uint32_t target, double waited) {
   CommShared *s = member(c)->shared;
-  char here[128], there[128];
+  char here[COMM_WHERE_ROOM], there[COMM_WHERE_ROOM];
   bool gone = slot(c, rank)->left;      // read before the counter: a rank that left in peace has done its part first
   uint32_t value;
   if (reached(counter, target, &value)) return;
-  if (atomic_load(&s->header->fault)) leave_silently();
   comm_shared_watch(s);
   comm_shared_where(s, c->rank, here);
   comm_shared_where(s, rank, there);
@@ -190,19 +192,14 @@ static void look_up(Comm *c, int rank, Counter *counter, uint32_t target, double
 }
 
 static void wait_for(Comm *c, int rank, Counter *counter, uint32_t target) {
-  static const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
   uint32_t value;
   for (int i = 0; i < member(c)->spins; i++) { if (reached(counter, target, &value)) return; relax(); }
-  double waited = 0, last = seconds_now(), looked = 0;
+  double waited = 0, last = seconds_now();
   while (!reached(counter, target, &value)) {
-    atomic_fetch_add(&counter->sleepers, 1);
-    futex(&counter->value, FUTEX_WAIT, value, &pause);    // returns at once if the value has changed meanwhile
-    atomic_fetch_sub(&counter->sleepers, 1);
-    double now = seconds_now();
+    futex(&counter->value, FUTEX_WAIT, value);
+    const double now = seconds_now();
     waited += MIN(now - last, 0.25);                      // not the time in which this process was stopped
     last = now;
-    if (waited - looked < 0.04) continue;
-    looked = waited;
     look_up(c, rank, counter, target, waited);
   }
 }
@@ -219,7 +216,6 @@ static void shared_announce(Comm *c, CommCall call, uint64_t bytes) {
 static double enter(Comm *c, CommCall call, uint64_t bytes, int detail) {
   slot(c, c->rank)->detail = detail;
   shared_announce(c, call, bytes);
-  if (atomic_load(&member(c)->shared->header->fault)) leave_silently();
   return seconds_now();
 }
 
@@ -228,31 +224,32 @@ static void leave(Comm *c, double start) {
   c->seconds += seconds_now() - start;
 }
 
-// All must have come with the same call; else the sums would be of apples and pears.
+// All must have come with the same call; else the sums would be of apples and pears. Each compares its own with rank 0's.
 static void compare_calls(Comm *c) {
-  Slot *own = slot(c, c->rank);
-  for (int r = 0; r < c->world; r++) {
-    Slot *other = slot(c, r);
-    if (other->call == own->call && other->bytes == own->bytes && other->detail == own->detail) continue;
-    char here[128], there[128];
-    comm_shared_where(member(c)->shared, c->rank, here);
-    comm_shared_where(member(c)->shared, r, there);
-    comm_shared_abort(member(c)->shared, r, "rank %d is %s, while rank %d is %s: all ranks must make the same call", r, there, c->rank, here);
-    leave_silently();
-  }
+  const Slot *own = slot(c, c->rank), *first = slot(c, 0);
+  if (first->call == own->call && first->bytes == own->bytes && first->detail == own->detail) return;
+  char here[COMM_WHERE_ROOM], there[COMM_WHERE_ROOM];
+  comm_shared_where(member(c)->shared, c->rank, here);
+  comm_shared_where(member(c)->shared, 0, there);
+  comm_shared_abort(member(c)->shared, c->rank, "rank %d is %s, while rank 0 is %s: all ranks must make the same call", c->rank, here, there);
+  leave_silently();
 }
+
+// Until all counters have reached `target`; the counts of all ranks are the same between calls.
+static void wait_for_staged(Comm *c, uint32_t target) { for (int r = 0; r < c->world; r++) wait_for(c, r, &slot(c, r)->staged, target); }
+static void wait_for_finished(Comm *c, uint32_t target) { for (int r = 0; r < c->world; r++) wait_for(c, r, &slot(c, r)->finished, target); }
 
 static void all_have_staged(Comm *c, bool first) {
   Counter *own = &slot(c, c->rank)->staged;
   publish(own);
-  for (int r = 0; r < c->world; r++) if (r != c->rank) wait_for(c, r, &slot(c, r)->staged, own->value);
+  wait_for_staged(c, own->value);
   if (first) compare_calls(c);
 }
 
 static void all_have_finished(Comm *c) {
   Counter *own = &slot(c, c->rank)->finished;
   publish(own);
-  for (int r = 0; r < c->world; r++) if (r != c->rank) wait_for(c, r, &slot(c, r)->finished, own->value);
+  wait_for_finished(c, own->value);
 }
 
 // ---- sums ----
@@ -261,8 +258,8 @@ static void all_have_finished(Comm *c) {
 typedef struct { size_t quantum, pieces, size; } Cut;
 
 static Cut cut(size_t n, int world, CommType type, size_t room) {
-  size_t size = comm_type_size(type), quantum = room / size / 16 * 16, longest = comm_part(n, world, 0).n;
-  return (Cut){quantum, MAX((longest + quantum - 1) / quantum, (size_t)1), size};
+  size_t size = comm_type_size(type), quantum = room / size, longest = comm_part(n, world, 0).n;
+  return (Cut){quantum, MAX(round_up(longest, quantum) / quantum, (size_t)1), size};
 }
 
 static CommPart piece_of(const Cut *k, size_t n, int world, int rank, size_t p) {
@@ -271,48 +268,58 @@ static CommPart piece_of(const Cut *k, size_t n, int world, int rank, size_t p) 
   return (CommPart){part.first + skipped, MIN(k->quantum, part.n - skipped)};
 }
 
-// What is staged for rank r stands at r * quantum.
-static char *at(char *buffer, const Cut *k, int r) { return buffer + (size_t)r * k->quantum * k->size; }
+// The buffers of piece p. What is staged for rank r stands at r * quantum.
+static char *staged(const Comm *c, const Cut *k, size_t p, int from, int to) { return member(c)->shared->buffers[from].staging[p % 2] + (size_t)to * k->quantum * k->size; }
+static char *result(const Comm *c, size_t p, int rank) { return member(c)->shared->buffers[rank].result[p % 2]; }
 
-// The first half of both sums: stage, wait, add the own part into `out`.
-static CommPart reduce_piece(Comm *c, char *x, size_t n, CommType type, const Cut *k, size_t p, char *out) {
-  CommPart mine = piece_of(k, n, c->world, c->rank, p);
+static void stage_piece(Comm *c, const char *x, size_t n, const Cut *k, size_t p) {
   for (int r = 0; r < c->world; r++) {
-    CommPart theirs = piece_of(k, n, c->world, r, p);
-    if (r != c->rank) memcpy(at(staging(c, c->rank), k, r), x + theirs.first * k->size, theirs.n * k->size);
+    const CommPart theirs = piece_of(k, n, c->world, r, p);
+    if (r != c->rank) memcpy(staged(c, k, p, c->rank, r), x + theirs.first * k->size, theirs.n * k->size);
   }
-  all_have_staged(c, p == 0);
+}
+static void add_piece(Comm *c, const char *x, size_t n, CommType type, const Cut *k, size_t p, char *out) {
+  const CommPart mine = piece_of(k, n, c->world, c->rank, p);
   const void *parts[COMM_MOST_RANKS];
-  for (int r = 0; r < c->world; r++) parts[r] = r == c->rank ? x + mine.first * k->size : at(staging(c, r), k, c->rank);
+  for (int r = 0; r < c->world; r++) parts[r] = r == c->rank ? x + mine.first * k->size : staged(c, k, p, r, c->rank);
   comm_add(out, parts, c->world, mine.n, type);
   c->bytes_received += (uint64_t)(c->world - 1) * mine.n * k->size;
-  return mine;
+}
+static void collect_piece(Comm *c, char *x, size_t n, const Cut *k, size_t p) {
+  for (int i = 0; i < c->world; i++) {
+    const int r = (c->rank + i) % c->world;     // each begins with itself: not all read from the same rank at once
+    const CommPart theirs = piece_of(k, n, c->world, r, p);
+    memcpy(x + theirs.first * k->size, result(c, p, r), theirs.n * k->size);
+    if (r != c->rank) c->bytes_received += theirs.n * k->size;
+  }
 }
 
 // ---- the calls ----
 
 static void shared_all_reduce(Comm *c, void *x, size_t n, CommType type) {
-  double start = enter(c, CALL_ALL_REDUCE, n * comm_type_size(type), (int)type);
-  Cut k = cut(n, c->world, type, STAGING / (size_t)c->world);
-  for (size_t p = 0; p < k.pieces; p++) {
-    CommPart mine = reduce_piece(c, x, n, type, &k, p, result(c, c->rank));
-    all_have_finished(c);
-    for (int i = 0; i < c->world; i++) {
-      int r = (c->rank + i) % c->world;     // each begins with itself: not all read from the same rank at once
-      CommPart theirs = r == c->rank ? mine : piece_of(&k, n, c->world, r, p);
-      memcpy((char *)x + theirs.first * k.size, result(c, r), theirs.n * k.size);
-      if (r != c->rank) c->bytes_received += theirs.n * k.size;
-    }
+  const double start = enter(c, CALL_ALL_REDUCE, n * comm_type_size(type), (int)type);
+  const Cut k = cut(n, c->world, type, PIECE / (size_t)c->world);
+  Slot *own = slot(c, c->rank);
+  const uint32_t all_staged = own->staged.value, all_finished = own->finished.value;
+  for (size_t p = 0; p < k.pieces + 2; p++) {      // stages piece p, adds the one before it, and collects the one before that: all begun one round earlier
+    if (p >= 2) { wait_for_finished(c, all_finished + (uint32_t)p - 1); collect_piece(c, x, n, &k, p - 2); }
+    if (p < k.pieces) { stage_piece(c, x, n, &k, p); publish(&own->staged); }
+    if (p == 0 || p > k.pieces) continue;
+    wait_for_staged(c, all_staged + (uint32_t)p);
+    if (p == 1) compare_calls(c);
+    add_piece(c, x, n, type, &k, p - 1, result(c, p - 1, c->rank));
+    publish(&own->finished);
   }
   leave(c, start);
 }
 
 static void shared_reduce_scatter(Comm *c, void *x, size_t n, CommType type) {
-  double start = enter(c, CALL_REDUCE_SCATTER, n * comm_type_size(type), (int)type);
-  Cut k = cut(n, c->world, type, STAGING / (size_t)c->world);
+  const double start = enter(c, CALL_REDUCE_SCATTER, n * comm_type_size(type), (int)type);
+  const Cut k = cut(n, c->world, type, PIECE / (size_t)c->world);
   for (size_t p = 0; p < k.pieces; p++) {
-    CommPart mine = reduce_piece(c, x, n, type, &k, p, result(c, c->rank));
-    memcpy((char *)x + mine.first * k.size, result(c, c->rank), mine.n * k.size);
+    stage_piece(c, x, n, &k, p);
+    all_have_staged(c, p == 0);
+    add_piece(c, x, n, type, &k, p, (char *)x + piece_of(&k, n, c->world, c->rank, p).first * k.size);
     all_have_finished(c);
   }
   leave(c, start);
@@ -320,7 +327,7 @@ static void shared_reduce_scatter(Comm *c, void *x, size_t n, CommType type) {
 
 static void shared_all_gather(Comm *c, void *x, size_t n, CommType type) {
   double start = enter(c, CALL_ALL_GATHER, n * comm_type_size(type), (int)type);
-  Cut k = cut(n, c->world, type, STAGING);
+  Cut k = cut(n, c->world, type, PIECE);
   for (size_t p = 0; p < k.pieces; p++) {
     CommPart mine = piece_of(&k, n, c->world, c->rank, p);
     memcpy(staging(c, c->rank), (char *)x + mine.first * k.size, mine.n * k.size);
@@ -338,13 +345,15 @@ static void shared_all_gather(Comm *c, void *x, size_t n, CommType type) {
 
 static void shared_broadcast(Comm *c, void *x, size_t bytes, int root) {
   double start = enter(c, CALL_BROADCAST, bytes, root);
-  for (size_t done = 0, n; done == 0 || done < bytes; done += MAX(n, (size_t)1)) {
-    n = MIN(bytes - done, (size_t)STAGING);
-    if (c->rank == root && n) memcpy(staging(c, root), (char *)x + done, n);
+  size_t done = 0;
+  do {
+    const size_t n = MIN(bytes - done, (size_t)PIECE);
+    if (c->rank == root) memcpy(staging(c, root), (char *)x + done, n);
     all_have_staged(c, done == 0);
-    if (c->rank != root && n) { memcpy((char *)x + done, staging(c, root), n); c->bytes_received += n; }
+    if (c->rank != root) { memcpy((char *)x + done, staging(c, root), n); c->bytes_received += n; }
     all_have_finished(c);
-  }
+    done += n;
+  } while (done < bytes);
   leave(c, start);
 }
 
@@ -361,12 +370,14 @@ static void shared_send(Comm *c, const void *x, size_t bytes, int to) {
   double start = enter(c, CALL_SEND, bytes, to);
   Mail *mail = &member(c)->shared->header->mail[c->rank][to];
   mail->bytes = bytes;
-  for (size_t done = 0, n; done == 0 || done < bytes; done += MAX(n, (size_t)1)) {
-    n = MIN(bytes - done, (size_t)STAGING);
-    if (n) memcpy(staging(c, c->rank), (const char *)x + done, n);
+  size_t done = 0;
+  do {
+    const size_t n = MIN(bytes - done, (size_t)PIECE);
+    memcpy(staging(c, c->rank), (const char *)x + done, n);
     publish(&mail->posted);
     wait_for(c, to, &mail->taken, mail->posted.value);
-  }
+    done += n;
+  } while (done < bytes);
   leave(c, start);
 }
 
@@ -374,18 +385,20 @@ static void shared_receive(Comm *c, void *x, size_t bytes, int from) {
   comm_check_peer(c, "receive", from);
   double start = enter(c, CALL_RECEIVE, bytes, from);
   Mail *mail = &member(c)->shared->header->mail[from][c->rank];
-  for (size_t done = 0, n; done == 0 || done < bytes; done += MAX(n, (size_t)1)) {
-    n = MIN(bytes - done, (size_t)STAGING);
+  size_t done = 0;
+  do {
+    const size_t n = MIN(bytes - done, (size_t)PIECE);
     wait_for(c, from, &mail->posted, mail->taken.value + 1);
     if (mail->bytes != bytes) {
       comm_shared_abort(member(c)->shared, from, "rank %d sent %llu bytes where rank %d is in receive of %zu bytes at step %lld", from,
                         (unsigned long long)mail->bytes, c->rank, bytes, (long long)c->step);
       leave_silently();
     }
-    if (n) memcpy((char *)x + done, staging(c, from), n);
+    memcpy((char *)x + done, staging(c, from), n);
     c->bytes_received += n;
     publish(&mail->taken);
-  }
+    done += n;
+  } while (done < bytes);
   leave(c, start);
 }
 
@@ -403,43 +416,33 @@ static _Noreturn void shared_leave(Comm *c) {
 
 // ---- joining and leaving ----
 
+// Every 50 ms, until this rank leaves.
 static void *beat(void *context) {
   Comm *c = context;
-  Member *m = member(c);
-  pthread_mutex_lock(&m->mutex);
-  while (!m->quit) {
+  while (!member(c)->quit) {
     atomic_fetch_add(&slot(c, c->rank)->beat, 1);
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 100 * 1000 * 1000;
-    if (until.tv_nsec >= 1000 * 1000 * 1000) { until.tv_nsec -= 1000 * 1000 * 1000; until.tv_sec++; }
-    pthread_cond_timedwait(&m->quit_changed, &m->mutex, &until);
+    futex(&member(c)->quit, FUTEX_WAIT, 0);
   }
-  pthread_mutex_unlock(&m->mutex);
   return NULL;
 }
 
 static void shared_destroy(Comm *c) {
   Member *m = member(c);
-  slot(c, c->rank)->left = 1;
-  pthread_mutex_lock(&m->mutex);
+  slot(c, c->rank)->left = true;
   m->quit = true;
-  pthread_cond_signal(&m->quit_changed);
-  pthread_mutex_unlock(&m->mutex);
+  futex(&m->quit, FUTEX_WAKE, INT32_MAX);
   pthread_join(m->heart, NULL);
   free(m);
   free(c);
 }
 
 Comm *comm_shared_join(CommShared *s, int rank) {
-  Comm *c = xcalloc(1, sizeof *c);
-  Member *m = xcalloc(1, sizeof *m);
+  Comm *c = xzero(sizeof *c);
+  Member *m = xzero(sizeof *m);
   m->view = *s;
   m->shared = &m->view;
   // Spinning pays only where the others run at the same time
   m->spins = sysconf(_SC_NPROCESSORS_ONLN) >= s->world ? 500 : 0;
-  pthread_mutex_init(&m->mutex, NULL);
-  pthread_cond_init(&m->quit_changed, NULL);
   *c = (Comm){.rank = rank, .world = s->world, .transport = "shared memory", .deadline = 1800, .state = m,
               .all_reduce = shared_all_reduce, .reduce_scatter = shared_reduce_scatter, .all_gather = shared_all_gather, .broadcast = shared_broadcast,
               .send = shared_send, .receive = shared_receive, .barrier = shared_barrier, .destroy = shared_destroy,
