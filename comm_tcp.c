@@ -7,12 +7,12 @@
 //
 // A COLLECTIVE is a few exchanges: each rank sends to some others and receives from them at the same time (poll), piece by piece. In the first one all tell which
 // call they make. A sum goes by parts: rank r receives everybody's part r, adds in rank order, and sends the sum to all: the bytes of a ring, in two turns.
-// Tests: tests/test_comm.c, tests/test_join.sh
+// Tests: tests/test_tcp.c, tests/test_comm.c, tests/test_join.sh
 #include "comm.h"
 #include "util.h"            // fail, xcalloc, seconds_now
-#include <arpa/inet.h>       // inet_ntop
 #include <errno.h>           // errno
 #include <fcntl.h>           // fcntl
+#include <math.h>            // INFINITY
 #include <netdb.h>           // getaddrinfo
 #include <netinet/tcp.h>     // TCP_NODELAY
 #include <poll.h>            // poll
@@ -23,7 +23,7 @@
 #include <sys/socket.h>      // socket
 #include <unistd.h>          // close, _exit
 
-enum { STAGING = 1 << 18 };   // bytes that a rank receives from one other before they are added
+enum { STAGING = 262144 };     // bytes that a rank receives from one other before they are added
 
 enum { ALIVE, LEFT, LOST };
 typedef struct {
@@ -49,7 +49,7 @@ typedef struct {
   bool quit, fault;
   int mute;                    // the rank that cannot speak of it, for it is gone or stands still; NOBODY: all can
   bool spoken;                 // the failing rank has said its line itself
-  char fault_text[512];
+  char fault_text[COMM_FAULT_ROOM];
 } Member;
 
 static Member *member(const Comm *c) { return c->state; }
@@ -57,31 +57,21 @@ static Member *member(const Comm *c) { return c->state; }
 // ---- sockets ----
 
 static void prepare_socket(int fd) {
-  const int on = 1;
+  const int on = true;
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-// All n bytes, within `seconds`; false: it ended, or did not come in time.
-static bool send_all(int fd, const void *data, size_t n, double seconds) {
-  const char *p = data;
-  for (double end = seconds_now() + seconds; n;) {
-    ssize_t sent = send(fd, p, n, MSG_NOSIGNAL);
-    if (sent > 0) { p += sent; n -= (size_t)sent; continue; }
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) return false;
-    if (seconds_now() > end) return false;
-    poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, 50);
-  }
-  return true;
-}
-static bool receive_all(int fd, void *data, size_t n, double seconds) {
+// A message of a few kilobytes at the most, for which an idle socket always has room. false: the connection has ended, or nobody reads.
+static bool send_message(int fd, const void *data, size_t n) { return send(fd, data, n, MSG_NOSIGNAL) == (ssize_t)n; }
+// All n bytes, until `end` (seconds_now). false: it ended, or did not come in time.
+static bool receive_message(int fd, void *data, size_t n, double end) {
   char *p = data;
-  for (double end = seconds_now() + seconds; n;) {
-    ssize_t got = recv(fd, p, n, 0);
+  while (n) {
+    const ssize_t got = recv(fd, p, n, 0);
     if (got > 0) { p += got; n -= (size_t)got; continue; }
-    if (got == 0 || (errno != EAGAIN && errno != EINTR)) return false;
-    if (seconds_now() > end) return false;
+    if (got == 0 || errno != EAGAIN || seconds_now() > end) return false;
     poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 50);
   }
   return true;
@@ -89,30 +79,16 @@ static bool receive_all(int fd, void *data, size_t n, double seconds) {
 
 typedef struct { char host[64]; uint32_t port; } Address;   // numeric
 
-static Address address_of(const struct sockaddr_storage *s) {
-  Address a = {.port = 0};
-  if (s->ss_family == AF_INET6) {
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)s;
-    inet_ntop(AF_INET6, &six->sin6_addr, a.host, sizeof a.host);
-    a.port = ntohs(six->sin6_port);
-  } else {
-    const struct sockaddr_in *four = (const struct sockaddr_in *)s;
-    inet_ntop(AF_INET, &four->sin_addr, a.host, sizeof a.host);
-    a.port = ntohs(four->sin_port);
-  }
+// One's own, or the other's: which is getsockname or getpeername.
+static Address address_of(int fd, int (*which)(int, struct sockaddr *, socklen_t *)) {
+  struct sockaddr_storage s;
+  socklen_t n = sizeof s;
+  char port[16] = "";
+  Address a = {.host = ""};
+  which(fd, (struct sockaddr *)&s, &n);
+  getnameinfo((struct sockaddr *)&s, n, a.host, sizeof a.host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+  a.port = (uint32_t)strtoul(port, NULL, 10);
   return a;
-}
-static Address local_address(int fd) {
-  struct sockaddr_storage s = {0};
-  socklen_t n = sizeof s;
-  getsockname(fd, (struct sockaddr *)&s, &n);
-  return address_of(&s);
-}
-static Address peer_address(int fd) {
-  struct sockaddr_storage s = {0};
-  socklen_t n = sizeof s;
-  getpeername(fd, (struct sockaddr *)&s, &n);
-  return address_of(&s);
 }
 
 static struct addrinfo *look_up_host(const char *host, uint32_t port) {
@@ -127,13 +103,11 @@ static struct addrinfo *look_up_host(const char *host, uint32_t port) {
 // At this host's address only. port 0: any that is free.
 static int listen_at(const char *host, uint32_t port) {
   struct addrinfo *found = look_up_host(host, port);
-  const int on = 1;
+  const int on = true;
   int fd = -1, error = 0;
   for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
     fd = socket(a->ai_family, a->ai_socktype, 0);
-    if (fd < 0) { error = errno; continue; }
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 2 * COMM_MOST_RANKS) == 0) break;
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 && bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) break;
     error = errno;
     close(fd);
     fd = -1;
@@ -146,25 +120,23 @@ static int listen_at(const char *host, uint32_t port) {
 
 // -1: nobody listens there.
 static int connect_once(const struct addrinfo *a) {
-  int fd = socket(a->ai_family, a->ai_socktype, 0), error = 0;
-  socklen_t n = sizeof error;
-  if (fd < 0) return -1;
+  static const struct timeval PATIENCE = {.tv_sec = 2};      // one that does not answer at all may have been busy
+  const int fd = socket(a->ai_family, a->ai_socktype, 0);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &PATIENCE, sizeof PATIENCE);
+  if (connect(fd, a->ai_addr, a->ai_addrlen)) { close(fd); return -1; }
   prepare_socket(fd);
-  if (connect(fd, a->ai_addr, a->ai_addrlen) == 0) return fd;
-  struct pollfd ready = {.fd = fd, .events = POLLOUT};
-  if (errno == EINPROGRESS && poll(&ready, 1, 2000) == 1 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) == 0 && !error) return fd;
-  close(fd);
-  return -1;
+  return fd;
 }
 
 // Tries until `end`, for the other may start later.
 static int connect_to(const char *host, uint32_t port, double end) {
   struct addrinfo *found = look_up_host(host, port);
-  int fd = -1;
-  for (useconds_t pause = 1000; fd < 0; pause = MIN(2 * pause, 200000u)) {
+  int fd;
+  for (;;) {
+    fd = -1;
     for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) fd = connect_once(a);
-    if (fd < 0 && seconds_now() > end) break;
-    if (fd < 0) usleep(pause);
+    if (fd >= 0 || seconds_now() > end) break;
+    usleep(20000);
   }
   freeaddrinfo(found);
   return fd;
@@ -225,34 +197,33 @@ static Hello hello_of(const CommMeeting *m, Purpose purpose, uint32_t port) {
 static int introduce(const CommMeeting *m, const char *host, uint32_t port, Purpose purpose, uint32_t own_port, const char *whom) {
   const double end = seconds_now() + m->seconds;
   const Hello hello = hello_of(m, purpose, own_port);
-  for (;;) {
-    int fd = connect_to(host, port, end);
+  Challenge challenge;
+  uint8_t proof[DIGEST], length[4];
+  char verdict[MOST_VERDICT + 1];
+  int fd;
+  for (;;) {                                    // who ends the connection at once may be ending, or just beginning
+    fd = connect_to(host, port, end);
     if (fd < 0) fail(EXIT_MACHINE, "rank %d: nobody listens at %s:%u (%s) within %.0f seconds; is it running, and may this machine connect there?", m->rank, host, port, whom, m->seconds);
-    Challenge challenge;
-    uint8_t proof[DIGEST], length[4];
-    char verdict[MOST_VERDICT + 1];
-    if (!send_all(fd, &hello, sizeof hello, 10) || !receive_all(fd, &challenge, sizeof challenge, 10)) {
-      close(fd);                                // its backlog may be full, or it ended just now
-      if (seconds_now() > end) fail(EXIT_MACHINE, "rank %d: who listens at %s:%u (%s) does not answer as a rank", m->rank, host, port, whom);
-      usleep(100000);
-      continue;
-    }
-    hmac(m, "server", &hello, challenge.nonce, proof);
-    if (!same_digest(proof, challenge.proof)) fail(EXIT_REQUEST, "rank %d: who listens at %s:%u (%s) has another token: another run, or a stranger; give all ranks of a run the same --token", m->rank, host, port, whom);
-    hmac(m, "client", &hello, challenge.nonce, proof);
-    if (!send_all(fd, proof, DIGEST, 10) || !receive_all(fd, length, 4, m->seconds)) fail(EXIT_MACHINE, "rank %d: %s:%u (%s) ended the connection while this rank was joining", m->rank, host, port, whom);
-    const uint32_t n = load_u32le(length);
-    if (!n) return fd;
-    if (n > MOST_VERDICT || !receive_all(fd, verdict, n, 10)) fail(EXIT_MACHINE, "rank %d: %s:%u (%s) ended the connection while this rank was joining", m->rank, host, port, whom);
-    verdict[n] = 0;
-    fail(EXIT_REQUEST, "rank %d was refused by %s:%u (%s): %s", m->rank, host, port, whom, verdict);
+    if (send_message(fd, &hello, sizeof hello) && receive_message(fd, &challenge, sizeof challenge, end)) break;
+    close(fd);
+    if (seconds_now() > end) fail(EXIT_MACHINE, "rank %d: who listens at %s:%u (%s) does not answer as a rank", m->rank, host, port, whom);
+    usleep(20000);
   }
+  hmac(m, "server", &hello, challenge.nonce, proof);
+  if (!same_digest(proof, challenge.proof)) fail(EXIT_REQUEST, "rank %d: who listens at %s:%u (%s) has another token: another run, or a stranger; give all ranks of a run the same --token", m->rank, host, port, whom);
+  hmac(m, "client", &hello, challenge.nonce, proof);
+  uint32_t n = MOST_VERDICT + 1;
+  if (send_message(fd, proof, DIGEST) && receive_message(fd, length, sizeof length, end)) n = load_u32le(length);
+  if (n > MOST_VERDICT || !receive_message(fd, verdict, n, end)) fail(EXIT_MACHINE, "rank %d: %s:%u (%s) ended the connection while this rank was joining", m->rank, host, port, whom);
+  verdict[n] = 0;
+  if (n) fail(EXIT_REQUEST, "rank %d was refused by %s:%u (%s): %s", m->rank, host, port, whom, verdict);
+  return fd;
 }
 
 // ---- letting others in ----
 
 enum { MOST_GUESTS = 256 };
-static const double GUEST_SECONDS = 10;          // for the two messages of a hello
+static const double MOST_SILENCE = 10;           // seconds for the two messages of a hello; or a quarter of the meeting
 typedef struct { int fd; double since; bool challenged; Challenge challenge; Hello hello; uint8_t proof[DIGEST]; size_t got; } Guest;
 typedef struct {
   const CommMeeting *m;
@@ -269,7 +240,7 @@ static void dismiss(Door *d, int i) {
 }
 // Strangers do not end a run, and do not fill its log either.
 static void refuse_stranger(Door *d, int i, const char *why) {
-  if (d->refused++ < 5) warn("a connection from %s was refused: %s", peer_address(d->guests[i].fd).host, why);
+  if (d->refused++ < 5) warn("a connection from %s was refused: %s", address_of(d->guests[i].fd, getpeername).host, why);
   dismiss(d, i);
 }
 
@@ -289,13 +260,12 @@ static char *objection(const Door *d, const Hello *h) {
 
 static void answer_hello(Door *d, int i) {
   Guest *g = &d->guests[i];
-  if (memcmp(g->hello.magic, MAGIC, sizeof MAGIC)) { refuse_stranger(d, i, "it does not speak as a rank does"); return; }
   if (load_u32le(g->hello.protocol) != PROTOCOL) { refuse_stranger(d, i, "it is a rank of another version"); return; }
   random_bytes(g->challenge.nonce);
   hmac(d->m, "server", &g->hello, g->challenge.nonce, g->challenge.proof);
   g->challenged = true;
   g->got = 0;
-  if (!send_all(g->fd, &g->challenge, sizeof g->challenge, 1)) dismiss(d, i);
+  if (!send_message(g->fd, &g->challenge, sizeof g->challenge)) dismiss(d, i);
 }
 
 static void answer_proof(Door *d, int i) {
@@ -305,12 +275,12 @@ static void answer_proof(Door *d, int i) {
   if (!same_digest(expected, g->proof)) { refuse_stranger(d, i, "it does not know the token"); return; }
   char *why = objection(d, &g->hello);
   store_u32le(length, why ? (uint32_t)strlen(why) : 0);
-  if (why) warn("rank %u, from %s, was refused: %s", load_u32le(g->hello.rank), peer_address(g->fd).host, why);
-  const bool sent = send_all(g->fd, length, 4, 1) && (!why || send_all(g->fd, why, strlen(why), 1));
+  if (why) warn("rank %u, from %s, was refused: %s", load_u32le(g->hello.rank), address_of(g->fd, getpeername).host, why);
+  const bool sent = send_message(g->fd, length, sizeof length) && (!why || send_message(g->fd, why, strlen(why)));
   if (why || !sent) { dismiss(d, i); free(why); return; }
   const uint32_t rank = load_u32le(g->hello.rank);
   d->sockets[load_u32le(g->hello.purpose)][rank] = g->fd;
-  d->addresses[rank] = peer_address(g->fd);
+  d->addresses[rank] = address_of(g->fd, getpeername);
   d->addresses[rank].port = load_u32le(g->hello.port);
   d->guests[i] = d->guests[--d->count];
 }
@@ -321,7 +291,6 @@ static void hear(Door *d, int i) {
   char *to = g->challenged ? (char *)g->proof : (char *)&g->hello;
   const size_t wanted = g->challenged ? DIGEST : sizeof g->hello;
   ssize_t n = recv(g->fd, to + g->got, wanted - g->got, 0);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (n <= 0) { dismiss(d, i); return; }
   g->got += (size_t)n;
   // whoever begins otherwise will not send more
@@ -338,7 +307,7 @@ static bool complete(const Door *d, Purpose purpose) {
 
 // Until all ranks above this one have come for this purpose.
 static void let_in(Door *d, Purpose purpose) {
-  const double end = seconds_now() + d->m->seconds;
+  const double end = seconds_now() + d->m->seconds, most_silence = MIN(MOST_SILENCE, 0.25 * d->m->seconds);
   struct pollfd fds[MOST_GUESTS + 1];
   while (!complete(d, purpose)) {
     const int count = d->count;
@@ -347,7 +316,7 @@ static void let_in(Door *d, Purpose purpose) {
     poll(fds, (nfds_t)count + 1, 100);
     for (int i = count - 1; i >= 0; i--) {       // from the end: who takes a dismissed one's place has been heard
       if (fds[i].revents) hear(d, i);
-      else if (seconds_now() - d->guests[i].since > GUEST_SECONDS) refuse_stranger(d, i, "it said nothing for 10 seconds");
+      else if (seconds_now() - d->guests[i].since > most_silence) refuse_stranger(d, i, "it said nothing for too long");
     }
     int fd = fds[count].revents ? accept(d->listener, NULL, NULL) : -1;
     if (fd >= 0) {
@@ -363,7 +332,7 @@ static void let_in(Door *d, Purpose purpose) {
 
 // ---- faults ----
 
-static void where_text(const Comm *c, char text[128]) { comm_where(text, member(c)->call, member(c)->bytes, c->step); }
+static void where_text(const Comm *c, char text[COMM_WHERE_ROOM]) { comm_where(text, member(c)->call, member(c)->bytes, c->step); }
 
 // Of all that are left the lowest speaks, so that there is one line for the run. One that has said goodbye has spoken, or knew who would.
 static bool speaks(const Member *m) {
@@ -375,12 +344,12 @@ static bool speaks(const Member *m) {
 // News over pulse. 'F', mute rank, length, text: a fault. 'B': this rank ends because of one. 'Q': it has failed and said why. m->mutex is held.
 static void tell_all(Member *m, const unsigned char *news, size_t n) {
   for (int r = 0; r < m->world; r++)
-    if (r != m->rank && atomic_load(&m->peers[r].state) == ALIVE) send_all(m->peers[r].pulse, news, n, 0.5);
+    if (r != m->rank && atomic_load(&m->peers[r].state) == ALIVE) send_message(m->peers[r].pulse, news, n);
 }
 
 static _Noreturn void leave_with_fault(Comm *c) {
   Member *m = member(c);
-  pthread_mutex_lock(&m->mutex);
+  comm_lock(&m->mutex);
   fflush(stdout);
   if (!m->spoken && speaks(m)) m->say(m->fault_text);
   tell_all(m, (const unsigned char *)"B", 1);
@@ -392,7 +361,7 @@ enum { NOBODY = 255 };
 static void note_fault(Comm *c, int mute, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static void note_fault(Comm *c, int mute, const char *fmt, ...) {
   Member *m = member(c);
-  pthread_mutex_lock(&m->mutex);
+  comm_lock(&m->mutex);
   if (!m->fault) {
     unsigned char news[4 + sizeof m->fault_text];
     va_list args;
@@ -405,30 +374,31 @@ static void note_fault(Comm *c, int mute, const char *fmt, ...) {
     memcpy(news + 4, m->fault_text, n);
     tell_all(m, news, n + 4);
   }
-  pthread_mutex_unlock(&m->mutex);
+  comm_unlock(&m->mutex);
 }
 
 // This rank's own fail(): it has said its line, the others need not.
 static void tell_failure(void *context) {
   Member *m = context;
-  pthread_mutex_lock(&m->mutex);
+  comm_lock(&m->mutex);
   tell_all(m, (const unsigned char *)"Q", 1);
-  pthread_mutex_unlock(&m->mutex);
+  comm_unlock(&m->mutex);
 }
 
 static bool has_fault(Member *m) {
-  pthread_mutex_lock(&m->mutex);
+  comm_lock(&m->mutex);
   const bool known = m->fault;
-  pthread_mutex_unlock(&m->mutex);
+  comm_unlock(&m->mutex);
   return known;
 }
 
 // The connection with rank r has ended. Its last word, if there was one, comes over pulse.
 static void note_end(Comm *c, int r) {
+  static const double PATIENCE = 0.4;     // seconds
   Member *m = member(c);
-  char here[128];
+  char here[COMM_WHERE_ROOM];
   where_text(c, here);
-  for (int i = 0; i < 20 && atomic_load(&m->peers[r].state) == ALIVE; i++) usleep(20000);
+  for (const double end = seconds_now() + PATIENCE; atomic_load(&m->peers[r].state) == ALIVE && seconds_now() < end;) usleep(1000);
   if (has_fault(m)) return;
   if (atomic_load(&m->peers[r].state) == LEFT) note_fault(c, r, "rank %d has ended its part while rank %d is %s", r, c->rank, here);
   else note_fault(c, r, "rank %d has ended (killed, or out of memory, or its machine is gone) while rank %d is %s", r, c->rank, here);
@@ -441,7 +411,7 @@ static _Noreturn void ended(Comm *c, int r) {
 // Whether the group has a fault: known already, or some other rank's connection has ended, or its heart stands still.
 static bool tcp_fault_known(Comm *c) {
   Member *m = member(c);
-  char here[128];
+  char here[COMM_WHERE_ROOM];
   for (int other = 0; other < c->world; other++) if (other != c->rank && atomic_load(&m->peers[other].state) == LOST) note_end(c, other);
   where_text(c, here);
   for (int other = 0; other < c->world; other++)
@@ -453,8 +423,8 @@ static bool tcp_fault_known(Comm *c) {
 // Called while waiting for rank r, after `waited` seconds without a byte from anybody.
 static void look_around(Comm *c, int r, double waited) {
   Member *m = member(c);
-  char here[128];
-  if (has_fault(m) || tcp_fault_known(c)) leave_with_fault(c);
+  char here[COMM_WHERE_ROOM];
+  if (tcp_fault_known(c)) leave_with_fault(c);
   if (atomic_load(&m->peers[r].state) == LEFT) ended(c, r);
   where_text(c, here);
   if (waited <= c->deadline) return;
@@ -467,18 +437,18 @@ static void look_around(Comm *c, int r, double waited) {
 typedef struct { const char *out; size_t out_left; char *in; size_t in_left; } Traffic;   // with one other rank
 
 // One step of the traffic with rank r; returns whether a byte moved.
-static bool move(Comm *c, int r, Traffic *t, short ready) {
+static bool move(Comm *c, int r, Traffic *t) {
   const int fd = member(c)->peers[r].data;
   bool moved = false;
-  if (t->in_left && ready & (POLLIN | POLLHUP | POLLERR)) {
-    ssize_t n = recv(fd, t->in, t->in_left, 0);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) ended(c, r);
+  if (t->in_left) {
+    const ssize_t n = recv(fd, t->in, t->in_left, 0);
     if (n > 0) { t->in += n; t->in_left -= (size_t)n; moved = true; }
+    else if (n == 0 || errno != EAGAIN) ended(c, r);
   }
-  if (t->out_left && ready & (POLLOUT | POLLHUP | POLLERR)) {
-    ssize_t n = send(fd, t->out, t->out_left, MSG_NOSIGNAL);
-    if (n < 0 && errno != EAGAIN && errno != EINTR) ended(c, r);
+  if (t->out_left) {
+    const ssize_t n = send(fd, t->out, t->out_left, MSG_NOSIGNAL);
     if (n > 0) { t->out += n; t->out_left -= (size_t)n; moved = true; }
+    else if (errno != EAGAIN) ended(c, r);
   }
   return moved;
 }
@@ -498,7 +468,7 @@ static void exchange(Comm *c, Traffic t[COMM_MOST_RANKS]) {
     if (!n) return;
     poll(fds, (nfds_t)n, 50);
     bool moved = false;
-    for (int i = 0; i < n; i++) if (fds[i].revents) moved |= move(c, who[i], &t[who[i]], fds[i].revents);
+    for (int i = 0; i < n; i++) if (fds[i].revents) moved |= move(c, who[i], &t[who[i]]);
     const double now = seconds_now();
     waited = moved ? 0 : waited + MIN(now - last, 0.25);   // not the time in which this process was stopped
     last = now;
@@ -514,7 +484,6 @@ static double enter(Comm *c, CommCall call, uint64_t bytes) {
   Member *m = member(c);
   m->call = call;
   m->bytes = bytes;
-  if (has_fault(m)) leave_with_fault(c);
   return seconds_now();
 }
 static void leave(Comm *c, double start) {
@@ -525,7 +494,7 @@ static void leave(Comm *c, double start) {
 // All must come with the same call; else the sums would be of apples and pears.
 static void compare(Comm *c, int r, const Header *own, const Header *other) {
   if (other->call == own->call && other->detail == own->detail && other->bytes == own->bytes) return;
-  char here[128];
+  char here[COMM_WHERE_ROOM];
   where_text(c, here);
   note_fault(c, NOBODY, "rank %d is in %s of %llu bytes at step %lld, while rank %d is %s: all ranks must make the same call", r,
         other->call < CALL_COUNT ? comm_call_names[other->call] : "an unknown call", (unsigned long long)other->bytes, (long long)other->step, c->rank, here);
@@ -550,7 +519,7 @@ static CommPart piece_of(size_t n, int world, int r, size_t quantum, size_t p) {
   const size_t skipped = MIN(p * quantum, part.n);
   return (CommPart){part.first + skipped, MIN(quantum, part.n - skipped)};
 }
-static size_t pieces_of(size_t n, int world, size_t quantum) { return (comm_part(n, world, 0).n + quantum - 1) / quantum; }
+static size_t pieces_of(size_t n, int world, size_t quantum) { return round_up(comm_part(n, world, 0).n, quantum) / quantum; }
 
 // Everybody's elements of this rank's piece come, and are added in rank order into the own ones.
 static void reduce_piece(Comm *c, char *x, size_t n, CommType type, size_t quantum, size_t p) {
@@ -580,7 +549,7 @@ static void gather_piece(Comm *c, char *x, size_t n, size_t size, size_t quantum
   exchange(c, t);
 }
 
-static size_t quantum_of(CommType type) { return STAGING / comm_type_size(type) / 16 * 16; }
+static size_t quantum_of(CommType type) { return STAGING / comm_type_size(type); }
 static void tcp_all_reduce(Comm *c, void *x, size_t n, CommType type) {
   const double start = enter_together(c, CALL_ALL_REDUCE, n * comm_type_size(type), (int)type);
   const size_t quantum = quantum_of(type);
@@ -654,7 +623,7 @@ static void read_news(Member *m, int r) {
   Peer *p = &m->peers[r];
   for (;;) {
     ssize_t n = recv(p->pulse, p->news + p->length, sizeof p->news - p->length, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) { if (atomic_load(&p->state) == ALIVE) atomic_store(&p->state, LOST); return; }
     p->length += (size_t)n;
     size_t used = 0;
@@ -662,18 +631,19 @@ static void read_news(Member *m, int r) {
       const unsigned char *at = p->news + used;
       const size_t left = p->length - used, text = at[0] == 'F' && left >= 4 ? (size_t)(at[2] | at[3] << 8) : 0;
       if (at[0] == 'F' && (left < 4 || left < 4 + text) && text < sizeof m->fault_text) break;   // the rest is on its way
-      used += at[0] == 'F' ? MIN(4 + text, left) : 1;
+      const size_t whole = at[0] == 'F' ? MIN(4 + text, left) : 1;
+      used += whole;
       if (at[0] == 'L') atomic_store(&p->state, LEFT);
       if (at[0] == 'F' || at[0] == 'B' || at[0] == 'Q') atomic_store(&p->told, true);
       if (at[0] != 'F' && at[0] != 'Q') continue;
-      pthread_mutex_lock(&m->mutex);
+      comm_lock(&m->mutex);
       if (!m->fault) {
         m->fault = true;
         m->spoken = at[0] == 'Q';
         m->mute = at[0] == 'Q' ? r : at[1];
-        snprintf(m->fault_text, sizeof m->fault_text, "%.*s", (int)MIN(text, sizeof m->fault_text - 1), (const char *)at + 4);
+        snprintf(m->fault_text, sizeof m->fault_text, "%.*s", (int)(whole - 4), (const char *)at + 4);
       }
-      pthread_mutex_unlock(&m->mutex);
+      comm_unlock(&m->mutex);
     }
     memmove(p->news, p->news + used, p->length - used);
     p->length -= used;
@@ -682,20 +652,20 @@ static void read_news(Member *m, int r) {
 
 static void *beat(void *context) {
   Member *m = context;
-  double still[COMM_MOST_RANKS] = {0}, last = seconds_now(), sent = 0;
+  double still[COMM_MOST_RANKS] = {0}, last = seconds_now(), sent = -INFINITY;
   for (;;) {
     struct pollfd fds[COMM_MOST_RANKS];
     for (int r = 0; r < m->world; r++) fds[r] = (struct pollfd){.fd = r != m->rank && atomic_load(&m->peers[r].state) == ALIVE ? m->peers[r].pulse : -1, .events = POLLIN};
     poll(fds, (nfds_t)m->world, 100);
     const double now = seconds_now(), passed = MIN(now - last, 0.5);   // not the time in which this process was stopped
     last = now;
-    pthread_mutex_lock(&m->mutex);
+    comm_lock(&m->mutex);
     const bool quit = m->quit;
     if (!quit && now - sent >= 0.25) {
-      for (int r = 0; r < m->world; r++) if (fds[r].fd >= 0) send(fds[r].fd, ".", 1, MSG_NOSIGNAL | MSG_DONTWAIT);   // a full socket has enough of them
+      for (int r = 0; r < m->world; r++) if (fds[r].fd >= 0) send(fds[r].fd, ".", 1, MSG_NOSIGNAL);   // a full socket has enough of them
       sent = now;
     }
-    pthread_mutex_unlock(&m->mutex);
+    comm_unlock(&m->mutex);
     if (quit) return NULL;
     for (int r = 0; r < m->world; r++) {
       if (fds[r].fd < 0) continue;
@@ -709,12 +679,12 @@ static void *beat(void *context) {
 static void tcp_destroy(Comm *c) {
   Member *m = member(c);
   if (m->own_process) at_fail_cancel(tell_failure, m);
-  pthread_mutex_lock(&m->mutex);
+  comm_lock(&m->mutex);
   m->quit = true;
   tell_all(m, (const unsigned char *)"L", 1);
-  pthread_mutex_unlock(&m->mutex);
+  comm_unlock(&m->mutex);
   pthread_join(m->heart, NULL);
-  for (int r = 0; r < m->world; r++) if (r != m->rank) { shutdown(m->peers[r].pulse, SHUT_WR); close(m->peers[r].pulse); close(m->peers[r].data); }
+  for (int r = 0; r < m->world; r++) if (r != m->rank) { close(m->peers[r].pulse); close(m->peers[r].data); }
   free(m->staging);
   free(m);
   free(c);
@@ -727,18 +697,18 @@ static void share_addresses(Door *d, int meeting) {
   const size_t bytes = (size_t)d->m->world * sizeof(Address);
   if (d->m->rank == 0) {
     for (int r = 1; r < d->m->world; r++)
-      if (!send_all(d->sockets[MEET][r], d->addresses, bytes, 10)) fail(EXIT_MACHINE, "rank %d ended while it was joining", r);
-  } else if (!receive_all(meeting, d->addresses, bytes, d->m->seconds)) fail(EXIT_MACHINE, "rank %d: rank 0 ended, or waits for other ranks in vain, while this one was joining", d->m->rank);
+      if (!send_message(d->sockets[MEET][r], d->addresses, bytes)) fail(EXIT_MACHINE, "rank %d ended while it was joining", r);
+  } else if (!receive_message(meeting, d->addresses, bytes, seconds_now() + d->m->seconds)) fail(EXIT_MACHINE, "rank %d: rank 0 ended, or waits for other ranks in vain, while this one was joining", d->m->rank);
   for (int r = 0; r < d->m->world; r++) d->addresses[r].host[sizeof d->addresses[r].host - 1] = 0;
 }
 
 Comm *comm_tcp_join(const CommMeeting *meeting) {
-  Comm *c = xcalloc(1, sizeof *c);
-  Member *m = xcalloc(1, sizeof *m);
-  Door *d = xcalloc(1, sizeof *d);
+  Comm *c = xzero(sizeof *c);
+  Member *m = xzero(sizeof *m);
+  Door *d = xzero(sizeof *d);
   int first = -1;
-  m->world = meeting->world, m->rank = meeting->rank, m->still_seconds = meeting->still_seconds, m->own_process = meeting->own_process, m->say = meeting->say;
-  m->staging = xmalloc((size_t)m->world, STAGING);
+  *m = (Member){.world = meeting->world, .rank = meeting->rank, .still_seconds = meeting->still_seconds, .own_process = meeting->own_process, .say = meeting->say,
+                .staging = xmalloc((size_t)meeting->world, STAGING), .mutex = COMM_MUTEX_INITIALIZER};
   d->m = meeting;
   for (int p = MEET; p <= PULSE; p++) for (int r = 0; r < COMM_MOST_RANKS; r++) d->sockets[p][r] = -1;
   if (m->rank == 0) {
@@ -748,10 +718,10 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
     // this rank's door must be open before rank 0 tells where it is: at the address by which rank 0 is reached
     int probe = connect_to(meeting->host, meeting->port, seconds_now() + meeting->seconds);
     if (probe < 0) fail(EXIT_MACHINE, "rank %d: nobody listens at %s:%u (the rendezvous, rank 0) within %.0f seconds; is rank 0 running, and may this machine connect there?", m->rank, meeting->host, meeting->port, meeting->seconds);
-    const Address own = local_address(probe);
+    const Address own = address_of(probe, getsockname);
     close(probe);
     d->listener = listen_at(own.host, 0);
-    first = introduce(meeting, meeting->host, meeting->port, MEET, local_address(d->listener).port, "the rendezvous, rank 0");
+    first = introduce(meeting, meeting->host, meeting->port, MEET, address_of(d->listener, getsockname).port, "the rendezvous, rank 0");
   }
   share_addresses(d, first);
   for (int r = 0; r < m->rank; r++) {
@@ -768,7 +738,6 @@ Comm *comm_tcp_join(const CommMeeting *meeting) {
   for (int i = 0; i < d->count; i++) close(d->guests[i].fd);
   close(d->listener);
   free(d);
-  pthread_mutex_init(&m->mutex, NULL);
   *c = (Comm){.rank = m->rank, .world = m->world, .transport = "TCP", .deadline = 1800, .state = m,
               .all_reduce = tcp_all_reduce, .reduce_scatter = tcp_reduce_scatter, .all_gather = tcp_all_gather, .broadcast = tcp_broadcast,
               .send = tcp_send, .receive = tcp_receive, .barrier = tcp_barrier, .destroy = tcp_destroy,

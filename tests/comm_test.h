@@ -66,7 +66,9 @@ static inline int run_rank(int world, int r, int (*body)(Comm *)) {
   Comm *c = join(world, r);
   c->deadline = deadline;
   c->step = 7;
+  const double start = seconds_now();
   int code = body(c);
+  if (code == 0 && world > 1 && !(c->seconds > 0 && c->seconds <= seconds_now() - start)) code = 99;   // the time in calls is not counted
   notes->bytes[r] = c->bytes_received;
   c->destroy(c);
   return code;

@@ -244,35 +244,6 @@ static int first_text_body(Comm *c) {
 
 static void first_texts(void) { for (size_t w = 0; w < ARRAY_LEN(worlds); w++) run_group(worlds[w], first_text_body); }
 
-static void parts(void) {
-  for (int world = 1; world <= 8; world++)
-    for (size_t n = 0; n < 400; n += 7) {
-      size_t next = 0;
-      for (int r = 0; r < world; r++) {
-        CommPart p = comm_part(n, world, r);
-        CHECK_EQ(p.first, next);
-        CHECK(p.first % 16 == 0 || p.n == 0);
-        next += p.n;
-      }
-      CHECK_EQ(next, n);
-    }
-}
-
-static void world_of_one(void) {
-  Comm *c = comm_none();
-  float x = 3;
-  c->all_reduce(c, &x, 1, COMM_F32);
-  c->reduce_scatter(c, &x, 1, COMM_F32);
-  c->all_gather(c, &x, 1, COMM_F32);
-  c->broadcast(c, &x, sizeof x, 0);
-  c->barrier(c);
-  CHECK(x == 3 && c->bytes_received == 0 && c->world == 1 && c->rank == 0);
-  EXPECT_FAIL(EXIT_MACHINE, "send: rank 1 does not exist", c->send(c, &x, 4, 1));
-  EXPECT_FAIL(EXIT_MACHINE, "receive: rank 1 does not exist", c->receive(c, &x, 4, 1));
-  c->destroy(c);
-  EXPECT_FAIL(EXIT_REQUEST, "from 1 to 64", comm_shared_create(65, 20));
-}
-
 // ---- faults ----
 
 static int odd_rank;      // the one that misbehaves
@@ -559,8 +530,6 @@ static void run_all(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   make_notes();
-  RUN(parts);
-  RUN(world_of_one);
   run_all();
   tcp = true;
   run_all();
