@@ -1,11 +1,11 @@
 // ranks.c: owns the processes of a run: fork, the supervisor's loop, the one line when a rank fails, what launchers say, and what ranks
-// agree on after each step. See ranks.h. Tests: tests/test_ranks.sh, tests/test_join.sh
+// agree on after each step. See ranks.h. Tests: tests/test_supervisor.c, tests/test_ranks.sh, tests/test_join.sh
 #include "ranks.h"
 #include "device.h"       // cuda_devices, cuda_unavailable
 #include "version.h"      // GPT_VERSION, GPT_COMMIT
 #include "util.h"         // fail, seconds_now
 #include <errno.h>        // errno
-#include <fcntl.h>        // open
+#include <fcntl.h>        // fcntl
 #include <math.h>         // INFINITY
 #include <poll.h>         // poll
 #include <signal.h>       // sigaction, kill
@@ -41,6 +41,11 @@ void ranks_share_folder(Comm *c, const char *dir) {
   if (!group) c->broadcast(c, folder, sizeof folder, 0);
 }
 
+// Only rank 0 prints.
+static void be_silent(void) {
+  if (!freopen("/dev/null", "w", stdout)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
+}
+
 static Comm *become_rank(int rank, pid_t supervisor, int errors) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != supervisor) _exit(EXIT_MACHINE);      // it died before the line above
@@ -49,9 +54,7 @@ static Comm *become_rank(int rank, pid_t supervisor, int errors) {
   signal(SIGPIPE, SIG_IGN);
   dup2(errors, STDERR_FILENO);
   close(errors);
-  int nowhere = rank > 0 ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
-  if (rank > 0 && (nowhere < 0 || dup2(nowhere, STDOUT_FILENO) < 0)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
-  if (nowhere >= 0) close(nowhere);
+  if (rank > 0) be_silent();
   return comm_shared_join(group, rank);
 }
 
@@ -94,7 +97,8 @@ static void read_errors(Supervisor *s, int rank) {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return;     // nothing more for now
     for (ssize_t i = 0; i < n; i++) {
-      if (piece[i] != '\n' && w->length < sizeof w->line - 1) { w->line[w->length++] = piece[i]; continue; }
+      if (piece[i] != '\n') w->line[w->length++] = piece[i];
+      if (piece[i] != '\n' && w->length < sizeof w->line - 1) continue;
       w->line[w->length] = 0;
       print_line(s, rank, w->line);
       w->length = 0;
@@ -110,7 +114,7 @@ static void end_with(Supervisor *s, int code) {
 }
 
 static void one_ended(Supervisor *s, int rank, int status) {
-  char where[128];
+  char where[COMM_WHERE_ROOM];
   s->wards[rank].pid = 0;
   s->running--;
   read_errors(s, rank);
@@ -148,7 +152,7 @@ static void say_loss(const char *text, const char *run) {
   else fprintf(stderr, "gpt: %s; the other ranks have stopped, nothing was saved yet: start again\n", text);
 }
 static void say_fault(Supervisor *s) {
-  char text[512];
+  char text[COMM_FAULT_ROOM];
   int rank;
   if (s->said || !comm_shared_fault(group, &rank, text)) return;
   s->said = true;
@@ -189,7 +193,7 @@ static _Noreturn void supervise(Supervisor *s) {
     pass_on_signals(s);
     comm_shared_watch(group);
     int rank;
-    char text[512];
+    char text[COMM_FAULT_ROOM];
     if (comm_shared_fault(group, &rank, text)) end_after_fault(s);
   }
   exit(s->code);
@@ -332,8 +336,10 @@ void ranks_place(Options *o) {
   read_token(o);
   meeting.rank = (int)o->rank, meeting.world = (int)o->world, meeting.version = GPT_VERSION " " GPT_COMMIT, meeting.seconds = 300, meeting.still_seconds = COMM_STILL_SECONDS, meeting.own_process = true, meeting.say = say;
   o->ranks = o->world;
-  if (o->rank > 0 && !freopen("/dev/null", "w", stdout)) fail(EXIT_MACHINE, "/dev/null: cannot be opened: %s", strerror(errno));
+  if (o->rank > 0) be_silent();
 }
+
+const CommMeeting *ranks_meeting(void) { return &meeting; }
 
 Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]) {
   if (o->gpus) require_gpus(world);

@@ -9,13 +9,15 @@
 // gpt train --rendezvous HOST:PORT is ONE rank, and finds the others there (comm_tcp.c). Its number and the number of all are --rank and --world, or what
 // Slurm's or MPI's environment says. Ranks above 0 print nothing but errors. A signal to any rank stops all after the step. When a rank is lost, the lowest that
 // is left says so; all end with exit code 3.
-// Tests: tests/test_ranks.sh, tests/test_join.sh
+// Tests: tests/test_supervisor.c, tests/test_ranks.sh, tests/test_join.sh
 #pragma once
 #include "comm.h"   // Comm
 #include "flags.h"  // Options
 
 // First of all: whether this process is one of several ranks that others started. Sets o->ranks to their number. Exit 2 where flags, environment and token do not fit.
 void ranks_place(Options *o);
+// What it has understood of --rendezvous and --token, for tests; all zero where they are not given.
+const CommMeeting *ranks_meeting(void);
 // How many ranks share this machine's cores, as far as flags and environment say.
 int ranks_here(const Options *o);
 // The number of the GPU that this rank takes, where it takes one: of --gpus its own; else what the launcher counts on this machine, or 0.
