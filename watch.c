@@ -38,7 +38,7 @@ static const char *output_name(const Watch *w, const char *op, const void *outpu
   static char text[NAME_ROOM];
   const char *name = gpt_name_at(w->m, output);
   if (!strcmp(op, "rope backward")) return "gradient of qkv";
-  bool gradient = strstr(op, "backward") && strncmp(name, "gradient", 8);
+  bool gradient = strstr(op, "backward") && strstr(name, "gradient") != name;
   snprintf(text, sizeof text, "%s%s", gradient ? "gradient of " : "", name);
   return text;
 }
@@ -83,6 +83,7 @@ static void check_acc(Device *d, const char *op, const acc *output, size_t n) {
   found(w, op, output, n);
 }
 
+static const double STREAMS = 0;     // arithmetic of an operation that only reads and writes: it is not counted
 static double reals(const Device *d, double n) { return n * (double)d->real_size; }
 static double accs(const Device *d, double n) { return n * (double)d->acc_size; }
 
@@ -93,12 +94,12 @@ static void watch_release(Device *d, void *p, size_t bytes) { Device *i = watch_
 static void watch_zero(Device *d, void *p, size_t bytes) {
   Device *i = begin(d);
   i->zero(i, p, bytes);
-  end(d, "zero", p, (double)bytes, 0, "%zu bytes", bytes);
+  end(d, "zero", p, (double)bytes, STREAMS, "%zu bytes", bytes);
 }
 static void watch_copy(Device *d, void *dst, const void *src, size_t bytes) {
   Device *i = begin(d);
   i->copy(i, dst, src, bytes);
-  end(d, "copy", dst, 2 * (double)bytes, 0, "%zu bytes", bytes);
+  end(d, "copy", dst, 2 * (double)bytes, STREAMS, "%zu bytes", bytes);
 }
 static void watch_upload_real(Device *d, real *dst, const double *src, size_t n) { Device *i = watch_of(d)->inner; i->upload_real(i, dst, src, n); }
 static void watch_upload_acc(Device *d, acc *dst, const double *src, size_t n) { Device *i = watch_of(d)->inner; i->upload_acc(i, dst, src, n); }
@@ -115,14 +116,14 @@ static void watch_sync(Device *d) { Device *i = watch_of(d)->inner; i->sync(i); 
 static void watch_embedding_forward(Device *d, real *out, const int32_t *ids, const real *wte, const real *wpe, size_t B, size_t T, size_t C, size_t position) {
   Device *i = begin(d);
   i->embedding_forward(i, out, ids, wte, wpe, B, T, C, position);
-  end(d, "embedding_forward", out, reals(d, (wpe ? 3.0 : 2.0) * (double)(B * T * C)), 0, "%zu x %zu x %zu", B, T, C);
+  end(d, "embedding_forward", out, reals(d, (wpe ? 3.0 : 2.0) * (double)(B * T * C)), STREAMS, "%zu x %zu x %zu", B, T, C);
   check_real(d, "embedding_forward", out, B * T * C);
 }
 
 static void watch_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real *dout, const int32_t *ids, size_t B, size_t T, size_t C, size_t V) {
   Device *i = begin(d);
   i->embedding_backward(i, dwte, dwpe, dout, ids, B, T, C, V);
-  end(d, "embedding_backward", dwte, reals(d, (double)(B * T * C)) + accs(d, (dwpe ? 4.0 : 2.0) * (double)(B * T * C)), 0, "%zu x %zu x %zu", B, T, C);
+  end(d, "embedding_backward", dwte, reals(d, (double)(B * T * C)) + accs(d, (dwpe ? 4.0 : 2.0) * (double)(B * T * C)), STREAMS, "%zu x %zu x %zu", B, T, C);
   check_acc(d, "embedding_backward", dwte, V * C);
   check_acc(d, "embedding_backward", dwpe, T * C);
 }
@@ -130,7 +131,7 @@ static void watch_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real
 static void watch_dropout(Device *d, real *x, size_t rows, size_t width, const Dropout *dropout) {
   Device *i = begin(d);
   i->dropout(i, x, rows, width, dropout);
-  end(d, "dropout", x, reals(d, 2.0 * (double)(rows * width)), 0, "%zu x %zu", rows, width);
+  end(d, "dropout", x, reals(d, 2.0 * (double)(rows * width)), STREAMS, "%zu x %zu", rows, width);
   check_real(d, "dropout", x, rows * width);
 }
 
@@ -138,7 +139,7 @@ static void watch_layernorm_forward(Device *d, real *residual, real *out, acc *m
                                     const real *weight, const real *bias, size_t rows, size_t C, double eps) {
   Device *i = begin(d);
   i->layernorm_forward(i, residual, out, mean, rstd, x, delta, weight, bias, rows, C, eps);
-  end(d, "layernorm_forward", out, reals(d, (delta ? 4.0 : 2.0) * (double)(rows * C)), 0, "%zu x %zu", rows, C);
+  end(d, "layernorm_forward", out, reals(d, (delta ? 4.0 : 2.0) * (double)(rows * C)), STREAMS, "%zu x %zu", rows, C);
   if (delta) check_real(d, "layernorm_forward", residual, rows * C);
   check_real(d, "layernorm_forward", out, rows * C);
 }
@@ -147,7 +148,7 @@ static void watch_layernorm_backward(Device *d, real *dx, acc *dweight, acc *dbi
                                      const real *weight, const acc *mean, const acc *rstd, size_t rows, size_t C) {
   Device *i = begin(d);
   i->layernorm_backward(i, dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, rows, C);
-  end(d, "layernorm_backward", dx, reals(d, (dresidual ? 4.0 : 3.0) * (double)(rows * C)), 0, "%zu x %zu", rows, C);
+  end(d, "layernorm_backward", dx, reals(d, (dresidual ? 4.0 : 3.0) * (double)(rows * C)), STREAMS, "%zu x %zu", rows, C);
   check_real(d, "layernorm_backward", dx, rows * C);
   check_acc(d, "layernorm_backward", dweight, C);
 }
@@ -155,7 +156,7 @@ static void watch_layernorm_backward(Device *d, real *dx, acc *dweight, acc *dbi
 static void watch_rmsnorm_forward(Device *d, real *residual, real *out, acc *rstd, const real *x, const real *delta, const real *weight, size_t rows, size_t C, double eps) {
   Device *i = begin(d);
   i->rmsnorm_forward(i, residual, out, rstd, x, delta, weight, rows, C, eps);
-  end(d, "rmsnorm_forward", out, reals(d, (delta ? 4.0 : 2.0) * (double)(rows * C)), 0, "%zu x %zu", rows, C);
+  end(d, "rmsnorm_forward", out, reals(d, (delta ? 4.0 : 2.0) * (double)(rows * C)), STREAMS, "%zu x %zu", rows, C);
   if (delta) check_real(d, "rmsnorm_forward", residual, rows * C);
   check_real(d, "rmsnorm_forward", out, rows * C);
 }
@@ -163,7 +164,7 @@ static void watch_rmsnorm_forward(Device *d, real *residual, real *out, acc *rst
 static void watch_rmsnorm_backward(Device *d, real *dx, acc *dweight, const real *dout, const real *dresidual, const real *x, const real *weight, const acc *rstd, size_t rows, size_t C) {
   Device *i = begin(d);
   i->rmsnorm_backward(i, dx, dweight, dout, dresidual, x, weight, rstd, rows, C);
-  end(d, "rmsnorm_backward", dx, reals(d, (dresidual ? 4.0 : 3.0) * (double)(rows * C)), 0, "%zu x %zu", rows, C);
+  end(d, "rmsnorm_backward", dx, reals(d, (dresidual ? 4.0 : 3.0) * (double)(rows * C)), STREAMS, "%zu x %zu", rows, C);
   check_real(d, "rmsnorm_backward", dx, rows * C);
   check_acc(d, "rmsnorm_backward", dweight, C);
 }
@@ -171,7 +172,7 @@ static void watch_rmsnorm_backward(Device *d, real *dx, acc *dweight, const real
 static void watch_residual_forward(Device *d, real *out, const real *x, const real *delta, size_t n) {
   Device *i = begin(d);
   i->residual_forward(i, out, x, delta, n);
-  end(d, "residual_forward", out, reals(d, 3.0 * (double)n), 0, "%zu", n);
+  end(d, "residual_forward", out, reals(d, 3.0 * (double)n), STREAMS, "%zu", n);
   check_real(d, "residual_forward", out, n);
 }
 
@@ -206,7 +207,7 @@ static void watch_activation_forward(Device *d, real *post, const real *pre, siz
   Device *i = begin(d);
   size_t n = activation == ACTIVATION_SWIGLU ? rows * width / 2 : rows * width;
   i->activation_forward(i, post, pre, rows, width, activation);
-  end(d, "activation_forward", post, reals(d, (double)(rows * width + n)), 0, "%zu x %zu", rows, width);
+  end(d, "activation_forward", post, reals(d, (double)(rows * width + n)), STREAMS, "%zu x %zu", rows, width);
   check_real(d, "activation_forward", post, n);
 }
 
@@ -214,21 +215,21 @@ static void watch_activation_backward(Device *d, real *dpre, const real *dpost, 
   Device *i = begin(d);
   size_t n = activation == ACTIVATION_SWIGLU ? rows * width / 2 : rows * width;
   i->activation_backward(i, dpre, dpost, pre, rows, width, activation);
-  end(d, "activation_backward", dpre, reals(d, (double)(2 * rows * width + n)), 0, "%zu x %zu", rows, width);
+  end(d, "activation_backward", dpre, reals(d, (double)(2 * rows * width + n)), STREAMS, "%zu x %zu", rows, width);
   check_real(d, "activation_backward", dpre, rows * width);
 }
 
 static void watch_rope_table(Device *d, acc *table, size_t context, size_t HS, double theta) {
   Device *i = begin(d);
   i->rope_table(i, table, context, HS, theta);
-  end(d, "rope_table", table, accs(d, (double)(context * HS)), 0, "%zu x %zu", context, HS);
+  end(d, "rope_table", table, accs(d, (double)(context * HS)), STREAMS, "%zu x %zu", context, HS);
 }
 
 static void watch_rope(Device *d, real *x, const acc *table, size_t B, size_t T, size_t position, size_t heads, size_t HS, size_t stride, int direction) {
   Device *i = begin(d);
   i->rope(i, x, table, B, T, position, heads, HS, stride, direction);
-  end(d, direction > 0 ? "rope forward" : "rope backward", x, reals(d, 2.0 * (double)(B * T * heads * HS)), 0, "%zu x %zu x %zu x %zu", B, T, heads, HS);
-  check_real(d, direction > 0 ? "rope forward" : "rope backward", x, B * T * stride);
+  end(d, direction == 1 ? "rope forward" : "rope backward", x, reals(d, 2.0 * (double)(B * T * heads * HS)), STREAMS, "%zu x %zu x %zu x %zu", B, T, heads, HS);
+  check_real(d, direction == 1 ? "rope forward" : "rope backward", x, B * T * stride);
 }
 
 // Score-value pairs that a mask leaves: q.k and p.v are 2 HS FLOPs each
@@ -259,13 +260,13 @@ static void watch_attention_backward(Device *d, real *dq, real *dk, real *dv, co
 static void watch_copy_rows(Device *d, real *dst, size_t dst_stride, const real *src, size_t src_stride, size_t rows, size_t width) {
   Device *i = begin(d);
   i->copy_rows(i, dst, dst_stride, src, src_stride, rows, width);
-  end(d, "copy_rows", dst, reals(d, 2.0 * (double)(rows * width)), 0, "%zu x %zu", rows, width);
+  end(d, "copy_rows", dst, reals(d, 2.0 * (double)(rows * width)), STREAMS, "%zu x %zu", rows, width);
 }
 
 static void watch_crossentropy(Device *d, real *logits, acc *loss, const int32_t *targets, size_t rows, size_t V, size_t stride, double scale, WantGradient gradient) {
   Device *i = begin(d);
   i->crossentropy(i, logits, loss, targets, rows, V, stride, scale, gradient);
-  end(d, "crossentropy", logits, reals(d, (gradient == WITH_GRADIENT ? 2.0 : 1.0) * (double)(rows * stride)), 0, "%zu x %zu", rows, V);
+  end(d, "crossentropy", logits, reals(d, (gradient == WITH_GRADIENT ? 2.0 : 1.0) * (double)(rows * stride)), STREAMS, "%zu x %zu", rows, V);
   check_acc(d, "crossentropy", loss, rows);
   check_real(d, "crossentropy", logits, rows * stride);
 }
@@ -273,14 +274,14 @@ static void watch_crossentropy(Device *d, real *logits, acc *loss, const int32_t
 static void watch_add_rows(Device *d, acc *out, const acc *x, const int32_t *ids, size_t n, size_t C, size_t V) {
   Device *i = begin(d);
   i->add_rows(i, out, x, ids, n, C, V);
-  end(d, "add_rows", out, accs(d, 3.0 * (double)(n * C)), 0, "%zu x %zu", n, C);
+  end(d, "add_rows", out, accs(d, 3.0 * (double)(n * C)), STREAMS, "%zu x %zu", n, C);
   check_acc(d, "add_rows", out, V * C);
 }
 
 static void watch_sum(Device *d, scalar *out, const acc *x, size_t n) {
   Device *i = begin(d);
   i->sum(i, out, x, n);
-  end(d, "sum", x, accs(d, (double)n), 0, "%zu", n);
+  end(d, "sum", x, accs(d, (double)n), STREAMS, "%zu", n);
 }
 
 static void watch_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
@@ -295,13 +296,13 @@ static void watch_adamw(Device *d, const AdamWTensor *tensors, size_t count, con
   double n = 0;
   for (size_t t = 0; t < count; t++) n += (double)tensors[t].n;
   // reads g, m, v, w and writes m, v, w; a master copy is w, and param is written besides
-  end(d, "adamw", NULL, d->real_is_acc ? accs(d, 7 * n) : accs(d, 7 * n) + reals(d, n), 0, "%zu tensors, %.0f", count, n);
+  end(d, "adamw", NULL, d->real_is_acc ? accs(d, 7 * n) : accs(d, 7 * n) + reals(d, n), STREAMS, "%zu tensors, %.0f", count, n);
 }
 
 static void watch_refresh(Device *d, const real *params, size_t n) {
   Device *i = begin(d);
   i->refresh(i, params, n);
-  end(d, "refresh", params, 0, 0, "%zu", n);
+  end(d, "refresh", params, 0, STREAMS, "%zu", n);
 }
 
 static void watch_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) { Device *i = watch_of(d)->inner; i->count_nonfinite_real(i, out, x, n); }
@@ -311,7 +312,7 @@ static void watch_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size
 
 Device *watch_device(Device *inner, const Gpt *m, WatchMode mode) {
   Device *d = xmalloc(1, sizeof *d);
-  Watch *w = xcalloc(1, sizeof *w);
+  Watch *w = xzero(sizeof *w);
   *w = (Watch){.inner = inner, .m = m, .mode = mode, .counter = inner->allocate(inner, 64)};
   if (!w->counter) fail(EXIT_MACHINE, "memory: no 64 bytes left on the %s device", inner->name);
   *d = *inner;   // names, sizes, address functions
@@ -371,7 +372,7 @@ void watch_print(const Device *d, FILE *out, double step_seconds) {
   const Watch *w = watch_of(d);
   const double bandwidth = w->inner->measure_bandwidth ? w->inner->measure_bandwidth(w->inner) : 0;
   step_seconds -= w->own;
-  Record *sums = xcalloc(w->count + 1, sizeof *sums);
+  Record *sums = xcalloc(w->count, sizeof *sums);
   size_t kinds = 0;
   double total = 0;
   fprintf(out, "trace  %-23s %-42s %-32s %9s %9s %8s %8s\n", "operation", "output", "shape", "ms", "MB", "GB/s", "GFLOP/s");

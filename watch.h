@@ -1,5 +1,5 @@
 // watch.h: a device that wraps another: it times every operation (--trace), or checks every output for numbers that are
-// not finite (the re-run of a bad step). Flow does not change for it. Tests: tests/test_train.c
+// not finite (the re-run of a bad step). Flow does not change for it. Tests: tests/test_watch.c, tests/test_train.c
 #pragma once
 #include "device.h"
 #include "model.h"
