@@ -54,7 +54,7 @@ static const char *open_library(NcclLibrary *l, char version[COMM_NCCL_VERSION_R
     memcpy((char *)l + functions[i].offset, &symbol, sizeof symbol);
   }
   if (l->get_version(&number)) return "the libnccl.so.2 that is found does not tell its version";
-  snprintf(version, COMM_NCCL_VERSION_ROOM, "%d.%d.%d", number / 10000 % 1000, number / 100 % 100, number % 100);
+  snprintf(version, COMM_NCCL_VERSION_ROOM, "%d.%d.%d", number / 10000, number / 100 % 100, number % 100);
   if (number >= NCCL_LEAST_VERSION) return NULL;
   snprintf(why, sizeof why, "the libnccl.so.2 that is found is of version code %d: NCCL 2.14 or later is needed", number);
   return why;
@@ -87,7 +87,7 @@ static _Noreturn void leave_with_fault(Comm *c) {
 // NCCL's `function` went wrong. While there are steps the group has a fault, from which a run can go on; before and behind them this rank says what is wrong itself.
 static _Noreturn void give_up(Comm *c, const char *function, const char *why) {
   Member *m = member(c);
-  char text[512], where[128];
+  char text[COMM_FAULT_ROOM], where[COMM_WHERE_ROOM];
   if (m->host->fault_known(m->host)) leave_with_fault(c);       // what went wrong is that another rank did
   if (m->stage == STARTING)
     fail(EXIT_MACHINE, "%s does not start: %s: %s; set NCCL_DEBUG=WARN to learn more, or train on one GPU with --gpus 1, or on the CPU with --ranks %d", m->name, function, why, c->world);
@@ -117,8 +117,8 @@ static void wait_until(Comm *c, bool (*done)(Comm *c), const char *function) {
   static const double LOOK = 0.05;      // seconds
   Member *m = member(c);
   double waited = 0, looked = 0, last = seconds_now();
-  for (int i = 0; !done(c); i++) {
-    if (i > 100) usleep(20);
+  while (!done(c)) {
+    usleep(20);
     const double now = seconds_now();
     int result = NCCL_SUCCESS;
     waited += MIN(now - last, 0.25);    // not the time in which this process was stopped
@@ -295,8 +295,8 @@ static void nccl_destroy(Comm *c) {
 
 Comm *comm_nccl_join(Comm *host, Device *d) {
   if (host->world == 1 || !d->side_stream) return host;
-  Comm *c = xcalloc(1, sizeof *c);
-  Member *m = xcalloc(1, sizeof *m);
+  Comm *c = xzero(sizeof *c);
+  Member *m = xzero(sizeof *m);
   char version[COMM_NCCL_VERSION_ROOM];
   NcclId id;
   NcclConfig config = {sizeof config, NCCL_CONFIG_MAGIC, NCCL_LEAST_VERSION, 0};

@@ -319,6 +319,21 @@ static void two_communicators(void) {
   unsetenv("GPT_NCCL_LATE");
 }
 
+// How versions are read, and which one is too old
+static void versions(void) {
+  static const struct { const char *code, *text, *why; } cases[] = {
+    {"29999", "2.99.99", NULL}, {"30000", "3.0.0", NULL}, {"21400", "2.14.0", NULL}, {"21399", "2.13.99", "the libnccl.so.2 that is found is of version code 21399: NCCL 2.14 or later is needed"},
+    {"0", "", "the libnccl.so.2 that is found does not tell its version"}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    char text[COMM_NCCL_VERSION_ROOM] = "";
+    setenv("GPT_NCCL_VERSION", cases[i].code, 1);
+    const char *why = comm_nccl_version(text);
+    CHECK_STR(why ? why : "", cases[i].why ? cases[i].why : "");
+    CHECK_STR(text, cases[i].text);
+  }
+  unsetenv("GPT_NCCL_VERSION");
+}
+
 static void no_gpu_needs_none(void) {
   Comm *one = comm_none();
   Device *cpu = cpu_device(1);
@@ -400,10 +415,11 @@ static const struct { const char *function, *where; CommCall call; } order[] = {
   {"ncclBroadcast", "in all_gather of 400 bytes", CALL_ALL_GATHER}, {"ncclGroupEnd", "in all_gather of 400 bytes", CALL_ALL_GATHER},
   {"ncclBroadcast", "in broadcast of 40 bytes", CALL_BROADCAST}, {"ncclSend", "in send of 24 bytes", CALL_SEND}, {"ncclCommFinalize", NULL, CALL_NONE}};
 
+static double least_seconds;      // of what never ends
 static void expect_ends(int ranks, double most) {
   const double start = seconds_now();
   CHECK_EQ(end_group(2, EXIT_MACHINE), ranks);
-  CHECK_MSG(seconds_now() - start < most, "took %.1f s", seconds_now() - start);
+  CHECK_MSG(seconds_now() - start < most && seconds_now() - start >= least_seconds, "took %.1f s", seconds_now() - start);
   read_said();
 }
 
@@ -414,7 +430,7 @@ static void every_call_fails(void) {
   int rank;
   still = 1;
   for (int way = 0; way < 3; way++) {
-    deadline = way == 2 ? 0.3 : 20;
+    deadline = way == 2 ? 0.3 : 20, least_seconds = way == 2 ? 0.29 : 0;
     for (int n = 0; n < (int)ARRAY_LEN(order); n++) {
       if (way && !strcmp(order[n].function, "ncclGroupStart")) continue;      // it does nothing that could be late
       set_fault(1, n + 1, ways[way]);
@@ -485,6 +501,25 @@ static void dead_rank_explains_an_error(void) {
   unsetenv("GPT_NCCL_FAIL");
 }
 
+// A device that does nothing any more may keep ncclCommAbort itself waiting: five seconds, then the rank ends without it.
+static void an_abort_that_never_ends(void) {
+  char text[512] = "";
+  int rank;
+  if (tcp) return;
+  setenv("GPT_NCCL_ABORT", "never", 1);
+  set_fault(1, 2, "");
+  begin_ranks(2, one_of_each);
+  const double start = seconds_now();
+  CHECK_EQ(end_group(2, EXIT_MACHINE), 2);
+  const double took = seconds_now() - start;
+  CHECK_MSG(took > 4.5 && took < 8, "took %.1f s", took);
+  CHECK(found_fault(&rank, text) && strstr(text, "NCCL 2.28.9 failed: ncclAllReduce: internal error"));
+  read_said();
+  free_group();
+  unsetenv("GPT_NCCL_ABORT");
+  unsetenv("GPT_NCCL_FAIL");
+}
+
 static int odd_size, odd_call;
 static int mismatch_body(void) {
   type = COMM_F32;
@@ -493,10 +528,18 @@ static int mismatch_body(void) {
   Array a = array_of(x, bytes_of_call());
   const bool odd = nccl->rank == 1;
   const size_t n = odd && odd_size ? 101 : 100;
-  if (!odd || !odd_call) nccl->all_reduce(nccl, a.x, n, COMM_F32);
+  if (!odd && odd_call == 4) {
+    nccl->begin(nccl, CALL_ALL_REDUCE, a.x, 40, COMM_F32);
+    nccl->begin(nccl, CALL_ALL_REDUCE, a.x + 160, 60, COMM_F32);
+    nccl->finish(nccl);
+  } else if (!odd || !odd_call) nccl->all_reduce(nccl, a.x, n, COMM_F32);
   else if (odd_call == 1) nccl->reduce_scatter(nccl, a.x, n, COMM_F32);
   else if (odd_call == 2) nccl->all_reduce(nccl, a.x, n / 2, COMM_F64);
-  else {                                       // the same bytes in another cut
+  else if (odd_call == 4) {                    // another one before the last
+    nccl->begin(nccl, CALL_REDUCE_SCATTER, a.x, 40, COMM_F32);
+    nccl->begin(nccl, CALL_ALL_REDUCE, a.x + 160, 60, COMM_F32);
+    nccl->finish(nccl);
+  } else {                                       // the same bytes in another cut
     nccl->begin(nccl, CALL_ALL_REDUCE, a.x, 40, COMM_F32);
     nccl->begin(nccl, CALL_ALL_REDUCE, a.x + 160, 60, COMM_F32);
     nccl->finish(nccl);
@@ -504,7 +547,7 @@ static int mismatch_body(void) {
   return 0;
 }
 static void another_call_is_named(void) {
-  for (odd_call = 0; odd_call < 4; odd_call++) {
+  for (odd_call = 0; odd_call < 5; odd_call++) {
     odd_size = odd_call == 0;
     begin_ranks(2, mismatch_body);
     expect_fault(2, 0, -1, "all ranks must make the same call", 8);
@@ -545,6 +588,7 @@ static void another_size_of_mail_is_named(void) {
 
 static void run_faults(void) {
   RUN(every_call_fails);
+  RUN(an_abort_that_never_ends);
   RUN(killed_while_devices_work);
   RUN(dead_rank_explains_an_error);
   RUN(another_call_is_named);
@@ -572,6 +616,7 @@ int main(int argc, char **argv) {
   const bool stand_in = getenv("GPT_TEST_EMULATED");
   run_all();
   if (stand_in) {
+    RUN(versions);
     RUN(every_collective_late);
     RUN(buckets_late);
     RUN(sums_are_hidden);

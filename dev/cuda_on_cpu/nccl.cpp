@@ -11,6 +11,8 @@
 //   GPT_NCCL_FAIL=RANK:N       this rank's N-th call of NCCL (but for questions and ncclCommAbort) fails; RANK:N:later: it seems to succeed, and the communicator reports
 //                              the error a while later; RANK:N:never: it never ends
 //   GPT_NCCL_LOG=FILE          a line for every ncclCommAbort
+//   GPT_NCCL_ABORT=never       ncclCommAbort never ends
+//   GPT_NCCL_VERSION=CODE      what ncclGetVersion says
 // The memory that ranks share is a file without a name, opened by way of rank 0's /proc: nothing is left behind, whoever is killed. Tests: tests/test_nccl.c
 #include "nccl.h"
 #include "emulator.h"       // host_wrote
@@ -291,7 +293,11 @@ ncclResult_t ncclRecv(void *receive, size_t n, ncclDataType_t type, int peer, nc
 
 // ---- communicators ----
 
-ncclResult_t ncclGetVersion(int *version) { *version = 22809; return ncclSuccess; }
+ncclResult_t ncclGetVersion(int *version) {
+  const char *text = getenv("GPT_NCCL_VERSION");
+  *version = text ? atoi(text) : 22809;
+  return *version ? ncclSuccess : ncclInternalError;
+}
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
   process_rank = 0;
   if (next_call() != WELL) return ncclInternalError;
@@ -354,6 +360,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
 ncclResult_t ncclCommAbort(ncclComm_t c) {
   FILE *log = getenv("GPT_NCCL_LOG") ? fopen(getenv("GPT_NCCL_LOG"), "a") : NULL;
   if (log) fprintf(log, "rank %d: ncclCommAbort\n", c->rank), fclose(log);
+  if (getenv("GPT_NCCL_ABORT")) for (;;) pause();
   end(c);
   return ncclSuccess;
 }
