@@ -24,8 +24,9 @@ if [ -n "$op" ]; then
 else
   programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done)
 fi
-# Three at a time: many use one thread only, and test_comm, which is begun first, mostly waits for deadlines to pass.
-case $programs in *"$build/test_comm"*) first=$build/test_comm ;; *) first="" ;; esac
+# Three at a time: many use one thread only, and those about ranks, which are begun first, mostly wait for deadlines to pass.
+first=""
+case $programs in *"$build/test_comm"*) first="$build/test_comm $build/test_shared $build/test_tcp $build/test_supervisor" ;; esac
 for program in $first $programs; do echo "$program"; done | awk '!seen[$0]++' |
   OP=$op LOG=$log xargs -P 3 -I{} sh -c 'name=${1##*/}
     case $name in test_attention | test_gemm*) OP="" ;; esac
