@@ -40,34 +40,36 @@ void comm_lock(pthread_mutex_t *m) { check_lock(pthread_mutex_lock(m), "pthread_
 void comm_unlock(pthread_mutex_t *m) { check_lock(pthread_mutex_unlock(m), "pthread_mutex_unlock"); }
 void comm_wait(pthread_cond_t *changed, pthread_mutex_t *m) { check_lock(pthread_cond_wait(changed, m), "pthread_cond_wait"); }
 
-// sum += x, (n): eight floats or four doubles at a time; element by element the same additions.
+// out = a + b, (n): eight floats or four doubles at a time; element by element the same additions. out may be a or b.
 typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double Doubles __attribute__((vector_size(32), aligned(8), may_alias));
 
 #define DEFINE_ADD(name, type, vector) \
-  static void name(type *sum, const type *x, size_t n) { \
+  static void name(type *out, const type *a, const type *b, size_t n) { \
     enum { WIDTH = sizeof(vector) / sizeof(type) }; \
     size_t i = 0; \
-    for (; i + WIDTH <= n; i += WIDTH) *(vector *)(sum + i) += *(const vector *)(x + i); \
-    for (; i < n; i++) sum[i] += x[i]; \
+    for (; i + WIDTH <= n; i += WIDTH) *(vector *)(out + i) = *(const vector *)(a + i) + *(const vector *)(b + i); \
+    for (; i < n; i++) out[i] = a[i] + b[i]; \
   }
 DEFINE_ADD(add_floats, float, Floats)
 DEFINE_ADD(add_doubles, double, Doubles)
 
-// Block by block, so that a sum stays in the first cache; in a place of its own, for out may be one of the parts.
+// Block by block: what is not the sum of all yet stays in the first cache, in a place of its own, for out may be one of the parts.
 void comm_add(void *out, const void *const *parts, int world, size_t n, CommType type) {
   enum { BLOCK = 2048 };
   const size_t size = comm_type_size(type);
   double sum[BLOCK];
+  if (world == 1) memmove(out, parts[0], n * size);
   for (size_t first = 0; first < n; first += BLOCK) {
-    const size_t m = MIN((size_t)BLOCK, n - first);
-    memcpy(sum, (const char *)parts[0] + first * size, m * size);
+    const size_t m = MIN((size_t)BLOCK, n - first), at = first * size;
+    const void *so_far = (const char *)parts[0] + at;
     for (int r = 1; r < world; r++) {
-      const void *x = (const char *)parts[r] + first * size;
-      if (type == COMM_F32) add_floats((float *)sum, x, m);
-      else add_doubles(sum, x, m);
+      const void *x = (const char *)parts[r] + at;
+      void *to = r == world - 1 ? (char *)out + at : (void *)sum;
+      if (type == COMM_F32) add_floats(to, so_far, x, m);
+      else add_doubles(to, so_far, x, m);
+      so_far = sum;
     }
-    memcpy((char *)out + first * size, sum, m * size);
   }
 }
 

@@ -163,13 +163,13 @@ static int waiting_body(Comm *c) {
   const double start = seconds_now();
   double busy = cpu_seconds();
   for (int i = 0; i < 3; i++) {
-    if (c->rank == 1) usleep(150000);
+    if (c->rank == 1) usleep(200000);
     c->barrier(c);
   }
   const double took = seconds_now() - start;
   busy = cpu_seconds() - busy;
-  if (busy > 0.2) { printf("  rank %d computed for %.3f s while it waited\n", c->rank, busy); return 1; }
-  return c->seconds > took || (c->rank == 0 && !(c->seconds > 0.4)) || c->deadline != deadline;
+  if (busy > 0.06) { printf("  rank %d computed for %.3f s while it waited\n", c->rank, busy); return 1; }
+  return c->seconds > took || (c->rank == 0 && !(c->seconds > 0.5)) || c->deadline != deadline;
 }
 static int woken_body(Comm *c) {
   for (int i = 0; i < 100; i++) c->barrier(c);

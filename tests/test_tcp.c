@@ -443,6 +443,26 @@ static void rank_0_by_hand(void) {
   }
 }
 
+// Rank 0 ends: rank 1 is the lowest that is left, and says so, but not where rank 0 has told of a fault that it can speak of itself.
+static void rank_0_ends(void) {
+  for (int told = 0; told < 2; told++) {
+    uint8_t addresses[2 * ADDRESS_BYTES] = {0};
+    prepare();
+    const int listener = listen_by_hand();
+    pid_t pid = start_rank(2, 1, sum_body);
+    const int data = welcome(listener, 2, 1, MEET, false, 0, "", NULL);
+    CHECK(give(data, addresses, sizeof addresses));
+    const int pulse = welcome(listener, 2, 1, PULSE, false, 0, "", NULL);
+    CHECK(header_comes(data, CALL_ALL_REDUCE, COMM_F32, 12, 7));
+    send(pulse, "..", 2, MSG_NOSIGNAL);
+    usleep(50000);
+    if (told) send(pulse, ".F\377\2\0so.", 8, MSG_NOSIGNAL), usleep(50000);
+    close(data), close(pulse), close(listener);
+    CHECK_EQ(exit_code(pid), EXIT_MACHINE);
+    CHECK_STR(notes->said, told ? "" : "rank 0 has ended (killed, or out of memory, or its machine is gone) while rank 1 is in all_reduce of 12 bytes at step 7");
+  }
+}
+
 // A rank that others do not find where rank 0 has said that it is
 static void an_absent_rank_is_named(void) {
   uint8_t addresses[3 * ADDRESS_BYTES] = {0};
@@ -465,6 +485,12 @@ static void an_absent_rank_is_named(void) {
 
 // ---- a true rank's sockets; its port; other families ----
 
+static int count_sockets(void) {
+  int sockets = 0;
+  struct stat s;
+  for (int fd = 0; fd < 200; fd++) sockets += fstat(fd, &s) == 0 && S_ISSOCK(s.st_mode);
+  return sockets;
+}
 static int sockets_body(Comm *c) {
   int sockets = 0, bad = 0;
   for (int fd = 3; fd < 200; fd++) {
@@ -720,8 +746,10 @@ static void wrong_peers(void) {
 static int failing_body(Comm *c) { (void)c; fail(EXIT_REQUEST, "what is wrong"); }
 static int fail_late(void) {
   meeting.world = 2, meeting.rank = 0, meeting.port = port;
+  const int before = count_sockets();
   Comm *c = comm_tcp_join(&meeting);
   c->destroy(c);
+  if (count_sockets() != before) fail(EXIT_NO, "sockets are left");
   void *again = xzero(1 << 20);         // over what was freed
   memset(again, 0xee, 1 << 20);
   fail(EXIT_NO, "afterwards");
@@ -769,6 +797,7 @@ int main(int argc, char **argv) {
   RUN(verdicts);
   RUN(joining_in_vain);
   RUN(rank_0_by_hand);
+  RUN(rank_0_ends);
   RUN(an_absent_rank_is_named);
   RUN(the_port_is_free_again);
   RUN(six);
