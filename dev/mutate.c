@@ -40,8 +40,6 @@
 
 static const struct { const char *file; bool drawn; const char *tests; } homes[] = {
   {"checkpoint.c", true, "test_checkpoint test_foreign"},
-  {"comm.c", false, "test_comm test_ranks"},
-  {"checkpoint.c", true, "test_checkpoint"},
   {"comm.c", false, "test_queue test_comm"},
   {"comm_nccl.c", false, "nccl"},
   {"comm_shared.c", false, "test_shared test_comm"},
@@ -52,8 +50,6 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"cpu_attention.c", true, "test_attention test_cpu test_bits"},
   {"cpu_gemm.c", true, "test_gemm test_gemm_bf16 test_ops test_bits"},
   {"cpu_ops.c", true, "test_ops test_cpu test_bf16 test_bits"},
-  {"data.c", true, "test_data test_cli"},
-  {"cpu_ops.c", true, "test_ops test_bf16 test_bits"},
   {"data.c", true, "test_data test_dataloader test_cli"},
   {"data_build.c", true, "test_data"},
   {"dataloader.c", true, "test_dataloader test_data"},
