@@ -301,10 +301,11 @@ static void read_shard(const Dataloader *l, const Shard *s, int64_t first, int64
          (long long)(s->payload + first * s->width), (long long)n);
   uint32_t vocab = (uint32_t)l->vocab, largest = 0;
   for (int64_t i = 0; i < n; i++) largest = MAX(largest, (uint32_t)ids[i]);
-  for (int64_t i = 0; largest >= vocab; i++)     // ends at an id that is too large
-    if ((uint32_t)ids[i] >= vocab)
-      fail(EXIT_REQUEST, "%s: byte %lld: id %u, the vocabulary has %u; the shard is damaged or made for another tokenizer",
-           s->path, (long long)(s->payload + (first + i) * s->width), (uint32_t)ids[i], vocab);
+  if (largest < vocab) return;
+  int64_t i = 0;
+  while ((uint32_t)ids[i] < vocab) i++;
+  fail(EXIT_REQUEST, "%s: byte %lld: id %u, the vocabulary has %u; the shard is damaged or made for another tokenizer",
+       s->path, (long long)(s->payload + (first + i) * s->width), (uint32_t)ids[i], vocab);
 }
 
 static void read_shards(const Dataloader *l, int64_t at, int64_t n, int32_t *ids) {
