@@ -624,7 +624,9 @@ ALWAYS_INLINE vec rate_step(vec sum, vec factor, vec term) { return vec_fma(sum,
 double CPU_NAME(fma_rate)(double seconds) {
   enum { SUMS = sizeof(vec) == 64 && VEC_TILE_VECS == 2 ? 16 : 5, ROUNDS = 1000 };   // enough independent sums to hide the latency
   vec sum[SUMS], factor = vec_set(0.999f), term = vec_set(0.001f);
-  UNROLL for (int i = 0; i < SUMS; i++) sum[i] = vec_set((float)i);
+  float lane[LANES];   // all different: of equal halves of a vector the compiler would compute one
+  for (int l = 0; l < LANES; l++) lane[l] = (float)l;
+  UNROLL for (int i = 0; i < SUMS; i++) sum[i] = vec_add(vec_load(lane), vec_set((float)(LANES * i)));
   const double start = seconds_now();
   double elapsed = 0, flops = 0;
   while (elapsed < seconds) {
