@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# speed.sh: what the program owes to a machine that others use too: its threads beside a busy program, and more threads than processors. Ratios of
-# times measured beside each other, the best of several, with room for noise. Last line: "N passed, N failed". Slow suite; alone on the machine.
+# speed.sh: what the program owes to a machine that others use too: its threads beside a busy program, and more threads than processors; and
+# what a second thread adds. Ratios of times measured beside each other, the best of several, with room for noise. Last line: "N passed, N failed". Slow suite; alone on the machine.
 set -u
 gpt=${GPT:-$PWD/gpt}
 unset OMP_WAIT_POLICY GOMP_SPINCOUNT KMP_BLOCKTIME OMP_NUM_THREADS OMP_PROC_BIND
@@ -26,6 +26,13 @@ step() {   # flags...
   echo "$best"
 }
 over() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
+
+# Share of the peak that as many threads reach on registers at that moment. Of two over one: what the second thread adds, beside what it could add.
+share() { "$gpt" bench "$@" --model gpt2-124M --batch 4 --context 64 --steps 5 --json | tail -1 | grep -o '"fraction_of_peak": [0-9.]*' | head -1 | cut -d' ' -f2; }
+
+if [ "$(nproc)" -ge 2 ]; then
+  for what in gemm train; do least "124M, $what: share of the peak of 1 thread over that of 2" "$(over "$(share $what --threads 1)" "$(share $what --threads 2)")" 1.11; done
+fi
 
 quiet=$(step)
 echo "        a step, quiet: $quiet ms"
