@@ -78,11 +78,11 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"util.c", false, "test_util"},
   {"watch.c", false, "test_watch test_train"},
   // kernels: in the order of `emulated`
-  {"attention.cuh", false, "attention_bf16 attention_fp32 cuda"},
+  {"attention.cuh", false, "attention_bf16 attention_fp32 cuda bank_conflicts"},
   {"cuda.cuh", false, "operations_bf16 operations_fp32 attention_bf16 attention_fp32 cuda"},
   {"gemm.cuh", false, "operations_bf16 operations_fp32 wgmma cuda"},
   {"ptx.cuh", false, "operations_bf16 attention_bf16 wgmma cuda"},
-  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda"},
+  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda wgmma cuda_random"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
 
@@ -106,6 +106,7 @@ static const struct { const char *name, *program, *environment; } emulated[] = {
   {"attention_bf16_checked", "test_attention_checked", "TEST_DEVICE=cuda-bf16"},
   {"wgmma_checked", "test_cuda_checked", "TEST_DEVICE=cuda-bf16-wgmma"},
   {"cuda_checked", "test_cuda_checked", ""},
+  {"bank_conflicts", "test_cuda_checked", "GPT_CUDA_PROFILE=1"},
   {"operations_fp32_checked", "test_ops_checked", "TEST_DEVICE=cuda"},
   {"attention_fp32_checked", "test_attention_checked", "TEST_DEVICE=cuda"},
   {"nccl", "test_nccl", "GPT_TEST_EMULATED=1"},
@@ -501,8 +502,10 @@ static bool is_binary(const Source *s, size_t i) {
   if (i == 0) return false;
   const Token *before = &s->tokens[i - 1];
   for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, i - 1, words[w])) return false;
-  bool pointer = is(s, i, "*") && s->text[s->tokens[i].at - 1] == ' ' && s->text[s->tokens[i].at + 1] != ' ';   // int *x
-  return !pointer && (before->kind != PUNCTUATION || is(s, i - 1, ")") || is(s, i - 1, "]"));
+  const bool blank = s->text[s->tokens[i].at - 1] == ' ', blank_behind = strchr(" \n", s->text[s->tokens[i].at + s->tokens[i].n]) != NULL;
+  const bool pointer = (is(s, i, "*") || is(s, i, "&")) && blank && !blank_behind;                      // int *x
+  const bool bracket = strchr("<>", s->text[s->tokens[i].at]) && !(blank && blank_behind);              // of a template or a launch
+  return !pointer && !bracket && (before->kind != PUNCTUATION || is(s, i - 1, ")") || is(s, i - 1, "]"));
 }
 
 static bool is_declaration(const Source *s, size_t i) {
@@ -575,7 +578,7 @@ static void add_negation(int source, const Source *s, size_t i) {
 
 // Only releases something: nothing else would be different without it.
 static bool is_release(const Source *s, size_t i) {
-  static const char *const words[] = {"free", "fclose", "close", "closedir", "globfree", "va_end", "fflush", "free_names"};
+  static const char *const words[] = {"free", "fclose", "close", "closedir", "globfree", "va_end", "fflush", "free_names", "cudaFreeHost", "cudaEventDestroy", "cudaStreamDestroy"};
   const Token *t = &s->tokens[i];
   if (t->kind != IDENTIFIER || !is(s, i + 1, "(")) return false;
   for (size_t w = 0; w < sizeof words / sizeof *words; w++) if (is(s, i, words[w])) return true;
@@ -760,8 +763,8 @@ static void word_of(const Change *c, char word[64]) {
   size_t end = i + strcspn(s->text + i, "(\n"), begin = end;
   if (s->text[end] != '(') return;
   while (begin > i && (isalnum((unsigned char)s->text[begin - 1]) || s->text[begin - 1] == '_')) begin--;
-  static const char *const devices[] = {"cpu_", "reference_"};
-  for (size_t d = 0; d < 2; d++) if (!strncmp(s->text + begin, devices[d], strlen(devices[d]))) begin += strlen(devices[d]);
+  static const char *const devices[] = {"cpu_", "reference_", "cuda_"};
+  for (size_t d = 0; d < sizeof devices / sizeof *devices; d++) if (!strncmp(s->text + begin, devices[d], strlen(devices[d]))) begin += strlen(devices[d]);
   for (; begin < end && s->text[begin] != '_' && n < 63; begin++) word[n++] = s->text[begin];
   word[n] = 0;
 }
