@@ -424,7 +424,7 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf1
   #pragma unroll
   for (int half = 0; half < 2; half++) {
     const size_t t = t0 + warp * 16 + lane / 4 + half * 8;
-    seen[half] = t < p.T ? visible_keys(p, b, t) : KeyRange{1, 0};
+    seen[half] = t < p.T ? visible_keys(p, b, t) : KeyRange{};
     base[half] = t < p.T ? lse[bh * p.T + t] * LOG2_E : 0;
     const size_t at = out_offset(p, b, t < p.T ? t : 0, h);
     sum_p_dp[half] = query_delta<HS>(dout + at, out + at, t < p.T);

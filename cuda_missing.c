@@ -20,6 +20,15 @@ const char *cuda_refusal(const CudaFacts *facts) {
   return cuda_unavailable();
 }
 
+int cuda_splits(size_t M, size_t N, size_t K, size_t tiles, size_t places) {
+  (void)M, (void)N, (void)K, (void)tiles, (void)places;
+  return 0;
+}
+double cuda_flops_a_cycle(int major, int minor, CudaPrecision precision) {
+  (void)major, (void)minor, (void)precision;
+  return 0;
+}
+
 const char *comm_nccl_version(char text[COMM_NCCL_VERSION_ROOM]) {
   (void)text;
   return "this build has no CUDA device, whose ranks would need it";

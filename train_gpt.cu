@@ -13,6 +13,7 @@
 extern "C" {
 #include "detmath.h"        // det_pow, det_sin, det_cos
 }
+#include <math.h>           // fabs, sqrt
 #include <stdio.h>          // snprintf
 #include <stdlib.h>         // calloc, free
 #include <string.h>         // memcpy
@@ -87,7 +88,7 @@ static cudaStream_t stream_of(const Device *d) {
 template <class... P> static bool aligned(const P *...p) { return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...); }
 static unsigned grid_for(size_t items, size_t per_block) { return (unsigned)CEIL_DIV(items, per_block); }
 static DropoutKey dropout_key(const Dropout *d) {
-  return {d->seed, d->step, d->site, (uint32_t)(d->p * 4294967296.0), d->p == 0 ? 1.0f : (float)(1 / (1 - d->p))};
+  return {d->seed, d->step, d->site, (uint32_t)(d->p * 4294967296.0), (float)(1 / (1 - d->p))};
 }
 
 // ---- memory ----
@@ -129,7 +130,7 @@ static void convert(bf16 *to, double from) {
   float nearest = (float)from;   // to odd: then rounding again to fewer bits is rounding once (Boldo and Melquiond 2008)
   uint32_t bits;
   memcpy(&bits, &nearest, 4);
-  if ((double)nearest != from && nearest - nearest == 0 && bits % 2 == 0) bits += (nearest < 0 ? -from : from) > (nearest < 0 ? -(double)nearest : (double)nearest) ? 1 : -1;
+  if ((double)nearest != from && nearest - nearest == 0 && bits % 2 == 0) bits += fabs(from) > fabs((double)nearest) ? 1 : -1;   // the sign is a bit of its own: -0 too
   memcpy(&nearest, &bits, 4);
   *to = __float2bfloat16(nearest);
 }
@@ -663,12 +664,13 @@ template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *stat
   gemm_float_kernel<DIR, ACT><<<(unsigned)tiles_of(g.M, g.N, FLOAT_TILE), FLOAT_THREADS, 0, state->stream>>>(g);
 }
 // How often k is split, so that the last round of blocks is as full as the others: least time, counted in rounds of all multiprocessors; a share
-// costs memory traffic, so it keeps 8 steps at least and must win 3 % of a round.
-static int splits_for(const Gemm<bf16> &g, size_t tiles, size_t places) {
-  const size_t room = WORK_BYTES / sizeof(float) / (g.M * g.N + g.M), longest = g.K / (8 * BF16_DEPTH);
+// costs memory traffic, so it keeps 8 steps at least and must win 3 % of a round: more than 6 parts never do.
+// Apart, so that it can be tested without products of that size.
+extern "C" int cuda_splits(size_t M, size_t N, size_t K, size_t tiles, size_t places) {
+  const size_t room = WORK_BYTES / sizeof(float) / (M * N + M), longest = K / (8 * BF16_DEPTH);
   int best = 1;
   double least = (double)CEIL_DIV(tiles, places);
-  for (size_t splits = 2; splits <= 8 && splits <= room && splits <= longest; splits++) {
+  for (size_t splits = 2; splits <= 6 && splits <= room && splits <= longest; splits++) {
     const double time = (double)CEIL_DIV(tiles * splits, places) / (double)splits + 0.03 * (double)splits;
     if (time < least) least = time, best = (int)splits;
   }
@@ -686,7 +688,7 @@ template <Direction DIR, Activation ACT, int TILE, bool WIDE, bool WGMMA> static
 template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *state, Gemm<bf16> g) {
   const size_t processors = (size_t)state->multiprocessors, large = tiles_of(g.M, g.N, 128);
   if (!g.wide) { launch_tiles<DIR, ACT, 64, false, false>(state, g); return; }
-  if (DIR != FORWARD && g.wide_out) g.splits = splits_for(g, large, 2 * processors);
+  if (DIR != FORWARD && g.wide_out) g.splits = cuda_splits(g.M, g.N, g.K, large, 2 * processors);
   if (large * g.splits >= processors && g.M > 64 && g.N > 64) {
     if (state->wgmma) launch_tiles<DIR, ACT, 128, true, true>(state, g);
     else launch_tiles<DIR, ACT, 128, true, false>(state, g);
@@ -1252,7 +1254,7 @@ extern "C" const char *cuda_unavailable(void) {
 }
 
 // FLOP a cycle of a multiprocessor, dense, sums in fp32 (NVIDIA's architecture white papers); 0: not known.
-static double flops_a_cycle(int major, int minor, CudaPrecision precision) {
+extern "C" double cuda_flops_a_cycle(int major, int minor, CudaPrecision precision) {
   if (precision == CUDA_FP32) return major == 8 && minor == 0 ? 128 : 256;
   if (major == 8) return minor == 0 ? 2048 : 1024;
   return major == 9 ? 4096 : major == 10 ? 8192 : 1024;
@@ -1378,7 +1380,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   int clock_khz = 0;
   cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, selected);
   d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->state = state;
-  d->scratch_bytes = SCRATCH_BYTES, d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * flops_a_cycle(p.major, p.minor, precision);
+  d->scratch_bytes = SCRATCH_BYTES, d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * cuda_flops_a_cycle(p.major, p.minor, precision);
   if (precision == CUDA_BF16) set_operations<bf16>(d);
   else set_operations<float>(d);
   return d;

@@ -173,6 +173,7 @@ ptx_training() {   # family and its flags, target
 awk 'BEGIN { srand(5); for (i = 0; i < 6000; i++) printf "%c%s", 97 + int(rand() * 26), rand() < 0.2 ? " " : ""; }' > "$work/text.txt"
 if wanted checked; then
   operations "checked" "GPT_CUDA_SCHED=forward" _checked
+  job program "checked, bank conflicts" "GPT_CUDA_PROFILE=1" "$folder/test_cuda_checked"
   for family in "gpt2" "llama --kv-heads 1"; do for precision in fp32 bf16; do job checked_training "$family" $precision; done; done
 fi
 if wanted train; then

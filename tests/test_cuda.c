@@ -5,13 +5,28 @@
 #include "../model.h"   // gpt_memory
 #include "../rng.h"     // rng_uniform
 #include "../util.h"    // xmalloc
+#include "golden_launches.h"
 #include "test.h"
 #include <float.h>      // FLT_MAX
+#include <sys/mman.h>   // mprotect
+
+// dev/cuda_on_cpu/runtime.cpp and profile.cpp: only there where the GPU is emulated
+const char *emulated_launches(void) __attribute__((weak));
+long emulated_bank_conflicts(void) __attribute__((weak));
 
 static CudaPrecision precision;
 static GemmLibrary library;   // TEST_DEVICE=cuda-bf16-wgmma: the products' other way, in bf16 only
 static double unit(void) { return precision == CUDA_BF16 ? 0x1p-8 : 0x1p-24; }   // one rounding to storage
 static Device *opened(void) { return cuda_device(precision, library); }
+// A GPU has as many as it has; the emulated one as many as is said here, else two.
+static Device *opened_with(int multiprocessors) {
+  char text[16];
+  snprintf(text, sizeof text, "%d", multiprocessors);
+  setenv("GPT_CUDA_MULTIPROCESSORS", text, 1);
+  Device *d = opened();
+  unsetenv("GPT_CUDA_MULTIPROCESSORS");
+  return d;
+}
 
 // ---- arrays on the device ----
 
@@ -115,6 +130,58 @@ static void values_are_rounded_once(void) {
   d->destroy(d);
 }
 
+// Doubles at and around ties between two stored numbers, of both signs and all magnitudes: by way of float some would be rounded twice.
+static void ties_are_rounded_once(void) {
+  static const int exponents[] = {-100, -1, 0, 1, 90};
+  Device *d = opened();
+  double in[1600], want[ARRAY_LEN(in)], back[ARRAY_LEN(in)];
+  size_t n = 0;
+  for (size_t e = 0; e < ARRAY_LEN(exponents); e++)
+    for (int place = 0; place < 8; place++)          // stored numbers and the ties between them, even and odd ones
+      for (int unit_of_float = -2; unit_of_float <= 2; unit_of_float++)
+        for (int part = -1; part <= 1; part++)
+          for (int sign = -1; sign <= 1; sign += 2) in[n++] = sign * ldexp(1 + place * 0x1p-8 + unit_of_float * 0x1p-23 + part * 0x1p-45, exponents[e]);
+  in[n++] = 1e-300, in[n++] = -1e-300, in[n++] = 5e-324;
+  for (size_t i = 0; i < n; i++) {
+    int exponent;
+    frexp(in[i], &exponent);
+    want[i] = precision == CUDA_FP32 ? (double)(float)in[i] : fabs(in[i]) < 1e-200 ? 0 * in[i] : ldexp(rint(ldexp(in[i], 8 - exponent)), exponent - 8);
+  }
+  real *x = real_of(d, in, n);
+  d->download_real(d, back, x, n);
+  for (size_t i = 0; i < n; i++) CHECK_MSG(back[i] == want[i], "%a became %a, expected %a", in[i], back[i], want[i]);
+  d->destroy(d);
+}
+
+// The host's arrays end where their memory ends.
+static void transfers_stay_within_their_arrays(void) {
+  enum { N = 5 };
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  char *memory = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED || mprotect(memory + page, page, PROT_NONE)) abort();
+  double *last = (double *)(void *)(memory + page) - N;
+  float *last_floats = (float *)(void *)(memory + page) - N;
+  int32_t *last_ids = (int32_t *)(void *)(memory + page) - N;
+  Device *d = opened();
+  real *x = real_of(d, NULL, N);
+  acc *y = acc_of(d, NULL, N);
+  for (int i = 0; i < N; i++) last[i] = i + 1;
+  d->upload_real(d, x, last, N), d->upload_acc(d, y, last, N);
+  memset(last, 0, N * sizeof *last);
+  d->download_real(d, last, x, N);
+  CHECK(last[0] == 1 && last[N - 1] == N);
+  d->download_acc(d, last, y, N);
+  CHECK(last[0] == 1 && last[N - 1] == N);
+  for (int i = 0; i < N; i++) last_floats[i] = (float)(i + 2);
+  d->upload_real_float(d, x, last_floats, N), d->upload_acc_float(d, y, last_floats, N);
+  CHECK(real_value(d, x, N - 1) == N + 1 && acc_value(d, y, N - 1) == N + 1);
+  for (int i = 0; i < N; i++) last_ids[i] = i;
+  d->upload_ids(d, (int32_t *)(void *)y, last_ids, N);
+  d->sync(d);
+  munmap(memory, 2 * page);
+  d->destroy(d);
+}
+
 static void large_uploads_come_in_pieces(void) {   // over the staging buffers, several times around
   Device *d = opened();
   size_t n = 1500003;
@@ -187,10 +254,36 @@ static void linear_forward_fused_is_unfused(void) {
   }
 }
 
+// Numbers of outputs that are odd, which those of a model never are: the last column of a pair is not there, and arrays end with their allocation.
+static void odd_products_are_the_references(void) {
+  static const size_t shapes[][3] = {{1, 1, 1}, {3, 5, 7}, {65, 17, 65}, {9, 24, 129}};   // rows, IC, OC
+  for (size_t which = 0; which < ARRAY_LEN(shapes); which++) {
+    const size_t rows = shapes[which][0], IC = shapes[which][1], OC = shapes[which][2];
+    double *x = random_doubles("x", rows * IC, 1), *w = random_doubles("w", OC * IC, 1), *b = random_doubles("b", OC, 1), *got = xmalloc(rows * OC, 8), *want = xmalloc(rows * OC, 8), *post = xmalloc(rows * OC, 8);
+    Device *d = opened(), *r = reference_device();
+    real *dx = real_of(d, x, rows * IC), *dw = real_of(d, w, OC * IC), *db = real_of(d, b, OC), *dpre = real_of(d, NULL, rows * OC), *dpost = real_of(d, NULL, rows * OC);
+    d->download_real(d, x, dx, rows * IC), d->download_real(d, w, dw, OC * IC), d->download_real(d, b, db, OC);   // as they are stored
+    real *rpre = real_of(r, NULL, rows * OC);
+    for (int biased = 0; biased < 2; biased++) {
+      d->linear_forward(d, dpre, dpost, dx, dw, biased ? db : NULL, rows, IC, OC, ACTIVATION_GELU);
+      r->linear_forward(r, rpre, NULL, (real *)x, (real *)w, biased ? (real *)b : NULL, rows, IC, OC, ACTIVATION_NONE);   // its real is double
+      d->download_real(d, got, dpre, rows * OC), d->download_real(d, post, dpost, rows * OC), r->download_real(r, want, rpre, rows * OC);
+      const double chain = ((double)IC + 2) * 0x1p-24 * ((double)IC + 1);
+      for (size_t i = 0; i < rows * OC; i++) {
+        const double gelu = want[i] / (1 + exp(-1.5957691216057308 * (want[i] + 0.044715 * want[i] * want[i] * want[i])));
+        CHECK_NEAR(got[i], want[i], chain + unit() * fabs(want[i]), "OC %zu, pre %zu", OC, i);
+        CHECK_NEAR(post[i], gelu, 1.13 * (chain + unit() * fabs(want[i])) + (unit() + 8 * 0x1p-24) * fabs(gelu) + 1e-6, "OC %zu, post %zu", OC, i);
+      }
+    }
+    free(x), free(w), free(b), free(got), free(want), free(post);
+    d->destroy(d), r->destroy(r);
+  }
+}
+
 // Sums so long that the device cuts them where it has more multiprocessors than tiles; beside plain sums in double.
-static void long_products_are_their_sums(void) {
+static void long_products_of(int multiprocessors) {
   enum { LONG = 2568, IC = 72, OC = 136 };   // a tile of 128, and an edge
-  Device *d = opened();
+  Device *d = opened_with(multiprocessors);
   double *x = random_doubles("x", LONG * IC, 1), *dy = random_doubles("dy", LONG * OC, 1), *sums = random_doubles("sums", OC * IC, 1), *biases = random_doubles("biases", OC, 1);
   real *a = real_of(d, x, LONG * IC), *b = real_of(d, dy, LONG * OC), *wide = random_real(d, "weight", (size_t)LONG * 80, 1), *narrow = random_real(d, "dout", 72 * (size_t)LONG, 1), *dx = real_of(d, NULL, 72 * 80);
   acc *dweight = acc_of(d, sums, OC * IC), *dbias = acc_of(d, biases, OC);
@@ -219,6 +312,8 @@ static void long_products_are_their_sums(void) {
   free(x), free(dy), free(sums), free(biases), free(w), free(dout);
   d->destroy(d);
 }
+
+static void long_products_are_their_sums(void) { long_products_of(2), long_products_of(6); }   // in two and four parts, and in five
 
 // Products of so many large tiles (11 x 13) that every GPU takes those: all directions and activations, edges that are no multiples of a tile, beside
 // the reference.
@@ -263,6 +358,98 @@ static void large_products_are_the_references(void) {
   for (size_t i = 0; i < N; i++) CHECK_NEAR(got[i], want[i], chain, "dbias %zu", i);
   free(a), free(b), free(c), free(e), free(got), free(want), free(pre);
   d->destroy(d), r->destroy(r);
+}
+
+// So many rows that the parts of a norm's gradients are several for each warp that adds them (35 for 8), on a GPU with room for them.
+static void norms_of_many_slices_are_their_sums(void) {
+  enum { SLICED = 1100, C = 40 };   // a column of a block of 32, and an edge
+  Device *d = opened_with(108);
+  real *dx = real_of(d, NULL, SLICED * C), *dout = random_real(d, "dout", SLICED * C, 1), *x = random_real(d, "x", SLICED * C, 1), *weight = random_real(d, "weight", C, 1);
+  acc *mean = random_acc(d, "mean", SLICED, 1), *rstd = random_acc(d, "rstd", SLICED, 1), *dweight = random_acc(d, "dweight", C, 1), *dbias = random_acc(d, "dbias", C, 1);
+  double gain[C], shift[C], *dy = xmalloc(SLICED * C, 8), *v = xmalloc(SLICED * C, 8), *centre = random_doubles("mean", SLICED, 1), *scale = random_doubles("rstd", SLICED, 1);
+  d->download_real(d, dy, dout, SLICED * C), d->download_real(d, v, x, SLICED * C), d->download_acc(d, gain, dweight, C), d->download_acc(d, shift, dbias, C);
+  for (size_t i = 0; i < SLICED * C; i++) gain[i % C] += dy[i] * (v[i] - centre[i / C]) * scale[i / C], shift[i % C] += dy[i];
+  d->layernorm_backward(d, dx, dweight, dbias, dout, NULL, x, weight, mean, rstd, SLICED, C);
+  const double bound = (SLICED + 4) * 0x1p-24 * 2 * SLICED;   // a chain, whose terms are at most 2
+  for (size_t c = 0; c < C; c++) {
+    CHECK_NEAR(acc_value(d, dweight, c), gain[c], bound, "dweight %zu", c);
+    CHECK_NEAR(acc_value(d, dbias, c), shift[c], bound, "dbias %zu", c);
+  }
+  free(dy), free(v), free(centre), free(scale);
+  d->destroy(d);
+}
+
+// Rows so long that more threads work on each, with and without an end that is no multiple of 16 bytes.
+static void crossentropy_of_a_large_vocabulary(void) {
+  static const size_t words[] = {8192, 8197};
+  enum { N = 3, STRIDE = 8200 };
+  for (size_t which = 0; which < ARRAY_LEN(words); which++) {
+    Device *d = opened();
+    const size_t V = words[which];
+    int32_t list[N] = {0, (int32_t)V - 1, 4000};
+    real *logits = random_real(d, "logits", N * STRIDE, 8);
+    acc *loss = acc_of(d, NULL, N);
+    double *x = xmalloc(N * STRIDE, 8), *got = xmalloc(N * STRIDE, 8);
+    d->download_real(d, x, logits, N * STRIDE);
+    d->crossentropy(d, logits, loss, ids_of(d, list, N), N, V, STRIDE, 0.5, WITH_GRADIENT);
+    d->download_real(d, got, logits, N * STRIDE);
+    for (size_t r = 0; r < N; r++) {
+      double sum = 0;
+      for (size_t j = 0; j < V; j++) sum += exp(x[r * STRIDE + j]);
+      CHECK_NEAR(acc_value(d, loss, r), log(sum) - x[r * STRIDE + (size_t)list[r]], 100 * 0x1p-24, "loss %zu", r);   // of numbers below 20
+      for (size_t j = 0; j < STRIDE; j++) {
+        const double want = j < V ? 0.5 * (exp(x[r * STRIDE + j]) / sum - (j == (size_t)list[r])) : 0;
+        if (!(fabs(got[r * STRIDE + j] - want) <= (unit() + 40 * 0x1p-24) * fabs(want) + 0x1p-26)) { CHECK_MSG(false, "gradient %zu of row %zu: %.9g, expected %.9g", j, r, got[r * STRIDE + j], want); break; }
+      }
+    }
+    free(x), free(got), d->destroy(d);
+  }
+}
+
+// Head sizes beyond the 256 columns that a warp holds at once, forward and backward, beside the reference.
+static void large_heads_are_the_references(void) {
+  static const size_t head_sizes[] = {264, 301, 520};
+  enum { T = 37, NH = 2 };
+  for (size_t which = 0; which < ARRAY_LEN(head_sizes); which++) {
+    const size_t HS = head_sizes[which], n = T * NH * HS, nk = T * HS;
+    AttentionShape s = {.B = 1, .T = T, .S = T, .NH = NH, .KVH = 1, .HS = HS, .q_stride = NH * HS, .kv_stride = HS, .out_stride = NH * HS, .scale = 1 / sqrt((double)HS)};
+    double *start = xmalloc(n, 8), *q = random_doubles("q", n, 1), *k = random_doubles("k", nk, 1), *v = random_doubles("v", nk, 1), *dy = random_doubles("dout", n, 1), *got[4], *want[4];
+    for (int device = 0; device < 2; device++) {
+      Device *d = device ? reference_device() : opened();
+      real *a = real_of(d, q, n), *b = real_of(d, k, nk), *c = real_of(d, v, nk), *e = real_of(d, dy, n), *out = real_of(d, NULL, n), *dq = real_of(d, NULL, n), *dk = real_of(d, NULL, nk), *dv = real_of(d, NULL, nk);
+      acc *lse = acc_of(d, NULL, T * NH);
+      if (!device) d->download_real(d, q, a, n), d->download_real(d, k, b, nk), d->download_real(d, v, c, nk), d->download_real(d, dy, e, n);   // as they are stored
+      d->attention_forward(d, out, lse, a, b, c, &s), d->attention_backward(d, dq, dk, dv, e, a, b, c, out, lse, &s);
+      const real *const results[] = {out, dq, dk, dv};
+      for (int i = 0; i < 4; i++) {
+        double **to = device ? &want[i] : &got[i];
+        *to = xmalloc(n, 8);
+        d->download_real(d, *to, results[i], i < 2 ? n : nk);
+      }
+      d->destroy(d);
+    }
+    for (int i = 0; i < 4; i++)
+      for (size_t j = 0; j < (i < 2 ? n : nk); j++)   // a result's rounding, and out's, which dscore is made of (sums of HS terms below 1, over at most 2 T queries)
+        if (!(fabs(got[i][j] - want[i][j]) <= 8 * unit() * (1 + sqrt((double)HS)))) { CHECK_MSG(false, "HS %zu, result %d, element %zu: %.9g, expected %.9g", HS, i, j, got[i][j], want[i][j]); break; }
+    free(start), free(q), free(k), free(v), free(dy);
+    for (int i = 0; i < 4; i++) free(got[i]), free(want[i]);
+  }
+}
+
+// Vocabularies just within and just beyond what one, two and three passes of the sort can tell apart.
+static void rows_are_sorted_by_all_digits(void) {
+  static const size_t sizes[] = {1, 2, 256, 257, 65536, 65537, (1 << 24) + 1};
+  for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+    Device *d = opened();
+    const int32_t last = (int32_t)sizes[i] - 1, low = last & ~0xff, ids[6] = {last, 0, last, low, 0, last};   // last and low differ in the first digit, last and 0 in the last one too
+    double values[6] = {1, 2, 4, 8, 16, 32}, sum[3] = {0};
+    acc *dwte = acc_of(d, NULL, sizes[i]);
+    d->embedding_backward(d, dwte, NULL, real_of(d, values, 6), ids_of(d, ids, 6), 1, 6, 1, sizes[i]);
+    for (int j = 0; j < 6; j++) sum[0] += ids[j] == 0 ? values[j] : 0, sum[1] += ids[j] == last ? values[j] : 0, sum[2] += ids[j] == low ? values[j] : 0;
+    CHECK_MSG(acc_value(d, dwte, 0) == sum[0] && acc_value(d, dwte, (size_t)last) == sum[1] && acc_value(d, dwte, (size_t)low) == sum[2], "%zu words", sizes[i]);
+    d->release(d, dwte, sizes[i] * 4);
+    d->destroy(d);
+  }
 }
 
 static void crossentropy_does_not_see_the_chunk(void) {
@@ -344,6 +531,12 @@ static void unseen_keys_change_nothing(void) {
     int32_t *first_key = ids_of(d, list, 100);
     x.q = random_real(d, "q", 100 * row, 2), x.k = random_real(d, "k", 100 * x.HS, 2), x.v = random_real(d, "v", 100 * x.HS, 1);
     real *before = real_of(d, NULL, 100 * row), *after = real_of(d, NULL, 100 * row), *noise = random_real(d, "noise", 100 * x.HS, 1e4);
+    if (precision == CUDA_FP32 || x.HS % 32) {   // the plain family does not even multiply by it
+      double *nan = xmalloc(100 * x.HS, 8);
+      for (size_t j = 0; j < 100 * x.HS; j++) nan[j] = NAN;
+      d->upload_real(d, noise, nan, 100 * x.HS);
+      free(nan);
+    }
     attend(d, &x, before, NULL, 0, 100, first_key);
     d->copy(d, d->real_at(x.k, 50 * x.HS), noise, 50 * x.HS * d->real_size), d->copy(d, d->real_at(x.v, 50 * x.HS), noise, 50 * x.HS * d->real_size);
     attend(d, &x, after, NULL, 0, 100, first_key);   // the future of the first 50 is another
@@ -472,6 +665,261 @@ static void launches_are_counted(void) {
   d->destroy(d);
 }
 
+// ---- launches, one by one: kernel (and so the width of an access and the tile), blocks, threads, shared memory ----
+
+static char launched[1 << 17];
+static size_t launched_bytes;
+// Replaces `from` by `to`, which is not longer.
+static bool shorten(char *line, const char *from, const char *to) {
+  char *at = strstr(line, from);
+  if (at) memmove(at + strlen(to), at + strlen(from), strlen(at + strlen(from)) + 1), memcpy(at, to, strlen(to));
+  return at != NULL;
+}
+// Adds what was launched since the last call, each line behind `name`. Large tiles have the same places in both ways to multiply them.
+static void note_launches(Device *d, const char *name, uint64_t before) {
+  char *said = xstrdup(emulated_launches());
+  uint64_t lines = 0;
+  for (char *line = strtok(said, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+    while (shorten(line, "__nv_bfloat16", "bf16")) {}
+    while (shorten(line, "(Direction)", "") || shorten(line, "(Activation)", "")) {}
+    CHECK_MSG(!strstr(line, "128, true, ") || shorten(line, library == GEMM_WGMMA ? "128, true, true>" : "128, true, false>", "128>"), "%s: %s multiplies in the wrong way", name, line);
+    launched_bytes += (size_t)snprintf(launched + launched_bytes, sizeof launched - launched_bytes, "%.60s: %.150s\n", name, line);
+  }
+  CHECK_MSG(lines == d->launches(d) - before, "%s: %d launches, %d are counted", name, (int)lines, (int)(d->launches(d) - before));
+  free(said);
+}
+#define NOTE(name, call) do { emulated_launches(); const uint64_t before_ = d->launches(d); call; note_launches(d, name, before_); } while (0)
+
+typedef struct { real *a, *b, *c, *e; acc *f, *g, *h, *i; int32_t *ids; scalar *stat; } Room;   // zeros, for any operation's arrays
+static Room room_for(Device *d, size_t bytes) {
+  return (Room){d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes), d->allocate(d, bytes),
+                d->allocate(d, bytes), d->allocate(d, STAT_COUNT * sizeof(double))};
+}
+
+static void note_streams(Device *d, const Room *r) {
+  for (int kind = 0; kind < 3; kind++) {   // sixteen bytes at a time; rows of another length; an address between
+    const size_t C = kind == 1 ? 83 : 96, W = 2 * C, rows = 35, HS = kind == 1 ? 22 : 32;
+    real *a = kind == 2 ? d->real_at(r->a, 1) : r->a;
+    acc *f = kind == 2 ? d->acc_at(r->f, 1) : r->f;
+    const Dropout dropout = {.p = 0.5}, later = {.p = 0.5, .row0 = 3}, none = {.p = 0};
+    NOTE("embedding", d->embedding_forward(d, a, r->ids, r->b, r->c, 5, 7, C, 0));
+    NOTE("embedding backward", d->embedding_backward(d, r->g, r->h, a, r->ids, 5, 7, C, 70000));
+    NOTE("dropout", d->dropout(d, a, rows, C, &dropout); d->dropout(d, a, rows, C, &later); d->dropout(d, a, rows, C, &none));
+    NOTE("layernorm", d->layernorm_forward(d, r->b, r->c, r->g, r->h, a, r->e, r->e, NULL, rows, C, 1));
+    NOTE("layernorm alone", d->layernorm_forward(d, d->real_at(r->b, 1), r->c, r->g, r->h, a, NULL, r->e, r->e, rows, C, 1));
+    NOTE("rmsnorm", d->rmsnorm_forward(d, r->b, r->c, r->g, a, r->e, r->e, rows, C, 1));
+    NOTE("layernorm backward", d->layernorm_backward(d, a, r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, rows, C));
+    NOTE("rmsnorm backward", d->rmsnorm_backward(d, a, r->f, r->b, NULL, r->c, r->e, r->h, rows, C));
+    NOTE("residual", d->residual_forward(d, a, r->b, r->c, rows * C));
+    for (int activation = ACTIVATION_GELU; activation <= ACTIVATION_SWIGLU; activation++) {
+      NOTE("activation", d->activation_forward(d, a, r->b, rows, W, (Activation)activation));
+      NOTE("activation backward", d->activation_backward(d, a, r->b, r->c, rows, W, (Activation)activation));
+    }
+    NOTE("rope", d->rope(d, a, r->f, 5, 7, 0, 3, HS, C, 1));
+    NOTE("copy_rows", d->copy_rows(d, a, W, r->b, W, rows, C));
+    NOTE("crossentropy", d->crossentropy(d, a, r->f, r->ids, 3, 8191, 8192 + (kind == 1), 1, WITH_GRADIENT); d->crossentropy(d, a, r->f, r->ids, 2, 8192, 8192 + (kind == 1), 1, WITHOUT_GRADIENT));
+    NOTE("add", d->add_acc(d, f, r->g, rows * C));
+    NOTE("sums", d->sum(d, r->stat, f, 300); d->sumsq(d, r->stat, f, 4096); d->sumsq(d, r->stat, f, 4097); d->sumsq(d, r->stat, f, 1); d->sync(d));
+    const AdamWTensor t[] = {{.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4096}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4097}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 1}};
+    const AdamWSettings settings = some_settings();
+    NOTE("adamw", d->adamw(d, t, 3, &settings, r->stat));
+    NOTE("count", d->count_nonfinite_real(d, r->stat, a, 300); d->count_nonfinite_acc(d, r->stat, f, 300));
+  }
+  // one more than a table holds
+  NOTE("many sums", for (size_t i = 0; i < 1025; i++) d->sumsq(d, r->stat, d->acc_at(r->f, i), 1); d->sync(d));
+  AdamWTensor *many = xcalloc(2049, sizeof *many);
+  const AdamWSettings settings = some_settings();
+  for (size_t i = 0; i < 2049; i++) many[i] = (AdamWTensor){.param = r->a, .grad = r->f, .m = r->g, .v = r->h, .n = i % 64 == 0};   // a tensor without elements has no block
+  NOTE("adamw of many", d->adamw(d, many, 2049, &settings, r->stat));
+  free(many);
+  // how many slices, and rows short enough for registers
+  static const size_t shapes[][2] = {{1, 96}, {32, 96}, {33, 96}, {64, 96}, {97, 96}, {200, 96}, {1001, 8}, {3, 255}, {3, 257}, {3, 512}, {3, 520}, {3, 1024}, {3, 1032}, {3, 2048}, {3, 2056}};
+  for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
+    NOTE("norm backward", d->layernorm_backward(d, r->a, r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, shapes[i][0], shapes[i][1]));
+  NOTE("narrow norm backward", d->layernorm_backward(d, d->real_at(r->a, 1), r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, 3, 256));
+}
+
+static void note_products(Device *d, const Room *r) {
+  static const size_t shapes[][3] = {   // m, n, k: edges of tiles, one row or column of them, sums cut in parts or just too short for it
+    {64, 64, 64}, {64, 256, 64}, {72, 72, 64}, {136, 64, 64}, {136, 72, 64}, {72, 136, 72}, {129, 130, 67}, {72, 72, 1016}, {72, 72, 1024}, {72, 72, 1536}, {72, 72, 2048}, {136, 136, 1024}, {136, 72, 2568}};
+  for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+    const size_t m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
+    if (k < 200) {
+      NOTE("product", d->linear_forward(d, r->a, NULL, r->b, r->c, NULL, m, k, n, ACTIVATION_NONE));
+      NOTE("product, gelu", d->linear_forward(d, NULL, r->e, r->b, r->c, NULL, m, k, n, ACTIVATION_GELU));
+      NOTE("product, swiglu", d->linear_forward(d, r->a, r->e, r->b, r->c, NULL, m, k, n, ACTIVATION_SWIGLU));
+    }
+    NOTE("product, input", d->linear_backward_input(d, r->a, r->b, r->c, m, n, k));
+    NOTE("product, weight", d->linear_backward_weight(d, r->f, r->g, r->b, r->c, k, n, m));
+  }
+  NOTE("product, weight, without bias", d->linear_backward_weight(d, r->f, NULL, r->b, r->c, 1024, 72, 72));
+  NOTE("product at odd addresses", d->linear_forward(d, d->real_at(r->a, 1), NULL, r->b, r->c, NULL, 136, 64, 136, ACTIVATION_NONE));
+  NOTE("product of odd addresses", d->linear_forward(d, r->a, NULL, d->real_at(r->b, 1), r->c, NULL, 136, 64, 136, ACTIVATION_NONE));
+  NOTE("product, input, at odd addresses", d->linear_backward_input(d, d->real_at(r->a, 1), r->b, r->c, 72, 72, 1024));
+  NOTE("product, weight, at odd addresses", d->linear_backward_weight(d, d->acc_at(r->f, 1), r->g, r->b, r->c, 1024, 72, 72));
+}
+
+static void note_attention(Device *d, const Room *r) {
+  static const size_t shapes[][4] = {{64, 2, 1, 32}, {65, 2, 2, 64}, {9, 4, 2, 96}, {9, 1, 1, 128}, {33, 2, 1, 40}, {9, 2, 1, 33}};   // T, heads, key heads, head size
+  for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
+    for (int odd = 0; odd < 2; odd++) {   // an address between
+      AttentionShape s = {.B = 2, .T = shapes[i][0], .S = shapes[i][0], .NH = shapes[i][1], .KVH = shapes[i][2], .HS = shapes[i][3], .scale = 0.1};
+      s.q_stride = s.out_stride = s.NH * s.HS, s.kv_stride = s.KVH * s.HS, s.q_batch = s.out_batch = s.T * s.q_stride, s.kv_batch = s.S * s.kv_stride;
+      real *out = odd ? d->real_at(r->a, 1) : r->a;
+      NOTE("attention", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
+      NOTE("attention backward", d->attention_backward(d, out, r->b, r->c, r->e, r->e, r->e, r->e, r->e, r->g, &s));
+      if (odd || i) continue;
+      s.scale = 0;   // the flash family takes the largest product for the largest score
+      NOTE("attention without a scale", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
+      s.scale = 0.1, s.kv_batch += 1;
+      NOTE("attention, sequences at odd places", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
+    }
+}
+
+// Every number of a launch is in golden_launches.h, for two multiprocessors and, of products, for six.
+static void launches_are_golden(void) {
+  if (!emulated_launches) return;   // on a GPU nobody sees them
+  launched_bytes = 0;
+  for (int many = 0; many < 2; many++) {
+    Device *d = opened_with(many ? 6 : 2);
+    const Room r = room_for(d, (size_t)1 << 21);
+    if (!many) note_streams(d, &r), note_attention(d, &r);
+    note_products(d, &r);
+    d->destroy(d);
+  }
+  const char *want = golden_launches[precision], *got = launched;
+  if (getenv("GOLDEN_LAUNCHES")) { printf("%s#\n", launched); return; }
+  for (int line = 1, bad = 0; (*want || *got) && bad < 5; line++) {
+    const size_t n = strcspn(want, "\n"), m = strcspn(got, "\n");
+    const bool same = n == m && !memcmp(want, got, n);
+    CHECK_MSG(same, "line %d: %.*s; golden: %.*s", line, (int)m, got, (int)n, want);
+    bad += !same;
+    want += n + (want[n] != 0), got += m + (got[m] != 0);
+  }
+}
+
+// Attention and products with all sizes whole tiles: where shuffled places are not those that they must be, results are right and lanes wait for each other.
+// Where GPT_CUDA_PROFILE is set. Of the PTX every access is counted as it is; in the checked build the compiler takes accesses of 16 bytes to shared memory
+// apart, so that only what ldmatrix and cp.async do can be counted: attention in bf16.
+static void no_bank_conflicts_on_the_main_path(void) {
+  const bool whole = getenv("GPT_CUDA_PTX") != NULL;
+  Device *d = opened();
+  const Room r = room_for(d, 256 * 256 * 4);
+  for (size_t n = 64; whole && n <= 256; n *= 4) {   // one small tile, four large ones
+    d->linear_forward(d, r.a, NULL, r.b, r.c, NULL, n, 64, n, ACTIVATION_NONE), d->linear_forward(d, r.a, r.e, r.b, r.c, NULL, n, 64, n, ACTIVATION_GELU);
+    d->linear_forward(d, r.a, r.e, r.b, r.c, NULL, n, 64, n, ACTIVATION_SWIGLU);
+    CHECK_EQ(emulated_bank_conflicts(), 0);
+    d->linear_backward_input(d, r.a, r.b, r.c, n, n, 64), d->linear_backward_weight(d, r.f, r.g, r.b, r.c, 64, n, n);
+    CHECK_EQ(emulated_bank_conflicts(), 0);
+  }
+  for (size_t HS = 32; (whole || precision == CUDA_BF16) && HS <= 128; HS += 32) {
+    const AttentionShape s = {.B = 1, .T = 128, .S = 128, .NH = 1, .KVH = 1, .HS = HS, .q_stride = HS, .kv_stride = HS, .out_stride = HS, .scale = 1};
+    d->attention_forward(d, r.a, r.f, r.b, r.c, r.c, &s);
+    CHECK_MSG(emulated_bank_conflicts() == 0, "forward, head size %zu", HS);
+    d->attention_backward(d, r.a, r.b, r.c, r.e, r.e, r.e, r.e, r.e, r.g, &s);
+    CHECK_MSG(emulated_bank_conflicts() == 0, "backward, head size %zu", HS);
+  }
+  d->destroy(d);
+}
+
+// What has no elements, rows or batches launches nothing and is no fault.
+static void nothing_is_launched_for_nothing(void) {
+  Device *d = opened();
+  const Room r = room_for(d, 4096);
+  const uint64_t before = d->launches(d);
+  const Dropout dropout = {.p = 0.5};
+  const AttentionShape s = {.B = 0, .T = 3, .S = 3, .NH = 1, .KVH = 1, .HS = 8, .q_stride = 8, .kv_stride = 8, .out_stride = 8, .scale = 1};
+  d->dropout(d, r.a, 0, 8, &dropout);
+  d->layernorm_backward(d, r.a, r.f, r.g, r.b, r.c, r.c, r.e, r.h, r.i, 0, 8), d->rmsnorm_backward(d, r.a, r.f, r.b, r.c, r.c, r.e, r.h, 0, 8);
+  d->linear_forward(d, r.a, NULL, r.b, r.c, NULL, 0, 8, 8, ACTIVATION_NONE), d->linear_forward(d, r.a, NULL, r.b, r.c, NULL, 8, 8, 0, ACTIVATION_NONE);
+  d->linear_backward_input(d, r.a, r.b, r.c, 0, 8, 8), d->linear_backward_input(d, r.a, r.b, r.c, 8, 0, 8);
+  d->linear_backward_weight(d, r.f, r.g, r.b, r.c, 0, 8, 8), d->linear_backward_weight(d, r.f, r.g, r.b, r.c, 8, 8, 0);
+  d->activation_forward(d, r.a, r.b, 0, 8, ACTIVATION_GELU), d->activation_forward(d, r.a, r.b, 8, 0, ACTIVATION_SWIGLU);
+  d->activation_backward(d, r.a, r.b, r.c, 0, 8, ACTIVATION_GELU), d->activation_backward(d, r.a, r.b, r.c, 8, 0, ACTIVATION_SWIGLU);
+  d->rope(d, r.a, r.f, 0, 3, 0, 1, 8, 8, 1);
+  d->attention_forward(d, r.a, r.f, r.b, r.c, r.c, &s), d->attention_backward(d, r.a, r.b, r.c, r.e, r.e, r.e, r.e, r.e, r.g, &s);
+  d->copy_rows(d, r.a, 8, r.b, 8, 0, 8), d->copy_rows(d, r.a, 8, r.b, 8, 8, 0);
+  d->crossentropy(d, r.a, r.f, r.ids, 0, 8, 8, 1, WITH_GRADIENT);
+  d->add_acc(d, r.f, r.g, 0), d->sumsq(d, r.stat, r.f, 0), d->adamw(d, NULL, 0, &(AdamWSettings){.lr = 1}, r.stat);
+  d->zero(d, r.a, 0), d->copy(d, r.a, r.b, 0), d->upload_acc(d, r.f, NULL, 0);
+  void *empty = d->allocate(d, 0);
+  CHECK(empty != NULL);
+  d->release(d, empty, 0);
+  d->sync(d);
+  CHECK_EQ(d->launches(d) - before, 0);
+  d->destroy(d);
+}
+
+// Sizes beyond what tiles and working memory can count are refused in a sentence, before anything is launched.
+static void sizes_beyond_count_are_refused(void) {
+  Device *d = opened();
+  const size_t most = INT32_MAX / 2, work = (size_t)32 << 20;
+  EXPECT_FAIL(EXIT_MACHINE, "a product of 1073741824 x 4 x 8 is too large", d->linear_forward(d, NULL, NULL, NULL, NULL, NULL, most + 1, 4, 8, ACTIVATION_NONE));
+  EXPECT_FAIL(EXIT_MACHINE, "a product of 4 x 8 x 1073741824 is too large: at most 1073741823 on a side", d->linear_backward_input(d, NULL, NULL, NULL, 4, 8, most + 1));
+  EXPECT_FAIL(EXIT_MACHINE, "a product of 4 x 1073741824 x 8 is too large", d->linear_backward_weight(d, NULL, NULL, NULL, NULL, 4, most + 1, 8));
+  EXPECT_FAIL(EXIT_MACHINE, "norm_backward: 4194305 channels are too many; at most 4194304", d->rmsnorm_backward(d, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, work / 8 + 1));
+  AttentionShape s = {.B = 1, .T = work / 8 + 1, .S = work / 8 + 1, .NH = 2, .KVH = 1, .HS = 8, .scale = 1};
+  EXPECT_FAIL(EXIT_MACHINE, "2 query heads a key head at --context 4194305 are too many; at most 1", d->attention_backward(d, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &s));
+  d->destroy(d);
+}
+
+// Sums over k are cut so that the last round of blocks is as full as the others; parts have eight steps of 64 at least, and fit the working memory.
+static void sums_are_cut_to_fill_the_device(void) {
+  static const struct { size_t M, N, K, tiles, places; int splits; } cases[] = {
+    {72, 72, 1023, 1, 4, 1}, {72, 72, 1024, 1, 4, 2}, {72, 72, 1535, 1, 4, 2}, {72, 72, 1536, 1, 4, 3}, {72, 72, 65536, 1, 4, 4}, {72, 72, 65536, 2, 4, 2}, {72, 72, 65536, 3, 4, 4}, {72, 72, 65536, 4, 4, 1},
+    {72, 72, 65536, 1, 216, 6}, {768, 768, 65536, 36, 216, 6}, {768, 3072, 65536, 144, 216, 3}, {768, 2304, 65536, 108, 216, 2}, {2048, 2047, 65536, 1, 216, 2}, {2048, 2048, 65536, 1, 216, 1},
+    {2896, 1449, 65536, 1, 216, 1}, {1024, 1637, 65536, 1, 216, 5}, {1024, 1638, 65536, 1, 216, 4}, {72, 72, 65536, 15, 28, 5}, {72, 72, 65536, 25, 216, 6}};
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) CHECK_EQ(cuda_splits(cases[i].M, cases[i].N, cases[i].K, cases[i].tiles, cases[i].places), cases[i].splits);
+}
+
+// FLOP a cycle as NVIDIA's papers on each architecture give them.
+static void peaks_are_the_vendors(void) {
+  static const struct { int major, minor; double single, half; } known[] = {{8, 0, 128, 2048}, {8, 6, 256, 1024}, {8, 9, 256, 1024}, {9, 0, 256, 4096}, {10, 0, 256, 8192}, {12, 0, 256, 1024}};
+  for (size_t i = 0; i < ARRAY_LEN(known); i++)
+    CHECK(cuda_flops_a_cycle(known[i].major, known[i].minor, CUDA_FP32) == known[i].single && cuda_flops_a_cycle(known[i].major, known[i].minor, CUDA_BF16) == known[i].half);
+  if (!emulated_launches) return;
+  setenv("GPT_CUDA_CLOCK_KHZ", "1410000", 1);
+  Device *d = opened_with(108);   // an A100
+  unsetenv("GPT_CUDA_CLOCK_KHZ");
+  CHECK_NEAR(d->peak_flops, 108 * 1.41e9 * (precision == CUDA_BF16 ? 2048 : 128), 1, "108 multiprocessors at 1.41 GHz");
+  CHECK(strstr(d->description, ", 108 multiprocessors") != NULL);
+  d->destroy(d);
+}
+
+// Spans of the side stream: any number of them, counted once.
+static void spans_of_the_side_stream_are_counted_once(void) {
+  Device *d = opened();
+  CHECK(d->side_busy(d) == 0 && d->side_seconds(d) == 0);
+  void *side = d->side_stream(d);
+  CHECK(side != NULL && d->side_stream(d) == side);
+  for (int round = 0; round < 2; round++) {
+    const double start = seconds_now();
+    for (int i = 0; i < 60; i++) d->side_begin(d), d->side_end(d);
+    while (d->side_busy(d)) {}
+    const double spans = d->side_seconds(d);
+    CHECK(spans >= 0 && spans <= seconds_now() - start);
+    CHECK(d->side_seconds(d) == 0 && d->side_busy(d) == 0);
+  }
+  d->destroy(d);
+}
+
+// Free memory is what CUDA says, and the scratch that the table counts.
+static void free_memory_is_counted(void) {
+  Device *d = opened();
+  const char *from = NULL;
+  const size_t before = d->memory_available(d, &from);
+  CHECK_STR(from, "free on the CUDA device");
+  void *p = d->allocate(d, (size_t)64 << 20);
+  CHECK(!emulated_launches || before - d->memory_available(d, &from) == (size_t)64 << 20);   // a GPU's driver hands out memory in large pieces
+  static bool later;
+  CHECK(!emulated_launches || later || before == (size_t)80 << 30);   // all that the emulator has, before any other test
+  later = true;
+  d->release(d, p, (size_t)64 << 20);
+  CHECK_EQ(d->memory_available(d, &from), before);
+  CHECK_EQ(d->scratch_bytes, 1024 * 24 + 2048 * 72 + ((size_t)1 << 17) * 8 + ((size_t)32 << 20));   // tables of norms and tensors, partial sums, work: what the table says
+  d->destroy(d);
+}
+
 static void adamw_of_many_tensors(void) {   // more than one table; bf16 keeps masters, and its weights are their roundings
   Device *d = opened();
   enum { COUNT = 2100, EACH = 3 };
@@ -572,6 +1020,38 @@ static void each_refusal_has_its_sentence(void) {
   CHECK(strstr(cuda_refusal(&f), "capability 7.5 and this binary needs 8.0") != NULL);
   f = good, f.error = 999;
   CHECK(strstr(cuda_refusal(&f), "does not start") != NULL);
+  // edges: what is just enough, and what is just too little
+  f = good, f.driver = 13000, f.runtime = 13020;   // a driver of the same major version serves every minor one
+  CHECK(cuda_refusal(&f) == NULL);
+  f.driver = 12999;
+  CHECK_STR(cuda_refusal(&f), "the NVIDIA driver is too old: it knows CUDA 12.99 and this binary needs 13.0 or later; install a newer driver, or build with an older toolkit");
+  f = good, f.memory_free = f.memory_needed;
+  CHECK(cuda_refusal(&f) == NULL);
+  f.memory_free--;
+  CHECK_STR(cuda_refusal(&f), "the CUDA device has too little free memory: 15 MiB, the device itself needs 16; end other programs on it");
+  f = good, f.error = 2;
+  CHECK(strstr(cuda_refusal(&f), "too little free memory") != NULL);
+  f = good, f.devices = 0;
+  CHECK(strstr(cuda_refusal(&f), "no CUDA device here") != NULL);
+  f = good, f.major = 9;
+  CHECK(cuda_refusal(&f) == NULL);
+  f = good, f.driver = 0, f.error = 100;   // without a driver the error is what counts
+  CHECK(strstr(cuda_refusal(&f), "no CUDA device here") != NULL);
+}
+
+// The GPU that was chosen is the one that is asked, and one that is not there is refused.
+static void a_device_is_chosen_by_its_number(void) {
+  if (!emulated_launches) return;
+  setenv("GPT_CUDA_DEVICES", "0", 1);
+  CHECK(cuda_devices() == 0 && strstr(cuda_unavailable(), "there is no CUDA device here") != NULL);
+  setenv("GPT_CUDA_DEVICES", "3", 1);
+  cuda_select(2);
+  CHECK(cuda_devices() == 3 && cuda_unavailable() == NULL);
+  cuda_select(3);
+  CHECK(strstr(cuda_unavailable(), "the CUDA device does not start: cudaErrorInvalidDevice") != NULL);
+  cuda_select(0);
+  unsetenv("GPT_CUDA_DEVICES");
+  CHECK(cuda_devices() == 1 && cuda_unavailable() == NULL);
 }
 
 // What a further sequence of 1,024 tokens costs a model of 124M parameters in bf16: the numbers of the README.
@@ -606,14 +1086,24 @@ int main(int argc, char **argv) {
   }
   const char *device = getenv("TEST_DEVICE");
   if (device && !strcmp(device, "cuda-bf16-wgmma")) library = GEMM_WGMMA;
+  RUN(a_device_is_chosen_by_its_number);
   for (precision = library == GEMM_WGMMA ? CUDA_BF16 : CUDA_FP32; precision <= CUDA_BF16; precision++) {
+    if (emulated_launches && emulated_bank_conflicts() >= 0) { RUN(no_bank_conflicts_on_the_main_path); continue; }   // counting is slow: nothing else
+    RUN(free_memory_is_counted);
     RUN(memory_is_zeroed_copied_and_refused);
     RUN(values_are_rounded_once);
+    RUN(ties_are_rounded_once);
+    RUN(transfers_stay_within_their_arrays);
     RUN(large_uploads_come_in_pieces);
     RUN(norms_may_alias_and_are_their_parts);
     RUN(linear_forward_fused_is_unfused);
+    RUN(odd_products_are_the_references);
     RUN(long_products_are_their_sums);
     RUN(large_products_are_the_references);
+    RUN(norms_of_many_slices_are_their_sums);
+    RUN(crossentropy_of_a_large_vocabulary);
+    RUN(large_heads_are_the_references);
+    RUN(rows_are_sorted_by_all_digits);
     RUN(crossentropy_does_not_see_the_chunk);
     RUN(nan_is_never_hidden);
     RUN(decoding_is_the_full_pass);
@@ -623,6 +1113,12 @@ int main(int argc, char **argv) {
     RUN(norms_of_many_tensors);
     RUN(uploads_come_after_what_was_put_off);
     RUN(launches_are_counted);
+    RUN(launches_are_golden);
+    RUN(nothing_is_launched_for_nothing);
+    RUN(sizes_beyond_count_are_refused);
+    RUN(sums_are_cut_to_fill_the_device);
+    RUN(peaks_are_the_vendors);
+    RUN(spans_of_the_side_stream_are_counted_once);
     RUN(adamw_of_many_tensors);
     RUN(weights_without_masters_are_rounded_at_random);
     RUN(adamw_refuses_bad_steps);

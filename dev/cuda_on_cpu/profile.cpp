@@ -156,3 +156,14 @@ void profile_access(int thread, const void *pc, RequestKind kind, size_t n, uint
 }
 void profile_count(Counted what) { kernels[kernel].counted[what]++; }
 }  // namespace cuemu
+
+// For tests: wavefronts that bank conflicts have cost since this was last asked; -1: requests are not counted.
+extern "C" long emulated_bank_conflicts(void) {
+  static long before;
+  if (!cuemu::settings().profile) return -1;
+  long now = 0;
+  for (const auto &k : cuemu::kernels) now += k.second.shared.cost - k.second.shared.ideal;
+  const long more = now - before;
+  before = now;
+  return more;
+}

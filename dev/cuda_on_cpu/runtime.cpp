@@ -81,6 +81,26 @@ void cuemu::submit_to_others(cudaStream_t s, Work begin, std::function<bool()> d
 }
 
 // Refuses what a GPU refuses: over 1,024 threads, too large a grid, over 48 KiB of shared memory that was not asked for.
+// What was launched since this was last asked, in the order of the calls, a line a kernel: "name<arguments> blocks x threads, bytes of dynamic
+// shared memory". Nothing is kept before it is asked for the first time. For tests, which find it where they are linked with the emulator.
+static std::string launched;
+static bool launches_are_kept;
+extern "C" const char *emulated_launches(void) {
+  static std::string said;
+  launches_are_kept = true;
+  said.swap(launched);
+  launched.clear();
+  return said.c_str();
+}
+static void keep_launch(const Launch &l) {
+  const std::string name = kernel_name(l.fn);   // "void name<arguments>(parameters)"; an argument may have brackets too
+  const size_t begin = name.rfind("void ", 0) == 0 ? 5 : 0;
+  size_t end = begin;
+  for (int depth = 0; end < name.size() && (depth || name[end] != '('); end++) depth += (name[end] == '<') - (name[end] == '>');
+  launched += name.substr(begin, end - begin) + " " + std::to_string(l.grid.x) + (l.grid.y > 1 ? "," + std::to_string(l.grid.y) : "") + " x " + std::to_string(l.block.x);
+  launched += l.smem ? ", " + std::to_string(l.smem) + "\n" : "\n";
+}
+
 void cuemu::launch(const Launch &l, std::function<const void *()> args) {
   initialise();
   const size_t threads = (size_t)l.block.x * l.block.y * l.block.z;
@@ -88,6 +108,7 @@ void cuemu::launch(const Launch &l, std::function<const void *()> args) {
   if (!threads || threads > 1024 || l.block.z > 64 || !grid) { record_error(cudaErrorInvalidConfiguration); return; }
   auto allowed = shared_allowed.find(l.fn);
   if (l.smem > (allowed == shared_allowed.end() ? 48 * 1024 : allowed->second)) { record_error(cudaErrorInvalidValue); return; }
+  if (launches_are_kept) keep_launch(l);
   submit(l.stream, [l, args] { run_grid(l, args()); });
 }
 cudaError_t cuemu_func_set_attribute(const void *f, cudaFuncAttribute a, int v) {
@@ -192,10 +213,11 @@ const char *cudaGetErrorName(cudaError_t e) {
 }
 const char *cudaGetErrorString(cudaError_t e) { return cudaGetErrorName(e); }
 // As many devices as GPT_CUDA_DEVICES says, one if it does not. They share this machine's memory; a process uses one of them.
-static int device_count() {
-  const char *text = getenv("GPT_CUDA_DEVICES");
-  return text ? atoi(text) : 1;
+static int number_from(const char *variable, int otherwise) {
+  const char *text = getenv(variable);
+  return text ? atoi(text) : otherwise;
 }
+static int device_count() { return number_from("GPT_CUDA_DEVICES", 1); }
 static int current_device;
 cudaError_t cudaGetDeviceCount(int *n) {
   *n = device_count();
@@ -213,7 +235,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int d) {
   memset(p, 0, sizeof *p);
   snprintf(p->name, sizeof p->name, "emulated sm_80 (no GPU)");
   cudaMemGetInfo(&free_bytes, &p->totalGlobalMem);
-  p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = SHARED_MOST, p->multiProcessorCount = 2, p->maxThreadsPerMultiProcessor = 2048;
+  p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = SHARED_MOST, p->multiProcessorCount = number_from("GPT_CUDA_MULTIPROCESSORS", 2), p->maxThreadsPerMultiProcessor = 2048;
   p->major = 8, p->minor = 0, p->warpSize = 32, p->maxThreadsPerBlock = 1024, p->l2CacheSize = 40 << 20;
   return cudaSuccess;
 }
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int) { *value = number_from("GPT_CUDA_CLOCK_KHZ", 0); return cudaSuccess; }   // 0: not known
