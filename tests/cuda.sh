@@ -184,6 +184,7 @@ if wanted ptx; then
     if [ ! -e "$folder/train_gpt.$arch.ptx" ]; then echo "        PTX of $arch: there is no nvcc to make it, not tested"; continue; fi
     [ $arch = sm_80 ] && order=forward || order=random:11
     operations "PTX of $arch, $order" "GPT_CUDA_PTX=$folder/train_gpt.$arch.ptx GPT_CUDA_SCHED=$order" ""
+    [ $arch = sm_80 ] && job program "PTX of $arch, bank conflicts" "GPT_CUDA_PTX=$folder/train_gpt.$arch.ptx GPT_CUDA_PROFILE=1" "$folder/test_cuda"
     for family in "gpt2" "llama --kv-heads 1"; do job ptx_training "$family" $arch; done
   done
 fi

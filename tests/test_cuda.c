@@ -718,7 +718,7 @@ static void note_streams(Device *d, const Room *r) {
     NOTE("rope", d->rope(d, a, r->f, 5, 7, 0, 3, HS, C, 1));
     NOTE("copy_rows", d->copy_rows(d, a, W, r->b, W, rows, C));
     NOTE("crossentropy", d->crossentropy(d, a, r->f, r->ids, 3, 8191, 8192 + (kind == 1), 1, WITH_GRADIENT); d->crossentropy(d, a, r->f, r->ids, 2, 8192, 8192 + (kind == 1), 1, WITHOUT_GRADIENT));
-    NOTE("add", d->add_acc(d, f, r->g, rows * C));
+    NOTE("add", d->add_rows(d, f, r->g, NULL, rows, C, rows));
     NOTE("sums", d->sum(d, r->stat, f, 300); d->sumsq(d, r->stat, f, 4096); d->sumsq(d, r->stat, f, 4097); d->sumsq(d, r->stat, f, 1); d->sync(d));
     const AdamWTensor t[] = {{.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4096}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4097}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 1}};
     const AdamWSettings settings = some_settings();
@@ -840,7 +840,7 @@ static void nothing_is_launched_for_nothing(void) {
   d->attention_forward(d, r.a, r.f, r.b, r.c, r.c, &s), d->attention_backward(d, r.a, r.b, r.c, r.e, r.e, r.e, r.e, r.e, r.g, &s);
   d->copy_rows(d, r.a, 8, r.b, 8, 0, 8), d->copy_rows(d, r.a, 8, r.b, 8, 8, 0);
   d->crossentropy(d, r.a, r.f, r.ids, 0, 8, 8, 1, WITH_GRADIENT);
-  d->add_acc(d, r.f, r.g, 0), d->sumsq(d, r.stat, r.f, 0), d->adamw(d, NULL, 0, &(AdamWSettings){.lr = 1}, r.stat);
+  d->add_rows(d, r.f, r.g, r.ids, 0, 8, 8), d->sumsq(d, r.stat, r.f, 0), d->adamw(d, NULL, 0, &(AdamWSettings){.lr = 1}, r.stat);
   d->zero(d, r.a, 0), d->copy(d, r.a, r.b, 0), d->upload_acc(d, r.f, NULL, 0);
   void *empty = d->allocate(d, 0);
   CHECK(empty != NULL);
