@@ -124,21 +124,22 @@ static uint64_t all_bytes(int world) {
   return sum;
 }
 
+enum { EACH = -1 };      // as many times as there are ranks
 static void each_call(int (*body)(Comm *), int times) {
   for (size_t w = 0; w < ARRAY_LEN(worlds); w++)
     for (size_t s = 0; s < ARRAY_LEN(sizes); s++)
       for (type = COMM_F32; type <= (body == all_gather_body ? COMM_16 : COMM_F64); type++) {
         count = sizes[s];
         run_group(worlds[w], body);
-        if (times) CHECK_EQ(all_bytes(worlds[w]), moved(worlds[w], times));
+        CHECK_EQ(all_bytes(worlds[w]), moved(worlds[w], times == EACH ? worlds[w] : times));
       }
 }
 
 static void all_reduces(void) { each_call(all_reduce_body, 2); }
 static void reduce_scatters(void) { each_call(reduce_scatter_body, 1); }
 static void all_gathers(void) { each_call(all_gather_body, 1); }
-static void broadcasts(void) { each_call(broadcast_body, 0); }
-static void sends(void) { each_call(send_body, 0); }
+static void broadcasts(void) { each_call(broadcast_body, EACH); }    // from each rank to all others
+static void sends(void) { each_call(send_body, EACH); }
 
 static void mixtures(void) {
   count = 10007;

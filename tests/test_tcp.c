@@ -788,6 +788,7 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   make_notes();
   tcp = true;
+  alarm(120);             // it takes half a minute: what hangs ends, and is a failure
   snprintf(log_path, sizeof log_path, "%s/gpt-test-tcp-%d", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
   RUN(every_byte_of_joining);
   RUN(who_may_not_come_in);
