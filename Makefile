@@ -18,7 +18,7 @@ KEY    := $(shell printf '%s' '$(CC) $(OPT) $(CFLAGS) $(OPENMP) $(WERROR) $(TARG
 BUILD  := build/$(notdir $(firstword $(CC)))$(OPT)-$(KEY)
 
 SOURCES := checkpoint comm comm_shared comm_tcp config corpus cpu data data_build dataloader detmath doctor documents evaluate flags json load machine manifest model ranks reference report \
-           run safetensors sample stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_merge tokenizer_pieces tokenizer_train train trigram util watch bench
+           run safetensors sample shard_index stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_merge tokenizer_pieces tokenizer_train train trigram util watch bench
 # Compiled once per instruction set, for fp32 and for bf16, and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops
 SETS    := generic generic_bf16 $(if $(X86),avx2 avx512 avx2_bf16 avx512_bf16 avx512bf16)

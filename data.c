@@ -1,9 +1,9 @@
 // data.c: owns `gpt data check` and `gpt data info`: whether shards are whole, and what a model will see in them.
 //
-// check: every byte of every shard; --order on proves by counting that every token but the first is a target exactly once an
+// check: every byte of every shard and of its index of documents; --order on proves by counting that every token but the first is a target exactly once an
 // epoch, and that each stands behind the token that the stream has before it. Exit 1 and the byte where something is wrong;
 // exit 2 for a file that is no shard.
-// Tests: tests/test_data.c
+// Tests: tests/test_data.c, tests/test_index.c
 #include "data.h"
 #include "dataloader.h"  // Shard, Dataloader
 #include "json.h"        // json_write_string
@@ -40,14 +40,47 @@ static Tokenizer *tokenizer_beside(const char *path, char **where) {
 
 // ---- check: one shard ----
 
-// Checksum of the payload, end-of-text tokens in it, the last token.
-typedef struct { uint32_t crc; int64_t ends; uint32_t last; } Scan;
+// Checksum of the payload, end-of-text tokens in it, the last token; and beside them the starts of documents that the index has.
+typedef struct {
+  uint32_t crc;
+  int64_t ends;
+  uint32_t last;
+  IndexWalk walk;
+  int64_t start, number;     // the next one that is not yet met, -1: none; how many were met
+  char *why;                 // what is wrong with the index, or NULL
+} Scan;
+
+static void next_start(Scan *scan) {
+  if (shard_index_next(&scan->walk, &scan->start)) return;
+  scan->start = -1;
+  if (scan->walk.code == EXIT_MACHINE) fail(EXIT_MACHINE, "%s", scan->walk.why);
+  scan->why = scan->walk.why;
+}
+
+static char *wrong_start(const Shard *s, const Scan *scan) {
+  return format("%s: byte %lld: a document begins at token %lld, where %s has no end-of-text token", scan->walk.index->path,
+                (long long)INDEX_HEADER_BYTES + 8 * scan->number, (long long)scan->start, s->path);
+}
+
+// An end-of-text token stands at `at`: a document begins there, if it is not the last token of the split.
+static void meet_end_of_text(const Shard *s, Scan *scan, int64_t at) {
+  if (!scan->walk.index || scan->why) return;
+  if (scan->start == at) {
+    next_start(scan);
+    scan->number++;
+  } else if (scan->start >= 0 && scan->start < at) {
+    scan->why = wrong_start(s, scan);
+  } else if (scan->start >= 0 || at < s->count - 1) {
+    scan->why = format("%s: byte %lld: no document begins at token %lld, where %s has an end-of-text token", scan->walk.index->path,
+                       (long long)INDEX_HEADER_BYTES + 8 * scan->number, (long long)at, s->path);
+  }
+}
 
 // A reason, or NULL.
 static char *scan_payload(const Shard *s, Scan *scan) {
   uint8_t *raw = xmalloc(PIECE, 4);
   char *why = NULL;
-  *scan = (Scan){0};
+  if (scan->walk.index) next_start(scan);
   for (int64_t at = 0; at < s->count && !why; at += PIECE) {
     int64_t n = MIN((int64_t)PIECE, s->count - at), offset = s->payload + at * s->width;
     if (!pread_all(s->fd, raw, (size_t)(n * s->width), offset))
@@ -56,13 +89,15 @@ static char *scan_payload(const Shard *s, Scan *scan) {
     scan->crc = crc32c(scan->crc, raw, (size_t)(n * s->width));
     for (int64_t i = 0; i < n && !why; i++) {
       uint32_t id = s->width == 2 ? (uint32_t)(raw[2 * i] | raw[2 * i + 1] << 8) : load_u32le(raw + 4 * i);
-      scan->ends += id == (uint32_t)s->eot;
+      if (id == (uint32_t)s->eot) { scan->ends++; meet_end_of_text(s, scan, at + i); }
       scan->last = id;
       if (s->vocab >= 0 && id >= (uint64_t)s->vocab)
         why = format("%s: byte %lld: id %u, the vocabulary has %lld", s->path, (long long)(offset + i * s->width), id,
                      (long long)s->vocab);
     }
   }
+  while (scan->walk.index && s->eot < 0 && scan->start >= 0) next_start(scan);      // no token tells where a document begins
+  if (scan->walk.index && scan->start >= 0 && !scan->why) scan->why = wrong_start(s, scan);
   free(raw);
   return why;
 }
@@ -78,21 +113,27 @@ static char *check_empty_words(const Shard *s) {
   return NULL;
 }
 
-static char *check_shard(const Shard *s, const Shard *first) {
-  Scan scan;
+static char *check_against_header(const Shard *s, const Scan *scan) {
+  if (scan->crc != s->crc)
+    return format("%s: bytes %lld to %lld: checksum %08x, byte %d says %08x", s->path, (long long)s->payload,
+                  (long long)(s->payload + s->count * s->width - 1), scan->crc, SHARD_AT_CRC, s->crc);
+  // one end-of-text token stands before each document, and one more behind the last of the split
+  bool final = scan->last == (uint32_t)s->eot && scan->ends == s->documents + 1;
+  if (s->eot >= 0 && scan->ends != s->documents && !final)
+    return format("%s: byte %d: %lld documents, but %lld end-of-text tokens", s->path, SHARD_AT_DOCUMENTS, (long long)s->documents,
+                  (long long)scan->ends);
+  return NULL;
+}
+
+static char *check_shard(const Shard *s, const Shard *first, const ShardIndex *x) {
+  Scan scan = {.walk = {.index = x->path ? x : NULL}};
   char *why = first->path ? shard_mismatch(first, s) : NULL;
   if (!why && s->ours) why = check_empty_words(s);
   if (!why) why = scan_payload(s, &scan);
-  if (why || !s->ours) return why;
-  if (scan.crc != s->crc)
-    return format("%s: bytes %lld to %lld: checksum %08x, byte %d says %08x", s->path, (long long)s->payload,
-                  (long long)(s->payload + s->count * s->width - 1), scan.crc, SHARD_AT_CRC, s->crc);
-  // one end-of-text token stands before each document, and one more behind the last of the split
-  bool final = scan.last == (uint32_t)s->eot && scan.ends == s->documents + 1;
-  if (s->eot >= 0 && scan.ends != s->documents && !final)
-    return format("%s: byte %d: %lld documents, but %lld end-of-text tokens", s->path, SHARD_AT_DOCUMENTS, (long long)s->documents,
-                  (long long)scan.ends);
-  return NULL;
+  if (!why && s->ours) why = check_against_header(s, &scan);
+  if (!why) return scan.why;
+  free(scan.why);
+  return why;
 }
 
 static char *check_tokenizer_beside(const Shard *s) {
@@ -197,33 +238,53 @@ static void check_order(const Options *o, char *const *paths, size_t count) {
   dataloader_close(l);
 }
 
+// What has been seen of the shards so far: the first that is whole, whether it has an index.
+typedef struct { Shard first; bool indexed; int64_t tokens; } Checked;
+
+static char *check_file(const Options *o, const char *path, Checked *c) {
+  Shard s;
+  ShardIndex x;
+  char *why, *index_why = NULL;
+  int code = shard_try_open(path, (ShardKind)o->raw, &s, &why);
+  if (code && code != EXIT_NO) fail(code, "%s", why);
+  if (code) return why;
+  code = shard_index_try_open(&s, &x, &index_why);
+  const bool first = !c->first.path, indexed = x.path;
+  why = check_shard(&s, &c->first, &x);
+  if (!why && first && s.ours) why = check_tokenizer_beside(&s);
+  if (!why && code && code != EXIT_NO) fail(code, "%s", index_why);
+  if (!why) why = index_why;
+  else free(index_why);
+  if (!why && !first && indexed != c->indexed)
+    why = format("%s: has an index of its documents, %s has none: make the shards again, or remove every index",
+                 indexed ? s.path : c->first.path, indexed ? c->first.path : s.path);
+  c->tokens += s.count;
+  if (!why) {
+    printf("%s: whole: %lld tokens of %d bytes, %s", s.path, (long long)s.count, s.width,
+           s.ours ? "ids and checksum right" : s.vocab < 0 ? "no checksum, no vocabulary to check ids against" : "");
+    if (indexed) printf(", index of %lld documents right\n", (long long)x.count);
+    else printf(", no index of documents\n");
+  }
+  shard_index_close(&x);
+  if (!why && first) { c->first = s; c->indexed = indexed; }
+  else shard_close(&s);
+  return why;
+}
+
 static int data_check(const Options *o) {
   size_t count, damaged = 0;
-  char **paths = all_paths(o, &count), *reason = NULL, *why;
-  int64_t tokens = 0;
-  Shard first = {.fd = -1};
+  char **paths = all_paths(o, &count), *reason = NULL;
+  Checked c = {.first = {.fd = -1}};
   for (size_t i = 0; i < count; i++) {
-    Shard s;
-    int code = shard_try_open(paths[i], (ShardKind)o->raw, &s, &why);
-    if (code && code != EXIT_NO) fail(code, "%s", why);
-    if (!code) {
-      why = check_shard(&s, &first);
-      if (!why && !first.path && s.ours) why = check_tokenizer_beside(&s);
-      if (!why)
-        printf("%s: whole: %lld tokens of %d bytes, %s\n", s.path, (long long)s.count, s.width,
-                       s.ours ? "ids and checksum right" : s.vocab < 0 ? "no checksum, no vocabulary to check ids against" : "");
-      tokens += s.count;
-      if (!why && !first.path) first = s;
-      else shard_close(&s);
-    }
+    char *why = check_file(o, paths[i], &c);
     if (!why) continue;
     printf("damaged: %s\n", why);
     if (!damaged++) reason = why;
     else free(why);
   }
   if (damaged) fail(EXIT_NO, "%s (%zu of %zu shards damaged)", reason, damaged, count);
-  printf("%zu shards, %lld tokens: all whole\n", count, (long long)tokens);
-  shard_close(&first);
+  printf("%zu shards, %lld tokens: all whole\n", count, (long long)c.tokens);
+  shard_close(&c.first);
   if (o->order) check_order(o, paths, count);
   free_names(paths, count);
   return 0;
@@ -255,6 +316,17 @@ static void add_length(Info *in, int64_t length) {
   in->longest = MAX(in->longest, length);
 }
 
+// Without an end-of-text token only the index knows where documents begin.
+static void add_indexed_lengths(Info *in) {
+  int64_t starts[512], documents = dataloader_documents(in->loader), begin = 0;
+  for (int64_t at = 0; at < documents; at += (int64_t)ARRAY_LEN(starts)) {
+    int64_t n = MIN((int64_t)ARRAY_LEN(starts), documents - at);
+    dataloader_document_starts(in->loader, at, n, starts);
+    for (int64_t i = 0; i < n; begin = starts[i++]) add_length(in, starts[i] - begin);
+  }
+  add_length(in, in->tokens - begin);
+}
+
 static void scan_stream(Info *in) {
   int32_t *ids = xmalloc(PIECE, sizeof *ids);
   int64_t begin = 0;
@@ -268,7 +340,8 @@ static void scan_stream(Info *in) {
       begin = at + i + 1;
     }
   }
-  add_length(in, in->tokens - begin);
+  if (in->eot >= 0 || dataloader_documents(in->loader) < 0) add_length(in, in->tokens - begin);
+  else add_indexed_lengths(in);
   in->ends = in->eot >= 0 ? in->counts[in->eot] : 0;
   for (int64_t id = 0; in->tokenizer && id < in->vocab; id++) {
     size_t length;
@@ -365,7 +438,7 @@ static void print_json(const Info *in) {
   json_write_string(&j, hash, strlen(hash));
   buffer_printf(&j, ", \"bytes\": %lld, \"bytes_per_token\": ", (long long)in->bytes);
   json_write_number(&j, bytes_per_token(in));
-  buffer_printf(&j, ", \"longest_document\": %lld}", (long long)in->longest);
+  buffer_printf(&j, ", \"longest_document\": %lld, \"indexed_documents\": %lld}", (long long)in->longest, (long long)dataloader_documents(in->loader));
   printf("%s\n", j.data);
   buffer_free(&j);
 }
@@ -395,9 +468,12 @@ static int data_info(const Options *o) {
   const char *hash = dataloader_tokenizer_hash(in.loader);
   printf("shards     %zu\ntokens     %lld\ndocuments  %lld\nvocabulary %lld, end-of-text id %d\ntokenizer  %s\n", in.shards,
          (long long)in.tokens, (long long)in.documents, (long long)in.vocab, in.eot, *hash ? hash : "not known");
+  int64_t indexed = dataloader_documents(in.loader);
+  if (indexed >= 0) printf("index      where %lld documents begin\n", (long long)indexed);
+  else printf("index      of documents: none\n");
   if (in.tokenizer) printf("text       %lld bytes, %.3f bytes a token\n", (long long)in.bytes, bytes_per_token(&in));
   print_tokens(&in);
-  if (in.eot >= 0) print_lengths(&in);
+  if (in.eot >= 0 || indexed >= 0) print_lengths(&in);
   print_beginning(&in);
   if (o->json) print_json(&in);
   free(in.counts);

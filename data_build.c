@@ -7,9 +7,9 @@
 // What a folder is made of stands in its build.json first, as not finished; so a folder is never taken for whole that is not,
 // and a build that was interrupted is continued by the same command: build.json says after each shard which job its last token
 // came from, so that the jobs before it are read, for the division of documents, but not encoded again. A checksum of what is
-// passed over tells a text that has changed meanwhile. A shard appears under its name when it is whole; a refused request
-// (exit 2) leaves nothing behind; after a full disk or a signal finished shards stay.
-// Tests: tests/test_data.c
+// passed over tells a text that has changed meanwhile. A shard appears under its name when it is whole, just after the index of its documents;
+// a refused request (exit 2) leaves nothing behind; after a full disk or a signal finished shards stay.
+// Tests: tests/test_data.c, tests/test_index.c
 #include "data.h"
 #include "dataloader.h"  // Shard, shard_header
 #include "documents.h"   // Documents
@@ -39,6 +39,15 @@ static const char *const side_names[SIDES] = {"train", "val"};
 // from one before it; in front of that job the split had so many tokens and documents, and with it a text of this checksum.
 typedef struct { int64_t shards, done, jobs, tokens, documents, text_crc; } Progress;
 
+// A file that is written piece by piece, after room for its header, and gets its name when it is whole.
+typedef struct {
+  int fd;                              // -1: none
+  char *path, *temporary;              // its name, and the one until then; NULL: none
+  uint8_t *room;                       // (ROOM_BYTES)
+  size_t used;                         // of it, not written yet
+  uint32_t crc;                        // of all behind the header
+} Output;
+
 // The shards of one split, written one after another.
 typedef struct {
   const char *dir, *name;
@@ -47,11 +56,8 @@ typedef struct {
   uint32_t text_crc;                   // of its jobs' text, so far
   Progress found;                      // by an interrupted build of the same request: tokens below found.done are not written again
   Progress at, last;                   // in front of the job at hand; when the last shard was finished, as build.json has it
-  int fd;                              // of the shard that is being written, -1: none
-  char *path, *temporary;              // of it
+  Output ids, index;                   // of the shard that is being written
   Shard header;                        // of it
-  uint8_t *room;
-  size_t used;
 } Writer;
 
 // A piece of a document in the batch.
@@ -62,7 +68,7 @@ typedef struct {
   bool passed;                // all its tokens stand in shards that an interrupted build finished
   const char *name;           // of its text, and where it begins there
   int64_t at;
-  int32_t *ids;
+  uint8_t *ids;               // as in the shard
   int64_t count;              // of ids; -1: character `unseen` has none
   size_t unseen;
 } Job;
@@ -114,37 +120,72 @@ static void writer_failed(Build *b, const char *path, const char *what) {
 
 static void write_build_json(const Build *b, bool finished);
 
+// Takes over the path.
+static void output_open(Build *b, Output *f, char *path, size_t header) {
+  static const uint8_t zeros[SHARD_HEADER_BYTES];
+  f->path = path;
+  f->temporary = format("%s.tmp", path);
+  f->used = 0;
+  f->crc = 0;
+  f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (f->fd < 0) writer_failed(b, f->temporary, "make this file");
+  if (!write_all(f->fd, zeros, header)) writer_failed(b, f->temporary, "write");
+}
+
+static void output_write(Build *b, Output *f, const uint8_t *bytes, size_t n) {
+  if (!write_all(f->fd, bytes, n)) writer_failed(b, f->temporary, "write");
+  f->crc = crc32c(f->crc, bytes, n);
+}
+
+static void output_flush(Build *b, Output *f) {
+  output_write(b, f, f->room, f->used);
+  f->used = 0;
+}
+
+static void output_put(Build *b, Output *f, const uint8_t *bytes, size_t n) {
+  if (f->used + n > ROOM_BYTES) output_flush(b, f);
+  if (n > ROOM_BYTES) { output_write(b, f, bytes, n); return; }
+  memcpy(f->room + f->used, bytes, n);
+  f->used += n;
+}
+
+// Behind output_flush, for the header knows the checksum. All of it is on disk then, under the name it has until it is published.
+static void output_finish(Build *b, Output *f, const uint8_t *header, size_t n) {
+  if (lseek(f->fd, 0, SEEK_SET) < 0 || !write_all(f->fd, header, n)) writer_failed(b, f->temporary, "write");
+  if (fsync(f->fd)) writer_failed(b, f->temporary, "put on disk");
+  int closed = close(f->fd);
+  f->fd = -1;
+  if (closed) writer_failed(b, f->temporary, "close");
+}
+
+static void output_forget(Output *f) {
+  free(f->path);
+  free(f->temporary);
+  f->path = f->temporary = NULL;
+}
+
 static void writer_open(Build *b, Writer *w) {
-  uint8_t header[SHARD_HEADER_BYTES] = {0};
-  w->path = format("%s/%s_%06lld.bin", w->dir, w->name, (long long)w->shards);
-  w->temporary = format("%s.tmp", w->path);
+  char *path = format("%s/%s_%06lld.bin", w->dir, w->name, (long long)w->shards);
+  output_open(b, &w->ids, path, SHARD_HEADER_BYTES);
+  output_open(b, &w->index, shard_index_path(path), INDEX_HEADER_BYTES);
   w->header.count = w->header.documents = 0;
-  w->header.crc = 0;
-  w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (w->fd < 0) writer_failed(b, w->temporary, "make this file");
-  if (!write_all(w->fd, header, sizeof header)) writer_failed(b, w->temporary, "write");
 }
 
-static void writer_flush(Build *b, Writer *w) {
-  if (!write_all(w->fd, w->room, w->used)) writer_failed(b, w->temporary, "write");
-  w->header.crc = crc32c(w->header.crc, w->room, w->used);
-  w->used = 0;
-}
-
-// The header, which knows the checksum, comes last; then the file gets its name.
+// Wherever this is cut short, a shard that has its name has its index too; and build.json, which is written last, decides what counts.
 static void writer_finish(Build *b, Writer *w) {
-  uint8_t header[SHARD_HEADER_BYTES];
-  writer_flush(b, w);
+  uint8_t header[SHARD_HEADER_BYTES], index_header[INDEX_HEADER_BYTES];
+  output_flush(b, &w->ids);
+  output_flush(b, &w->index);
+  w->header.crc = w->ids.crc;
   shard_header(&w->header, header);
-  if (lseek(w->fd, 0, SEEK_SET) < 0 || !write_all(w->fd, header, sizeof header)) writer_failed(b, w->temporary, "write");
-  if (fsync(w->fd)) writer_failed(b, w->temporary, "put on disk");
-  int closed = close(w->fd);
-  w->fd = -1;
-  if (closed) writer_failed(b, w->temporary, "close");
-  if (rename(w->temporary, w->path) || !fsync_directory(w->dir)) writer_failed(b, w->path, "name the file so");
-  free(w->path);
-  free(w->temporary);
-  w->path = w->temporary = NULL;
+  output_finish(b, &w->ids, header, sizeof header);
+  const ShardIndex index = {.count = w->header.documents, .tokens = w->header.count, .shard_crc = w->ids.crc, .crc = w->index.crc};
+  shard_index_header(&index, index_header);
+  output_finish(b, &w->index, index_header, sizeof index_header);
+  if (rename(w->index.temporary, w->index.path)) writer_failed(b, w->index.path, "name the file so");
+  if (rename(w->ids.temporary, w->ids.path) || !fsync_directory(w->dir)) writer_failed(b, w->ids.path, "name the file so");
+  output_forget(&w->ids);
+  output_forget(&w->index);
   w->last = w->at;
   w->last.shards = ++w->shards;
   w->last.done = w->tokens;
@@ -153,22 +194,25 @@ static void writer_finish(Build *b, Writer *w) {
   b->keep = false;
 }
 
-static void writer_put(Build *b, Writer *w, const int32_t *ids, int64_t n) {
-  int64_t written = MIN(n, MAX((int64_t)0, w->found.done - w->tokens));   // by the build that was interrupted
-  w->tokens += written;
-  for (int64_t i = written; i < n; i++) {
-    if (w->fd < 0) writer_open(b, w);
-    if (w->header.width == 2) {
-      w->room[w->used++] = (uint8_t)ids[i];
-      w->room[w->used++] = (uint8_t)(ids[i] >> 8);
-    } else {
-      store_u32le(w->room + w->used, (uint32_t)ids[i]);
-      w->used += 4;
-    }
-    if (w->used == ROOM_BYTES) writer_flush(b, w);
-    w->tokens++;
-    if (++w->header.count == w->shard_tokens) writer_finish(b, w);
+// n ids, as they stand in the shard.
+static void writer_put(Build *b, Writer *w, const uint8_t *ids, int64_t n) {
+  int64_t done = MIN(n, MAX((int64_t)0, w->found.done - w->tokens));   // written by the build that was interrupted
+  w->tokens += done;
+  while (done < n) {
+    if (w->ids.fd < 0) writer_open(b, w);
+    int64_t take = MIN(n - done, w->shard_tokens - w->header.count);
+    output_put(b, &w->ids, ids + done * w->header.width, (size_t)(take * w->header.width));
+    done += take;
+    w->tokens += take;
+    w->header.count += take;
+    if (w->header.count == w->shard_tokens) writer_finish(b, w);
   }
+}
+
+static void pack_ids(const int32_t *ids, size_t n, int width, uint8_t *packed) {
+  for (size_t i = 0; i < n; i++)
+    if (width == 4) store_u32le(packed + 4 * i, (uint32_t)ids[i]);
+    else packed[2 * i] = (uint8_t)ids[i], packed[2 * i + 1] = (uint8_t)(ids[i] >> 8);
 }
 
 // In front of the next job of a split (its text is in the checksum), or behind the last one.
@@ -176,27 +220,37 @@ static void writer_at_job(const Build *b, Writer *w) {
   w->at = (Progress){.jobs = b->jobs_written, .tokens = w->tokens, .documents = w->documents, .text_crc = w->text_crc};
 }
 
+static void put_end_of_text(Build *b, Writer *w) {
+  uint8_t packed[4];
+  pack_ids(&b->eot, 1, w->header.width, packed);
+  writer_put(b, w, packed, 1);
+}
+
 static void writer_begin_document(Build *b, Writer *w) {
   w->documents++;
   if (w->tokens >= w->found.done) {
-    if (w->fd < 0) writer_open(b, w);
+    uint8_t start[8];
+    if (w->ids.fd < 0) writer_open(b, w);
+    store_u64le(start, (uint64_t)w->header.count);
+    output_put(b, &w->index, start, sizeof start);
     w->header.documents++;
   }
-  if (b->eot >= 0) writer_put(b, w, &b->eot, 1);
+  if (b->eot >= 0) put_end_of_text(b, w);
 }
 
 static void writer_end(Build *b, Writer *w) {
   writer_at_job(b, w);
-  if (w->tokens > 0 && b->eot >= 0) writer_put(b, w, &b->eot, 1);
-  if (w->fd >= 0) writer_finish(b, w);
-  free(w->room);
-  w->room = NULL;
+  if (w->tokens > 0 && b->eot >= 0) put_end_of_text(b, w);
+  if (w->ids.fd >= 0) writer_finish(b, w);
+  free(w->ids.room);
+  free(w->index.room);
 }
 
 // ---- cleaning up ----
 
 static bool is_ours(const char *name) {
-  static const char *const patterns[] = {"train_*.bin", "val_*.bin", "train_*.bin.tmp", "val_*.bin.tmp", "build.json", "tokenizer.json"};
+  static const char *const patterns[] = {"train_*.bin", "val_*.bin", "train_*.idx", "val_*.idx", "train_*.bin.tmp", "val_*.bin.tmp",
+                                         "train_*.idx.tmp", "val_*.idx.tmp", "build.json", "tokenizer.json"};
   for (size_t i = 0; i < ARRAY_LEN(patterns); i++) if (fnmatch(patterns[i], name, 0) == 0) return true;
   return false;
 }
@@ -204,7 +258,11 @@ static bool is_ours(const char *name) {
 // Runs inside fail(): half a shard goes always, everything where the request was refused.
 static void clean_up(void *arg) {
   Build *b = arg;
-  for (int s = 0; s < SIDES; s++) if (b->writers[s].temporary) unlink(b->writers[s].temporary);
+  for (int s = 0; s < SIDES; s++) {
+    const Writer *w = &b->writers[s];
+    const char *const half[] = {w->ids.temporary, w->index.temporary, w->index.path};
+    for (size_t i = 0; i < ARRAY_LEN(half); i++) if (half[i]) unlink(half[i]);
+  }
   if (b->keep) return;
   size_t count;
   char **names = list_directory(b->dir, &count);
@@ -226,8 +284,9 @@ static void encode_job(const Build *b, const Batch *batch, Job *j, TokenBuffer *
   if (j->passed) return;
   j->count = tokenizer_encode(b->tokenizer, batch->text.data + j->begin, j->n, ids, SPECIAL_NONE);
   if (j->count < 0) { j->unseen = ids->unseen; return; }
-  j->ids = xmalloc((size_t)j->count, sizeof *j->ids);
-  if (j->count) memcpy(j->ids, ids->ids, (size_t)j->count * sizeof *j->ids);
+  const int width = b->writers[j->side].header.width;
+  j->ids = xmalloc((size_t)j->count, (size_t)width);
+  pack_ids(ids->ids, (size_t)j->count, width, j->ids);
 }
 
 static void refuse_character(const Build *b, const Batch *batch, const Job *j) {
@@ -443,6 +502,20 @@ static void write_build_json(const Build *b, bool finished) {
   free(path);
 }
 
+// Tokens of a shard that is there, with its index, and of this request; 0: it is not.
+static int64_t tokens_of_finished(const Build *b, const char *path) {
+  Shard s;
+  ShardIndex x;
+  char *why = NULL;
+  if (shard_try_open(path, SHARD_HEADER, &s, &why)) { free(why); return 0; }
+  bool indexed = !shard_index_try_open(&s, &x, &why) && x.path;
+  int64_t tokens = indexed && !strcmp(s.tokenizer, b->tokenizer_hash) && s.count <= b->o->shard_tokens ? s.count : 0;
+  if (indexed) shard_index_close(&x);
+  shard_close(&s);
+  free(why);
+  return tokens;
+}
+
 // What an interrupted build says of a split, if its shards are there and hold what it says; else that split is made from its start.
 // Returns the number of shards.
 static int64_t find_progress(Build *b, Side side, const Json *said) {
@@ -454,12 +527,10 @@ static int64_t find_progress(Build *b, Side side, const Json *said) {
     whole = whole && json_int(said, fields[i].name, 0, (int64_t)1 << 53, fields[i].value);
   int64_t tokens = 0;
   for (int64_t i = 0; whole && i < p.shards; i++) {
-    Shard s;
-    char *why, *path = format("%s/%s_%06lld.bin", b->dir, side_names[side], (long long)i);
-    int code = shard_try_open(path, SHARD_HEADER, &s, &why);
-    whole = !code && !strcmp(s.tokenizer, b->tokenizer_hash) && s.count <= b->o->shard_tokens;
-    if (code) free(why);
-    else { tokens += s.count; shard_close(&s); }
+    char *path = format("%s/%s_%06lld.bin", b->dir, side_names[side], (long long)i);
+    int64_t found = tokens_of_finished(b, path);
+    whole = found > 0;
+    tokens += found;
     free(path);
   }
   if (!whole || tokens != p.done || p.tokens > p.done) return 0;
@@ -520,8 +591,9 @@ static void open_writers(Build *b) {
   memcpy(header.tokenizer, b->tokenizer_hash, sizeof header.tokenizer);
   for (int s = 0; s < SIDES; s++) {
     const Progress *p = &b->progress[s];
-    b->writers[s] = (Writer){.dir = b->dir, .name = side_names[s], .shard_tokens = b->o->shard_tokens, .fd = -1,
-                             .header = header, .room = xmalloc(ROOM_BYTES, 1), .found = *p, .last = *p, .shards = p->shards,
+    b->writers[s] = (Writer){.dir = b->dir, .name = side_names[s], .shard_tokens = b->o->shard_tokens,
+                             .ids = {.fd = -1, .room = xmalloc(ROOM_BYTES, 1)}, .index = {.fd = -1, .room = xmalloc(ROOM_BYTES, 1)},
+                             .header = header, .found = *p, .last = *p, .shards = p->shards,
                              .tokens = p->tokens, .documents = p->documents};
   }
 }

@@ -196,6 +196,8 @@ struct Dataloader {
   Shard *shards;
   ShardKind kind;
   int64_t *starts;           // (shard_count + 1) number of the first token of each shard in the stream
+  ShardIndex *indices;       // (shard_count)
+  int64_t *documents;        // (shard_count + 1) number of the first document that begins in each shard; NULL: not every shard has an index
   size_t shard_count;
   int64_t n, vocab;
   int32_t eot;
@@ -222,8 +224,30 @@ Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t voc
   return l;
 }
 
-// Shards past this many are opened for each read: a process may not have thousands of files open.
+// Shards and indices past this many are opened for each read: a process may not have thousands of files open.
 enum { KEPT_OPEN = 256 };
+
+static _Noreturn void index_failed(int code, const char *why) { fail(code == EXIT_MACHINE ? EXIT_MACHINE : EXIT_REQUEST, "%s", why); }
+
+static void open_indices(Dataloader *l) {
+  l->indices = xcalloc(l->shard_count, sizeof *l->indices);
+  l->documents = xcalloc(l->shard_count + 1, sizeof *l->documents);
+  size_t found = 0;
+  for (size_t i = 0; i < l->shard_count; i++) {
+    ShardIndex *x = &l->indices[i];
+    char *why;
+    int code = shard_index_try_open(&l->shards[i], x, &why);
+    if (code) index_failed(code, why);
+    l->documents[i + 1] = l->documents[i] + x->count;
+    found += x->path != NULL;
+    if (i < KEPT_OPEN || !x->path) continue;
+    close(x->fd);
+    x->fd = -1;
+  }
+  if (found == l->shard_count) return;
+  free(l->documents);
+  l->documents = NULL;
+}
 
 static void open_all(Dataloader *l, char *const *paths) {
   for (size_t i = 0; i < l->shard_count; i++) {
@@ -256,6 +280,7 @@ Dataloader *dataloader_open_paths(char *const *paths, size_t count, ShardKind ki
   l->shards = xcalloc(l->shard_count, sizeof *l->shards);
   l->starts = xcalloc(l->shard_count + 1, sizeof *l->starts);
   open_all(l, paths);
+  open_indices(l);
   const Shard *first = &l->shards[0];
   l->n = l->starts[l->shard_count];
   l->vocab = vocab > 0 ? vocab : first->vocab;
@@ -271,8 +296,13 @@ Dataloader *dataloader_open_paths(char *const *paths, size_t count, ShardKind ki
 
 void dataloader_close(Dataloader *l) {
   if (!l) return;
-  for (size_t i = 0; i < l->shard_count; i++) shard_close(&l->shards[i]);
+  for (size_t i = 0; i < l->shard_count; i++) {
+    shard_close(&l->shards[i]);
+    shard_index_close(&l->indices[i]);
+  }
   free(l->shards);
+  free(l->indices);
+  free(l->documents);
   free(l->starts);
   free(l->memory);
   free(l->rows);
@@ -308,13 +338,18 @@ static void read_shard(const Dataloader *l, const Shard *s, int64_t first, int64
        s->path, (long long)(s->payload + (first + i) * s->width), (uint32_t)ids[i], vocab);
 }
 
-static void read_shards(const Dataloader *l, int64_t at, int64_t n, int32_t *ids) {
-  size_t low = 0, high = l->shard_count - 1;      // the shard that holds token `at`
+// The last shard whose first token (or document) is number `at` or one before it.
+static size_t shard_of(const Dataloader *l, const int64_t *firsts, int64_t at) {
+  size_t low = 0, high = l->shard_count - 1;
   while (low < high) {
     size_t middle = (low + high + 1) / 2;
-    if (l->starts[middle] <= at) low = middle; else high = middle - 1;
+    if (firsts[middle] <= at) low = middle; else high = middle - 1;
   }
-  for (size_t s = low; n > 0; s++) {
+  return low;
+}
+
+static void read_shards(const Dataloader *l, int64_t at, int64_t n, int32_t *ids) {
+  for (size_t s = shard_of(l, l->starts, at); n > 0; s++) {
     int64_t inside = at - l->starts[s], take = MIN(n, l->shards[s].count - inside);
     read_shard(l, &l->shards[s], inside, take, ids);
     at += take;
@@ -365,10 +400,71 @@ void dataloader_hash(Dataloader *l, Sha256 *sha) {
 
 // ---- documents ----
 
+// The index of shard s: as it is kept, or opened again into *again, to be closed.
+static const ShardIndex *open_index(const Dataloader *l, size_t s, ShardIndex *again) {
+  char *why;
+  *again = (ShardIndex){.fd = -1};
+  if (l->indices[s].fd >= 0) return &l->indices[s];
+  int code = shard_index_try_open(&l->shards[s], again, &why);
+  if (code) index_failed(code, why);
+  if (!again->path) fail(EXIT_MACHINE, "%s: is gone, it was there when this process began", l->indices[s].path);
+  return again;
+}
+
+int64_t dataloader_documents(const Dataloader *l) { return l->documents ? l->documents[l->shard_count] : -1; }
+
+static void read_starts(const ShardIndex *x, int64_t first, int64_t n, int64_t *starts) {
+  char *why;
+  int code = shard_index_read(x, first, (size_t)n, -1, starts, NULL, &why);
+  if (code) index_failed(code, why);
+}
+
+int64_t dataloader_document_at(const Dataloader *l, int64_t at) {
+  size_t s = shard_of(l, l->starts, at);
+  ShardIndex again;
+  const ShardIndex *x = open_index(l, s, &again);
+  int64_t low = 0, high = x->count, start;      // documents below low begin at `at` or before it, those from high on behind it
+  while (low < high) {
+    int64_t middle = low + (high - low) / 2;
+    read_starts(x, middle, 1, &start);
+    if (l->starts[s] + start <= at) low = middle + 1; else high = middle;
+  }
+  shard_index_close(&again);
+  return l->documents[s] + low - 1;
+}
+
+void dataloader_document_starts(const Dataloader *l, int64_t first, int64_t n, int64_t *starts) {
+  for (size_t s = shard_of(l, l->documents, first); n > 0; s++) {
+    int64_t inside = first - l->documents[s], take = MIN(n, l->indices[s].count - inside);
+    ShardIndex again;
+    read_starts(open_index(l, s, &again), inside, take, starts);
+    shard_index_close(&again);
+    for (int64_t i = 0; i < take; i++) starts[i] += l->starts[s];
+    first += take;
+    starts += take;
+    n -= take;
+  }
+}
+
 typedef void DocumentFn(Dataloader *l, int64_t first, int64_t last, int64_t *result);
+
+// each_document by the indices.
+static void each_indexed_document(Dataloader *l, DocumentFn *visit, int64_t *result) {
+  int64_t first = -1, start;
+  for (size_t s = 0; s < l->shard_count; s++) {
+    ShardIndex again;
+    IndexWalk walk = {.index = open_index(l, s, &again)};
+    for (; shard_index_next(&walk, &start); first = l->starts[s] + start)
+      if (first >= 0) visit(l, first, l->starts[s] + start, result);
+    if (walk.code) index_failed(walk.code, walk.why);
+    shard_index_close(&again);
+  }
+  if (first >= 0) visit(l, first, l->n - 1, result);
+}
 
 // Calls visit for each document: its end-of-text token stands at `first`, the next one (or the last token) at `last`.
 static void each_document(Dataloader *l, DocumentFn *visit, int64_t *result) {
+  if (l->documents) { each_indexed_document(l, visit, result); return; }
   int32_t *ids = xmalloc(PIECE, sizeof *ids);
   int64_t first = -1;
   for (int64_t at = 0; at < l->n; at += PIECE) {

@@ -12,7 +12,8 @@
 //
 // Sample k is the same whoever reads it, whatever was read before. Files are read with pread and never mapped; every id is
 // checked against the vocabulary as it is read; a file that became shorter meanwhile ends the process (exit 3).
-// Tests: tests/test_dataloader.c
+// Where shards have an index of their documents (gpt data build writes one), rows of documents are found by it instead of reading every token.
+// Tests: tests/test_dataloader.c, tests/test_index.c
 #pragma once
 #include "device.h"   // IGNORED_TARGET
 #include "util.h"
@@ -55,6 +56,44 @@ void shard_close(Shard *s);
 void shard_header(const Shard *s, uint8_t header[SHARD_HEADER_BYTES]);
 // ids = tokens first..first+n-1; false on an I/O error or a file that became shorter.
 bool shard_read(const Shard *s, int64_t first, size_t n, int32_t *ids);
+
+// ---- the index of a shard's documents: NAME.idx beside NAME.bin, little-endian ----
+// 32 bytes of header: "GPTD", format version 1 (uint32), count (int64), the shard's tokens (int64), CRC32C of the shard's payload, CRC32C of the
+// starts; then count starts (int64), ascending: the token of the shard, from 0, that a document begins with. That is the end-of-text
+// token before it where the tokenizer has one. A document that began in the shard before is not counted, as in the shard's header.
+// It belongs to the one shard whose tokens, documents and checksum it names; only shards with our words can have one.
+enum { INDEX_HEADER_BYTES = 32, INDEX_MAGIC = 0x44545047 };
+enum { INDEX_AT_FORMAT = 4, INDEX_AT_COUNT = 8, INDEX_AT_TOKENS = 16, INDEX_AT_SHARD = 24, INDEX_AT_CRC = 28 };
+typedef struct {
+  char *path;                // NULL: there is none
+  int fd;
+  int64_t count, tokens;
+  uint32_t shard_crc, crc;
+} ShardIndex;
+
+char *shard_index_path(const char *shard);   // freed by the caller
+// Fills in the 32 bytes for these values (path, fd are not looked at).
+void shard_index_header(const ShardIndex *x, uint8_t header[INDEX_HEADER_BYTES]);
+// The index beside s, its header checked against the file's size and the shard. 0 (no file: path is NULL), or EXIT_NO (damaged, or another
+// shard's), EXIT_REQUEST (no index, or none of this version), EXIT_MACHINE with the reason in *why, freed by the caller; then *x needs no closing.
+int shard_index_try_open(const Shard *s, ShardIndex *x, char **why);
+void shard_index_close(ShardIndex *x);
+// starts = those of number first..first+n-1, 0 <= first, first + n <= count: each in the shard, with room for the others around it, and larger
+// than the one before it; the first of them larger than `above` (-1: not known). 0, or EXIT_NO or EXIT_MACHINE with the reason in *why.
+// crc: continued over their bytes; NULL: not wanted.
+int shard_index_read(const ShardIndex *x, int64_t first, size_t n, int64_t above, int64_t *starts, uint32_t *crc, char **why);
+// All of them one after another, and the checksum at the end. Begin with {.index = x}; false: the end, or `code` is not 0 and `why` the reason.
+typedef struct {
+  const ShardIndex *index;
+  int64_t read;              // from the file
+  int64_t starts[512];
+  size_t have, used;         // of these
+  uint32_t crc;
+  int code;
+  char *why;
+} IndexWalk;
+bool shard_index_next(IndexWalk *w, int64_t *start);
+
 // Paths that match a quoted glob, sorted; a directory stands for its *.bin. Exit 2 if there are none. Freed by free_names.
 char **shard_glob(const char *pattern, size_t *count);
 
@@ -88,6 +127,14 @@ int64_t dataloader_counted(const Dataloader *l, int64_t first, int64_t count);
 int64_t dataloader_targets(const Dataloader *l, int64_t index, int64_t *first_target);
 // ids = tokens at .. at+n-1 of the stream, 0 <= at, at + n <= N
 void dataloader_read(const Dataloader *l, int64_t at, int64_t n, int32_t *ids);
+// Documents, by the shards' indices, which are read where they are asked for and never held: O(log n). Exit 2 where an index is damaged.
+// How many begin in the stream; -1: not every shard has an index, and the two below must not be called.
+int64_t dataloader_documents(const Dataloader *l);
+// The last document that begins at token `at` or before it, 0 <= at < N; -1: none does. The documents that tokens a..b touch are those from
+// dataloader_document_at(l, a) to dataloader_document_at(l, b).
+int64_t dataloader_document_at(const Dataloader *l, int64_t at);
+// starts = places in the stream where documents number first..first+n-1 begin, 0 <= first, first + n <= how many there are
+void dataloader_document_starts(const Dataloader *l, int64_t first, int64_t n, int64_t *starts);
 // For validation: windows side by side from the first target on (documents: in order), the last one partly ignored.
 int64_t dataloader_sequential_count(const Dataloader *l);
 int64_t dataloader_sequential(Dataloader *l, int64_t window, int32_t *inputs, int32_t *targets);

@@ -450,7 +450,8 @@ static void build_leaves_nothing_half(void) {
   EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(text, "--tokenizer", "byte", "--out", out, "--val-fraction", "0"));
   CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"), 0);
   CHECK(strstr(said.data, "an interrupted build, goes on behind 2 finished shards"));
-  CHECK_EQ(names_in("shards", "train_"), (b.len + 79999) / 80000);
+  CHECK_EQ(names_in("shards", ".bin"), (b.len + 79999) / 80000);
+  CHECK_EQ(names_in("shards", ".idx"), (b.len + 79999) / 80000);
   CHECK_EQ(names_in("shards", ".tmp"), 0);
   EXPECT_FAIL(EXIT_REQUEST, "finished build of this very request",
               BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"));
@@ -554,13 +555,15 @@ static void stopped_builds_go_on(void) {
         free(said_so);
       }
     }
-    // a shard is gone, or a record says what cannot be: that split is made from its start
-    for (int damage = way % 4 ? 4 : 0; damage < 4; damage++) {
+    // a shard or its index is gone, or a record says what cannot be: that split is made from its start
+    for (int damage = way % 4 ? 6 : 0; damage < 6; damage++) {
       EXIT_OF(code, { names_left = 2; AGAIN(out); });
-      char *shard = in_folder("shards/train_000000.bin"), *record = in_folder("shards/build.json"), *at;
+      CHECK_EQ(names_in("shards", ".idx"), 2);
+      char *shard = in_folder(damage < 4 ? "shards/train_000000.bin" : "shards/train_000000.idx"), *record = in_folder("shards/build.json"), *at;
       size_t n;
       char *said_there = read_file(record, "record", 1 << 20, &n);
-      if (damage == 0) unlink(shard);
+      if (damage == 0 || damage == 4) unlink(shard);
+      else if (damage == 5) write_file(shard, "GPTD", 4);
       else if (damage == 1) { at = strstr(said_there, "\"done\": "); at[8] = at[8] == '9' ? '8' : '9'; }
       else if (damage == 2) {
         at = strstr(said_there, "\"tokens\": ") + 10;
@@ -569,12 +572,27 @@ static void stopped_builds_go_on(void) {
         said_there = more, n = strlen(more);
       }
       else { at = strstr(said_there, "\"jobs\""); at[1] = 'J'; }
-      if (damage) write_file(record, said_there, n);
+      if (damage < 4) write_file(record, said_there, n);
       CHECK_EQ(AGAIN(out), 0);
       expect_same_folder(whole, out, "damaged");
       remove_in_folder("shards");
       free(shard), free(record), free(said_there);
     }
+    // killed between the names of an index and its shard; an index that cannot have its name: no shard without one
+    EXIT_OF(code, { shards_until_signal = 1; sent = SIGKILL; AGAIN(out); });
+    CHECK_EQ(code, 1000 + SIGKILL);
+    CHECK_EQ(names_in("shards", ".bin") - names_in("shards", ".bin.tmp"), 1);
+    CHECK_EQ(names_in("shards", ".idx") - names_in("shards", ".idx.tmp"), 2);
+    CHECK_EQ(AGAIN(out), 0);
+    expect_same_folder(whole, out, "killed");
+    remove_in_folder("shards");
+    EXIT_OF(code, { limited = ".idx"; names_left = 2; AGAIN(out); });
+    CHECK_EQ(code, EXIT_MACHINE);
+    CHECK_EQ(names_in("shards", ".idx"), 2);
+    CHECK_EQ(names_in("shards", ".bin"), 2);
+    CHECK_EQ(AGAIN(out), 0);
+    expect_same_folder(whole, out, "index not named");
+    remove_in_folder("shards");
     // a signal: the shards that are finished stay
     const int number = way % 2 ? SIGINT : SIGTERM;
     EXIT_OF(code, { shards_until_signal = 1; sent = number; AGAIN(out); });
@@ -648,7 +666,7 @@ static void check_counts_the_order(void) {
 // All that the commands say and write of a text of 200 KB, from a folder where names are short, by its hash.
 static void words_are_pinned(void) {
   static const char *const words[] = {"the ", "old ", "bear ", "found ", "a ", "red ", "key ", "and ", "sang.\n", "slept.\n\n", "Where?", " 1234", "\"yes\" "};
-  static const struct { const char *tokenizer, *hash; } cases[] = {{"byte", "4b17c32d1696c200c92a1a9d118fd446531a25f21fd3608031a19595f7d49660"}, {"gpt2", "31d4730f793d6d285e1fa1a66d5e7d7f2ffbcdee2838de179201a59bcd28726e"}};
+  static const struct { const char *tokenizer, *hash; } cases[] = {{"byte", "864fbf533c7f703879b414791fe320aaf8824e33bb18ff44deb59dfcef51302c"}, {"gpt2", "1dd83fde31be8ccf486838b9e46f568168604a839e9864451f20f358cbe548a8"}};
   char before[4096];
   Buffer text = {0}, all = {0};
   if (!getcwd(before, sizeof before) || chdir(folder)) abort();
@@ -694,6 +712,7 @@ static void info_shows_the_data(void) {
     "documents  3\n"
     "vocabulary 257, end-of-text id 256\n"
     "tokenizer  79f7f2cc332e5789bef44fb9300e017a38b13f25979691b6dc99c6be73fdc648\n"
+    "index      where 3 documents begin\n"
     "text       27 bytes, 1.000 bytes a token\n"
     "used       9 of 257 ids\n"
     "most frequent: id, count, share, text\n"

@@ -5,6 +5,8 @@ Every program gets the whole text as bytes in memory and returns ids in memory. 
 same text once more. Their tokenizers are built anew for each first pass (not timed), as ours is. Prints a Markdown table.
 Without TEXT: three texts made of what this machine has: programs, manuals in English, manuals in other languages, and 50 MB of all.
 --train TEXT: also trains 32,768 entries on TEXT with two threads, pattern gpt4 (rustbpe knows that one). Needs ./gpt, gigatoken, tiktoken, rustbpe, tokenizers.
+Two threads: `gpt data build` of the last text, whole commands, beside a probe: two of them with one thread each at once, which is what two cores give where nothing
+is shared but the machine. --threads-only TEXT: only that; needs ./gpt and no peer.
 """
 import argparse
 import gzip
@@ -115,6 +117,29 @@ def train_table(path, rounds):
     print()
 
 
+def threads_table(path, rounds):
+    """Rounds of one thread, two threads, and the probe, one after the other; ratio: what two threads gain on one, divided by what the probe gains."""
+    def builds(threads, programs):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [GPT, "data", "build", path, "--tokenizer", "gpt2", "--threads", str(threads), "--out"]
+            def run():
+                running = [subprocess.Popen([*command, os.path.join(folder, str(i))], stdout=subprocess.DEVNULL) for i in range(programs)]
+                if any([p.wait() for p in running]): sys.exit("gpt data build failed")
+            return timed(run)[1]
+
+    builds(1, 1)   # the text is read from memory in every round
+    one, two, probe = [], [], []
+    for _ in range(rounds):
+        one.append(builds(1, 1))
+        two.append(builds(2, 1))
+        probe.append(builds(1, 2))
+    gains = [a / b for a, b in zip(one, two)], [2 * a / b for a, b in zip(one, probe)]
+    ratios = [a / b for a, b in zip(*gains)]
+    ms = [1e3 * statistics.median(t) for t in (one, two, probe)]
+    print(f"\n| gpt data build {os.path.basename(path)}, {rounds} rounds | one thread {ms[0]:.0f} ms | two {ms[1]:.0f} ms ({statistics.median(gains[0]):.2f} x) | "
+          f"two programs at once {ms[2]:.0f} ms ({statistics.median(gains[1]):.2f} x) | two threads / probe {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |", flush=True)
+
+
 def gather(path, most, roots, endings):
     """The UTF-8 files below the roots, in the order of their names, up to `most` bytes; None if there is less than 1 MB."""
     size = 0
@@ -153,8 +178,10 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--train")
+    p.add_argument("--threads-only")
     p.add_argument("texts", nargs="*")
     a = p.parse_args()
+    if a.threads_only: return threads_table(a.threads_only, a.rounds)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "gpt2.json")
         subprocess.run([GPT, "tokenizer", "info", "--tokenizer", "gpt2", "--out", path], check=True, capture_output=True)
@@ -165,6 +192,7 @@ def main():
         texts = a.texts or texts_of_this_machine(folder)
         for path in texts:
             encode_table(path, vocabulary, a.rounds)
+        threads_table(texts[-1], a.rounds)
         if a.train or not a.texts:
             train_table(a.train or texts[-1], a.rounds)
 
