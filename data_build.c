@@ -26,9 +26,10 @@
 #include <unistd.h>      // unlink, rmdir
 
 enum {
-  PIECE_BYTES = 1 << 20,      // of a long document, encoded at once by one thread
+  PIECE_BYTES = 1 << 17,      // of a long document, encoded at once by one thread; the others wait so long at most at the end of a batch
   BATCH_BYTES = 4 << 20,      // of text, for each thread
   ROOM_BYTES = 1 << 16,       // of a shard, before it is written
+  WAITING_BYTES = 4 << 20,    // of a shard; then the disk is asked to write them, while the next ones are encoded
   HASHED_FROM = 100,          // documents: from so many on validation is drawn by their content, below it is the tail
 };
 
@@ -46,6 +47,7 @@ typedef struct {
   uint8_t *room;                       // (ROOM_BYTES)
   size_t used;                         // of it, not written yet
   uint32_t crc;                        // of all behind the header
+  size_t waiting;                      // bytes that the disk was not yet asked to write
 } Output;
 
 // The shards of one split, written one after another.
@@ -71,6 +73,7 @@ typedef struct {
   uint8_t *ids;               // as in the shard
   int64_t count;              // of ids; -1: character `unseen` has none
   size_t unseen;
+  uint32_t text_crc;
 } Job;
 
 typedef struct {
@@ -86,6 +89,7 @@ typedef struct {
   DocumentSplit split;
   DocumentCut cut;
   Tokenizer *tokenizer;
+  Buffer tokenizer_json;
   char tokenizer_hash[65];
   int32_t eot;
   char *dir;
@@ -127,6 +131,7 @@ static void output_open(Build *b, Output *f, char *path, size_t header) {
   f->temporary = format("%s.tmp", path);
   f->used = 0;
   f->crc = 0;
+  f->waiting = 0;
   f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (f->fd < 0) writer_failed(b, f->temporary, "make this file");
   if (!write_all(f->fd, zeros, header)) writer_failed(b, f->temporary, "write");
@@ -135,6 +140,10 @@ static void output_open(Build *b, Output *f, char *path, size_t header) {
 static void output_write(Build *b, Output *f, const uint8_t *bytes, size_t n) {
   if (!write_all(f->fd, bytes, n)) writer_failed(b, f->temporary, "write");
   f->crc = crc32c(f->crc, bytes, n);
+  f->waiting += n;
+  if (f->waiting < WAITING_BYTES) return;
+  sync_file_range(f->fd, 0, 0, SYNC_FILE_RANGE_WRITE);      // a hint; what counts is fsync, which then has less to wait for
+  f->waiting = 0;
 }
 
 static void output_flush(Build *b, Output *f) {
@@ -278,7 +287,15 @@ static void clean_up(void *arg) {
 
 // ---- encoding a batch ----
 
+// The checksum of a split's jobs is one over their checksums, which the threads that encode them make.
+static uint32_t add_text(uint32_t crc, uint32_t job) {
+  uint8_t bytes[4];
+  store_u32le(bytes, job);
+  return crc32c(crc, bytes, sizeof bytes);
+}
+
 static void encode_job(const Build *b, const Batch *batch, Job *j, TokenBuffer *ids) {
+  j->text_crc = crc32c(0, batch->text.data + j->begin, j->n);
   ids->count = 0;
   j->count = 0;
   if (j->passed) return;
@@ -315,7 +332,7 @@ static void write_batch(Build *b, Batch *batch) {
     Job *j = &batch->jobs[i];
     if (j->count < 0) refuse_character(b, batch, j);
     Writer *w = &b->writers[j->side];
-    w->text_crc = crc32c(w->text_crc, batch->text.data + j->begin, j->n);
+    w->text_crc = add_text(w->text_crc, j->text_crc);
     if (!j->passed) {
       writer_at_job(b, w);
       if (j->starts) writer_begin_document(b, w);
@@ -449,7 +466,8 @@ static void open_tokenizer(Build *b) {
   bool any = tokenizer_kind(b->tokenizer) != TOKENIZER_BPE;
   b->cut = any ? CUT_CHARACTER : tokenizer_pattern(b->tokenizer) == PATTERN_NONE ? CUT_NEVER : CUT_WORD;
   b->eot = tokenizer_eot(b->tokenizer);
-  tokenizer_sha256(b->tokenizer, b->tokenizer_hash);
+  tokenizer_json(b->tokenizer, &b->tokenizer_json);
+  sha256_of(b->tokenizer_json.data, b->tokenizer_json.len, b->tokenizer_hash);
 }
 
 // ---- the folder ----
@@ -568,7 +586,6 @@ static void check_folder(Build *b) {
 }
 
 static void open_folder(Build *b) {
-  Buffer json = {0};
   char *path = format("%s/tokenizer.json", b->dir);
   if (file_exists(b->dir) && !is_directory(b->dir)) fail(EXIT_REQUEST, "%s: is a file, --out needs a folder", b->dir);
   if (is_directory(b->dir)) check_folder(b);
@@ -576,10 +593,9 @@ static void open_folder(Build *b) {
   at_fail(clean_up, b);
   b->keep = b->progress[TRAIN].shards || b->progress[VALIDATION].shards;
   write_build_json(b, false);
-  tokenizer_json(b->tokenizer, &json);
-  replace_file(path, json.data, json.len);
+  replace_file(path, b->tokenizer_json.data, b->tokenizer_json.len);
   b->keep = false;
-  buffer_free(&json);
+  buffer_free(&b->tokenizer_json);
   free(path);
 }
 
@@ -611,7 +627,7 @@ static void check_text(Build *b) {
     add_piece(b, batch, &p);
     for (size_t i = 0; i < batch->count; i++, jobs++) {
       const Job *j = &batch->jobs[i];
-      if (jobs <= w[j->side].found.jobs) crc[j->side] = crc32c(crc[j->side], batch->text.data + j->begin, j->n);
+      if (jobs <= w[j->side].found.jobs) crc[j->side] = add_text(crc[j->side], crc32c(0, batch->text.data + j->begin, j->n));
     }
     batch->text.len = batch->count = 0;
   }
