@@ -42,12 +42,6 @@ static void expect_index(const char *name, const int64_t *starts, size_t n) {
 }
 #define EXPECT_INDEX(name, ...) expect_index(name, (const int64_t[]){__VA_ARGS__}, sizeof((int64_t[]){__VA_ARGS__}) / 8)
 
-static void remove_in_folder(const char *name) {
-  char *path = in_folder(name);
-  remove_tree(path);
-  free(path);
-}
-
 static void small_texts_to_the_byte(void) {
   char *text = in_folder("t.txt"), *plain = in_folder("plain.json"), *out = in_folder("d");
   write_file(text, "one\n\ntwo two\n\nthree three three\n", 32);
