@@ -21,7 +21,7 @@ SOURCES := checkpoint comm comm_shared comm_tcp config corpus cpu data data_buil
            run safetensors sample shard_index stories story_report tensors tokenizer tokenizer_cli tokenizer_files tokenizer_merge tokenizer_pieces tokenizer_train train trigram util watch bench
 # Compiled once per instruction set, for fp32 and for bf16, and chosen at start: one binary runs on any processor (see cpu.h)
 PER_SET := cpu_attention cpu_gemm cpu_ops
-SETS    := generic generic_bf16 $(if $(X86),avx2 avx512 avx2_bf16 avx512_bf16 avx512bf16)
+SETS     = generic generic_bf16 $(if $(X86),avx2 avx512 avx2_bf16 avx512_bf16 avx512bf16) $(if $(AMX),amx)
 FLAGS_generic :=
 FLAGS_avx2    := -mavx2 -mfma
 FLAGS_avx512  := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
@@ -29,15 +29,20 @@ FLAGS_generic_bf16 := -DCPU_STORES_BF16
 FLAGS_avx2_bf16    := $(FLAGS_avx2) -DCPU_STORES_BF16
 FLAGS_avx512_bf16  := $(FLAGS_avx512) -DCPU_STORES_BF16
 FLAGS_avx512bf16   := $(FLAGS_avx512) -mavx512bf16 -DCPU_STORES_BF16
-
-OBJECTS := $(SOURCES:%=$(BUILD)/%.o) $(foreach s,$(SETS),$(PER_SET:%=$(BUILD)/%.$(s).o))
-TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+FLAGS_amx          := $(FLAGS_avx512) -mamx-tile -mamx-bf16 -DCPU_STORES_BF16 -DCPU_TILES
+# For the tests: the tiles' kernels with a stand-in for their instructions, in plain C and with the vectors that they have on a processor with tiles
+FLAGS_amx_emulated       := -DCPU_STORES_BF16 -DCPU_TILES -DCPU_EMULATES_TILES
+FLAGS_amx_emulated512    := $(FLAGS_avx512) $(FLAGS_amx_emulated)
 
 # ---- what is here: found means compiled, linked and run; asked once, kept in the build folder ----
 FOUND := $(BUILD)/found.mk
 ifeq ($(filter clean help print-build,$(MAKECMDGOALS)),)
 -include $(FOUND)
 endif
+# a set's objects; tiles have products of their own
+set_objects  = $(patsubst %,$(BUILD)/%.$(1).o,$(if $(filter amx%,$(1)),$(PER_SET:cpu_gemm=cpu_gemm_amx),$(PER_SET)))
+OBJECTS     := $(SOURCES:%=$(BUILD)/%.o) $(foreach s,$(SETS),$(call set_objects,$s))
+TESTS       := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 # The CUDA device, or the file that says there is none. nvcc has its own host compiler and flags, so all builds share one object.
 # CUDA_ARCHS: capabilities as nvcc names them; all: every target; left out: the GPU that is here, else sm_80. PTX always goes with it.
 CUDA_ARCHS   ?= $(or $(CUDA_GPU),sm_80)
@@ -49,7 +54,7 @@ OBJECTS      += $(CUDA_OBJECT) $(if $(NVCC),$(BUILD)/comm_nccl.o)
 NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics --threads 2
 # V=1 shows the compiler's command lines
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
-ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(CFLAGS)
+ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(if $(AMX),-DCPU_BUILDS_AMX) $(CFLAGS)
 
 .PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers clean help print-logits print-build
 all: gpt
@@ -80,22 +85,28 @@ define per_set
 $(BUILD)/%.$(1).o: %.c $(FOUND)
 	$$(Q)$(CC) $(ALL_FLAGS) $(FLAGS_$(1)) -DCPU_ISA=$(1) -MMD -MP -c -o $$@ $$<
 endef
-$(foreach s,$(SETS),$(eval $(call per_set,$(s))))
+$(foreach s,$(SETS) amx_emulated amx_emulated512,$(eval $(call per_set,$(s))))
+# what the tests link: a CPU device that has the set amx-emulated as well
+TESTED := $(filter-out $(BUILD)/cpu.o,$(OBJECTS)) $(BUILD)/cpu.tested.o $(call set_objects,amx_emulated) $(if $(X86),$(BUILD)/cpu_gemm_amx.amx_emulated512.o) $(BUILD)/tile_emulator.o
+$(BUILD)/cpu.tested.o: cpu.c $(FOUND)
+	$(Q)$(CC) $(ALL_FLAGS) -DCPU_TEST_SETS -MMD -MP -c -o $@ $<
+$(BUILD)/tile_emulator.o: tests/tile_emulator.c $(FOUND)
+	$(Q)$(CC) $(ALL_FLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/test_%.o: tests/test_%.c $(FOUND) | $(BUILD)/version.h
 	$(Q)$(CC) $(ALL_FLAGS) -I. -I$(BUILD) -MMD -MP -c -o $@ $<
 
 # a changed source only links them again
-$(BUILD)/test_%: $(BUILD)/test_%.o $(OBJECTS)
-	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $@.o $(OBJECTS) $(CUDA_LIBS) -lm
+$(BUILD)/test_%: $(BUILD)/test_%.o $(OBJECTS) $(TESTED)
+	$(Q)$(CC) $(ALL_FLAGS) $(LDFLAGS) -o $@ $@.o $(TESTED) $(CUDA_LIBS) -lm
 
-.SECONDARY: $(TESTS:%=%.o)
+.SECONDARY: $(TESTS:%=%.o) $(TESTED)
 
 demo: gpt
 	./gpt train
 
 # OP=layernorm: only the tests of that operation
-test: gpt $(if $(OP),$(addprefix $(BUILD)/test_,ops attention gemm gemm_bf16 gradients),$(TESTS))
+test: gpt $(if $(OP),$(addprefix $(BUILD)/test_,ops attention gemm gemm_bf16 tiles gradients),$(TESTS))
 	@sh tests/run.sh $(BUILD) "$(OP)"
 
 test-slow: gpt $(TESTS)

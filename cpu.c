@@ -1,16 +1,24 @@
 // cpu.c: owns the CPU device itself: its table of operations, memory, threads, and the choice of the instruction set.
 //
 // The operations are in cpu_ops.c, cpu_gemm.c and cpu_attention.c, which are compiled once for each instruction set; this file
-// is compiled once, for any processor, asks what this one has, and fills the table from the best set. All sets give the same bits.
-// Tests: tests/test_cpu.c, tests/test_ops.c
+// is compiled once, for any processor, asks what this one has, and fills the table from the best set. All sets give the same bits, but
+// `amx`, which has its own.
+// Tests: tests/test_cpu.c, tests/test_tiles.c, tests/test_ops.c
 #include "cpu.h"        // CpuState, the functions of each instruction set
 #include "machine.h"    // machine_cores
 #include "util.h"       // fail, xcalloc, round_up
+#if defined(CPU_BUILDS_AMX)
+#include <cpuid.h>      // __get_cpuid_count
+#include <errno.h>      // errno
+#endif
 #include <limits.h>     // PATH_MAX
 #include <stdio.h>      // snprintf
 #include <stdlib.h>     // getenv, strtol, posix_memalign, realpath, free
 #include <string.h>     // memset, memmove, strcmp
 #include <sys/mman.h>   // mmap, madvise
+#if defined(CPU_BUILDS_AMX)
+#include <sys/syscall.h>   // SYS_arch_prctl
+#endif
 #include <unistd.h>     // sysconf
 
 // ---- instruction sets, the best first ----
@@ -25,12 +33,50 @@ typedef struct InstructionSet {
 
 static const InstructionSet instruction_sets[] = {
 #if defined(__x86_64__)
+#ifdef CPU_BUILDS_AMX   // the compiler knows it (dev/probe.sh)
+  {"amx", CPU_HAS_FMA | CPU_HAS_AVX2 | CPU_HAS_AVX512 | CPU_HAS_TILES, {[STORE_BF16] = KERNELS(amx)}},
+#endif
   {"avx512bf16", CPU_HAS_FMA | CPU_HAS_AVX2 | CPU_HAS_AVX512 | CPU_HAS_AVX512BF16, {[STORE_BF16] = KERNELS(avx512bf16)}},
   {"avx512", CPU_HAS_FMA | CPU_HAS_AVX2 | CPU_HAS_AVX512, {KERNELS(avx512), KERNELS(avx512_bf16)}},
   {"avx2", CPU_HAS_FMA | CPU_HAS_AVX2, {KERNELS(avx2), KERNELS(avx2_bf16)}},
 #endif
+#ifdef CPU_TEST_SETS
+  {"amx-emulated", CPU_IF_ASKED, {[STORE_BF16] = KERNELS(amx_emulated)}},
+#endif
   {"generic", 0, {KERNELS(generic), KERNELS(generic_bf16)}},
 };
+
+// ---- matrix tiles: registers of 8 KiB a thread, which Linux keeps for a process only if it has asked ----
+
+const char *cpu_tiles_refusal(const TileFacts *f) {
+  static char text[160];
+  if (!f->built) return "this build has none: its compiler is too old or not for x86-64 (gcc 11, clang 12 know them)";
+  if (!f->processor) return "this processor has none";
+  if (!f->system) return "the operating system does not keep their registers";
+  if (!f->refused) return NULL;
+  snprintf(text, sizeof text, "the system refused their registers (arch_prctl: %s); Linux 5.16 or later gives them, unless a sandbox forbids it", strerror(f->refused));
+  return text;
+}
+
+static TileFacts tile_facts(void) {
+  TileFacts facts = {0};
+#ifdef CPU_BUILDS_AMX
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+  unsigned a = 0, b, c = 0, d = 0, low, high;
+  facts.built = true;
+  facts.processor = __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);   // AMX-BF16, AMX-TILE
+  if (!facts.processor) return facts;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));   // there: it has AVX-512
+  facts.system = (low >> 17 & 3) == 3;                  // configuration and data of tiles
+  if (facts.system && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA)) facts.refused = errno;
+#endif
+  return facts;
+}
+
+const char *cpu_tiles_unavailable(void) {
+  const TileFacts facts = tile_facts();
+  return cpu_tiles_refusal(&facts);
+}
 
 // The processor has it and the system saves its registers.
 unsigned cpu_features(void) {
@@ -38,7 +84,7 @@ unsigned cpu_features(void) {
   return (__builtin_cpu_supports("fma") ? CPU_HAS_FMA : 0) | (__builtin_cpu_supports("avx2") ? CPU_HAS_AVX2 : 0) |
          (__builtin_cpu_supports("avx512f") ? CPU_HAS_AVX512F : 0) | (__builtin_cpu_supports("avx512bw") ? CPU_HAS_AVX512BW : 0) |
          (__builtin_cpu_supports("avx512vl") ? CPU_HAS_AVX512VL : 0) | (__builtin_cpu_supports("avx512dq") ? CPU_HAS_AVX512DQ : 0) |
-         (__builtin_cpu_supports("avx512bf16") ? CPU_HAS_AVX512BF16 : 0);
+         (__builtin_cpu_supports("avx512bf16") ? CPU_HAS_AVX512BF16 : 0) | (cpu_tiles_unavailable() ? 0 : CPU_HAS_TILES);
 #else
   return 0;
 #endif
@@ -46,6 +92,7 @@ unsigned cpu_features(void) {
 
 static const InstructionSet *choose_instruction_set(Storage storage, const char *wanted, unsigned features) {
   if (wanted && !*wanted) wanted = NULL;
+  if (wanted) features |= CPU_IF_ASKED;
   char names[64] = "";
   for (size_t i = 0; i < ARRAY_LEN(instruction_sets); i++) {
     const InstructionSet *set = &instruction_sets[i];
@@ -54,7 +101,7 @@ static const InstructionSet *choose_instruction_set(Storage storage, const char 
       if (!available) fail(EXIT_MACHINE, "GPT_CPU=%s: this processor lacks it; unset GPT_CPU and the best one here is taken", wanted);
       while (!set->of[storage].ops) set++;
       // Some processors multiply pairs of bf16 at half the speed of floats. The bits are the same either way.
-      const bool slow = !wanted && storage == STORE_BF16 && !set->of[STORE_FP32].ops && set->of[storage].fma_rate(1e-3) < set[1].of[storage].fma_rate(1e-3);
+      const bool slow = !wanted && storage == STORE_BF16 && !strcmp(set->name, "avx512bf16") && set->of[storage].fma_rate(1e-3) < set[1].of[storage].fma_rate(1e-3);
       return slow ? set + 1 : set;
     }
     snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", set->name);
@@ -130,14 +177,14 @@ void *cpu_scratch(CpuState *state, int slot, size_t bytes) {
 
 enum { HUGE_PAGE = 1 << 21 };
 
-static size_t mapped_size(size_t bytes) {
+size_t cpu_mapped_size(size_t bytes) {
   size_t unit = bytes >= HUGE_PAGE ? (size_t)HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
   return bytes > PTRDIFF_MAX ? 0 : round_up(bytes + !bytes, unit);   // at least a page; 0: more than there are addresses, which mmap refuses
 }
 
 static void *cpu_allocate(Device *d, size_t bytes) {
   (void)d;
-  const size_t size = mapped_size(bytes), spare = size >= HUGE_PAGE ? HUGE_PAGE : 0;
+  const size_t size = cpu_mapped_size(bytes), spare = size >= HUGE_PAGE ? HUGE_PAGE : 0;
   char *p = mmap(NULL, size + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return NULL;
   if (!spare) return p;
@@ -149,9 +196,48 @@ static void *cpu_allocate(Device *d, size_t bytes) {
   return begin;
 }
 
+// ---- copies of weights ----
+
+static void forget_copies(CpuState *state) {
+  for (size_t i = 0; i < state->kept.count; i++) munmap(state->kept.list[i].panels, cpu_mapped_size(state->kept.list[i].bytes));
+  free(state->kept.list);
+  memset(&state->kept, 0, sizeof state->kept);
+}
+
 static void cpu_release(Device *d, void *p, size_t bytes) {
-  (void)d;
-  if (p) munmap(p, mapped_size(bytes));
+  CpuState *state = cpu_state(d);
+  const uintptr_t begin = (uintptr_t)p;
+  if (begin < state->kept.end && state->kept.begin < begin + bytes) forget_copies(state);   // what comes to lie there is announced anew, or is no weight
+  if (p) munmap(p, cpu_mapped_size(bytes));
+}
+
+static void cpu_refresh(Device *d, const real *params, size_t n) {
+  CpuState *state = cpu_state(d);
+  const uintptr_t begin = (uintptr_t)params, end = begin + n * d->real_size;
+  if (begin != state->kept.begin || end != state->kept.end) forget_copies(state);
+  state->kept.begin = begin, state->kept.end = end;
+  state->kept.version++;
+}
+
+void *cpu_kept_copy(CpuState *state, const void *weight, size_t n, size_t k, bool across, size_t bytes, bool *current) {
+  const uintptr_t begin = (uintptr_t)weight;
+  *current = false;
+  if (begin < state->kept.begin || begin + n * k * sizeof(bf16) > state->kept.end) return NULL;
+  CpuCopy *copy = NULL;
+  for (size_t i = 0; i < state->kept.count && !copy; i++) {
+    CpuCopy *c = &state->kept.list[i];
+    if (c->weight == weight && c->n == n && c->k == k && c->across == across) copy = c;
+  }
+  if (!copy) {
+    void *panels = cpu_allocate(NULL, bytes);
+    if (!panels) return NULL;
+    state->kept.list = xrealloc(state->kept.list, state->kept.count + 1, sizeof *state->kept.list);
+    copy = &state->kept.list[state->kept.count++];
+    *copy = (CpuCopy){ weight, n, k, bytes, across, 0, panels };
+  }
+  *current = copy->version == state->kept.version;
+  copy->version = state->kept.version;
+  return copy->panels;
 }
 
 // Large blocks by all threads: one core alone does not fill the memory's bandwidth, nor touches new pages as fast.
@@ -213,13 +299,13 @@ static void cpu_download_real_bf16(Device *d, double *dst, const real *src, size
 static real *cpu_real_at_bf16(real *p, size_t i) { return (real *)((bf16 *)p + i); }
 
 static void cpu_sync(Device *d) { (void)d; }   // every operation has ended when it returns
-static void cpu_refresh(Device *d, const real *params, size_t n) { (void)d; (void)params; (void)n; }   // no copies to renew
 static real *cpu_real_at(real *p, size_t i) { return (real *)((float *)p + i); }
 static acc *cpu_acc_at(acc *p, size_t i) { return (acc *)(acc_floats(p) + i); }
 static scalar *cpu_stat_at(scalar *p, size_t i) { return (scalar *)((double *)p + i); }
 
 static void cpu_destroy(Device *d) {
   for (int slot = 0; slot < CPU_SCRATCH_COUNT; slot++) free(cpu_state(d)->scratch[slot].data);
+  forget_copies(cpu_state(d));
   free(d->state);
   free(d);
 }

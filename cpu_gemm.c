@@ -390,12 +390,6 @@ typedef struct {
 // Panels, packed or where they are: word (i,p) of the panel of outer elements s, s+1, ... is data[s*next + i*outer + p*k].
 typedef struct { const word *data; size_t next, outer, k; } View;
 
-static size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-// The size of equal parts of `total`, none above `most`, each a multiple of `unit`.
-static size_t even_part(size_t total, size_t most, size_t unit) {
-  return round_up(divide_up(total, divide_up(total, MAX(most, unit))), unit);
-}
-
 static Plan make_plan(const Product *g, const CpuState *state) {
   Plan plan;
   const bool along = g->a.order == ALONG_K, direct = along && (!STORES_BF16 || (WORD == 2 && g->a.k % 2 == 0));

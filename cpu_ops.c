@@ -377,6 +377,10 @@ static void linear_swiglu(Device *d, stored *pre, stored *post, const stored *x,
 
 static size_t cpu_linear_scratch(const Device *d, size_t rows, size_t IC, size_t OC) { return CPU_NAME(gemm_scratch)(cpu_state(d), rows, IC, OC); }
 
+#ifdef CPU_TILES
+static size_t cpu_weight_copies(const Device *d, size_t OC, size_t IC, WantGradient gradient) { return CPU_NAME(gemm_copies)(OC, IC, gradient); }
+#endif
+
 static void cpu_linear_forward(Device *d, real *pre, real *post, const real *x, const real *weight, const real *bias, size_t rows,
                                size_t IC, size_t OC, Activation activation) {
   const stored *in = const_reals(x), *w = const_reals(weight), *b = const_reals(bias);
@@ -611,8 +615,9 @@ static void cpu_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t
   for (size_t i = 0; i < n; i++) *(double *)out += !isfinite(const_acc_floats(x)[i]);
 }
 
-// ---- the peak: the products' instruction on registers alone ----
+// ---- the peak: the products' instruction on registers alone (tiles: cpu_gemm_amx.c) ----
 
+#ifndef CPU_TILES
 #if defined(CPU_DOTS_BF16)
 enum { RATE_FLOPS = 4 * LANES };   // two multiply-adds a lane
 ALWAYS_INLINE vec rate_step(vec sum, vec factor, vec term) { return _mm512_dpbf16_ps(sum, (__m512bh)factor, (__m512bh)term); }
@@ -642,10 +647,12 @@ double CPU_NAME(fma_rate)(double seconds) {
   (void)used;
   return flops / elapsed;
 }
+#endif
 
 // ---- the table ----
 
 void CPU_NAME(ops)(Device *d) {
+  d->row_group = CPU_ROW_GROUP;
   d->embedding_forward = cpu_embedding_forward;
   d->embedding_backward = cpu_embedding_backward;
   d->dropout = cpu_dropout;
@@ -655,6 +662,9 @@ void CPU_NAME(ops)(Device *d) {
   d->rmsnorm_backward = cpu_rmsnorm_backward;
   d->residual_forward = cpu_residual_forward;
   d->linear_scratch = cpu_linear_scratch;
+#ifdef CPU_TILES
+  d->weight_copies = cpu_weight_copies;
+#endif
   d->linear_forward = cpu_linear_forward;
   d->linear_backward_input = cpu_linear_backward_input;
   d->linear_backward_weight = cpu_linear_backward_weight;

@@ -100,6 +100,9 @@ struct Device {
   size_t real_size, acc_size;  // bytes of one element
   int real_is_acc;         // 1: weights need no master copy
   size_t row_multiple;     // rows of the vocabulary table are padded to this multiple (zero rows, zero gradients)
+  // linear_backward_weight's sums over rows go in groups of this many rows, counted from a call's first row; 1: row by row. Rows may be cut among
+  // calls at its multiples without changing a bit. (1 but on a CPU with matrix tiles)
+  size_t row_group;
   size_t scratch_bytes;    // memory the device holds for itself whatever it is asked to do, for the printed table
   double peak_flops;       // measured at creation, FLOP/s of this device with these threads; 0 if not measured
   void *state;             // the device's own
@@ -131,6 +134,9 @@ struct Device {
   // NULL: none.
   size_t (*linear_scratch)(const Device *d, size_t rows, size_t IC, size_t OC);
   size_t (*attention_scratch)(const Device *d, const AttentionShape *shape, WantGradient gradient);
+  // Of each weight (OC,IC) that refresh has announced: bytes of the copies in another order that the device makes when a product meets it, and keeps till
+  // its memory is released. NULL: it makes none.
+  size_t (*weight_copies)(const Device *d, size_t OC, size_t IC, WantGradient gradient);
   // ---- a second stream, for a transport that works on the device's own memory (comm_nccl.c). All NULL: its memory is the process's own, which any
   // transport reads and writes once sync has returned. ----
   void *(*side_stream)(Device *d);                        // a cudaStream_t
@@ -183,7 +189,8 @@ struct Device {
   // dx[r,i] = sum_o dout[r,o]*weight[o,i], a chain over o from 0
   void (*linear_backward_input)(Device *d, real *dx /* = (rows,IC) */, const real *dout /* (rows,OC) */,
                                 const real *weight /* (OC,IC) */, size_t rows, size_t IC, size_t OC);
-  // dweight[o,i] += sum_r dout[r,o]*x[r,i];  dbias[o] += sum_r dout[r,o]; chains over r from the stored value
+  // dweight[o,i] += sum_r dout[r,o]*x[r,i];  dbias[o] += sum_r dout[r,o]; chains over r (dweight: over groups of r, see row_group) from the
+  // stored value
   void (*linear_backward_weight)(Device *d, acc *dweight /* += (OC,IC) */, acc *dbias /* += (OC) or NULL */,
                                  const real *dout /* (rows,OC) */, const real *x /* (rows,IC) */, size_t rows, size_t IC, size_t OC);
   // post from pre, unfused (recomputation, and the test that fused equals unfused); width = OC of the product. GELU or SWIGLU:
@@ -241,9 +248,11 @@ struct Device {
 // The specification: fp64, one thread.
 Device *reference_device(void);
 // OpenMP; storage fp32, or bf16 beside fp32 master weights. threads 0: physical cores within the quota. Instruction set: the best here,
-// or what GPT_CPU says (generic, avx2, avx512, avx512bf16; exit 3 if this processor lacks it, exit 2 if the word is unknown).
+// or what GPT_CPU says (generic, avx2, avx512, avx512bf16, amx; exit 3 if this processor lacks it, exit 2 if the word is unknown).
 Device *cpu_device(int threads);
 Device *cpu_device_bf16(int threads);
+// NULL: products in bf16 may use matrix tiles (AMX) here; else why not, without a full stop. Asks the system for them, once for all threads.
+const char *cpu_tiles_unavailable(void);
 // Logical processors that threads of this process may run on.
 int cpu_processors(void);
 // First of all in main, before any thread: makes OpenMP's threads wait briefly, then sleep, unless the environment says how. Does not return where it has

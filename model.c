@@ -64,6 +64,7 @@ struct Gpt {
   TensorTable table;
   size_t rows, QKV, KV, FC;       // rows = B*T
   size_t chunk, logits_stride;    // rows of logits held at once; padded vocabulary
+  size_t unit;                    // sums over rows are cut at its multiples: all rows, or those of a sequence
 
   char *arena;
   size_t arena_bytes;
@@ -285,7 +286,9 @@ static void prepare(Gpt *m, Device *d, const GptOptions *o) {
   m->FC = (size_t)(c->family == FAMILY_LLAMA ? 2 * c->ffn : c->ffn);
   m->logits_stride = round_up((size_t)c->vocab, d->row_multiple);
   // Many rows make the head's product efficient; 1,024 bound its memory. The logits are the largest activation.
-  m->chunk = o->classifier_rows > 0 ? (size_t)o->classifier_rows : 1024;
+  // Where the device sums over rows in groups, those of a sequence begin with it: so neither the chunk nor the batch moves them.
+  m->unit = (size_t)o->T % d->row_group == 0 ? m->rows : (size_t)o->T;
+  m->chunk = round_up(o->classifier_rows > 0 ? (size_t)o->classifier_rows : 1024, d->row_group);
   m->chunk = MIN(m->chunk, o->purpose == PURPOSE_SAMPLE ? (size_t)1 : m->rows);
   m->blocks = xcalloc((size_t)c->layers, sizeof *m->blocks);
   m->acts = xcalloc((size_t)c->layers, sizeof *m->acts);
@@ -325,7 +328,10 @@ size_t gpt_scratch(const Device *d, const GptOptions *options) {
   for (size_t i = 0; i < ARRAY_LEN(products) && d->linear_scratch; i++) most = MAX(most, d->linear_scratch(d, products[i].rows, products[i].IC, products[i].OC));
   AttentionShape shape = {.B = (size_t)options->B, .T = (size_t)options->T, .S = (size_t)(options->purpose == PURPOSE_SAMPLE ? c->context : options->T),
                           .NH = (size_t)c->heads, .KVH = (size_t)c->kv_heads, .HS = (size_t)config_head_size(c), .dropout.p = c->dropout};
-  if (d->attention_scratch) most += d->attention_scratch(d, &shape, options->purpose == PURPOSE_TRAIN ? WITH_GRADIENT : WITHOUT_GRADIENT);
+  const WantGradient gradient = options->purpose == PURPOSE_TRAIN ? WITH_GRADIENT : WITHOUT_GRADIENT;
+  for (size_t i = 0; i < ARRAY_LEN(products) && d->weight_copies; i++)   // all but the last, the head, are there in each layer
+    most += (i + 1 < ARRAY_LEN(products) ? (size_t)c->layers : 1) * d->weight_copies(d, products[i].OC, products[i].IC, gradient);
+  if (d->attention_scratch) most += d->attention_scratch(d, &shape, gradient);
   prepared_free(&m);
   return d->scratch_bytes + most;
 }
@@ -379,11 +385,15 @@ static void linear(Gpt *m, real *pre, real *post, const real *x, const Linear *w
   m->d->linear_forward(m->d, pre, post, x, w->weight, w->bias, rows, w->IC, w->OC, activation);
 }
 
+static const real *const_real_at(const Device *d, const real *p, size_t i) { return d->real_at((real *)(uintptr_t)p, i); }
+
 // dx (rows,IC) =; the gradients of w +=
 // dx may be x: the weight's gradient comes first
 static void linear_backward(Gpt *m, real *dx, const real *dout, const real *x, const Linear *w, size_t rows) {
-  m->d->linear_backward_weight(m->d, w->dweight, w->dbias, dout, x, rows, w->IC, w->OC);
-  m->d->linear_backward_input(m->d, dx, dout, w->weight, rows, w->IC, w->OC);
+  Device *d = m->d;
+  for (size_t r = 0; r < rows; r += m->unit)
+    d->linear_backward_weight(d, w->dweight, w->dbias, const_real_at(d, dout, r * w->OC), const_real_at(d, x, r * w->IC), MIN(m->unit, rows - r), w->IC, w->OC);
+  d->linear_backward_input(d, dx, dout, w->weight, rows, w->IC, w->OC);
 }
 
 // residual = x + delta (delta NULL: x is normalised as it is), out = norm(residual); all (rows,C)
@@ -520,8 +530,8 @@ static void forward_trunk(Gpt *m, size_t position, const MicroBatch *place) {
 static void classifier(Gpt *m, double loss_scale, WantGradient want) {
   Device *d = m->d;
   size_t C = (size_t)m->config.channels;
-  for (size_t r = 0; r < m->rows; r += m->chunk) {
-    size_t rows = MIN(m->chunk, m->rows - r);
+  for (size_t r = 0, rows; r < m->rows; r += rows) {
+    rows = MIN(m->chunk, m->unit - r % m->unit);
     const real *x = d->real_at(m->norm_out, r * C);
     linear(m, m->logits, NULL, x, &m->head, rows, ACTIVATION_NONE);
     d->crossentropy(d, m->logits, d->acc_at(m->losses, r), m->targets + r, rows, (size_t)m->config.vocab, m->logits_stride, loss_scale, want);

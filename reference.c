@@ -568,7 +568,7 @@ Device *reference_device(void) {
     .real_size = sizeof(real),
     .acc_size = sizeof(acc),
     .real_is_acc = 1,
-    .row_multiple = 1,
+    .row_multiple = 1, .row_group = 1,
 
     .allocate = reference_allocate,
     .release = reference_release,

@@ -136,6 +136,10 @@ ALWAYS_INLINE void vec_store_bf16(bf16 *p, vec_bf16 a) { _mm256_storeu_si256((__
 ALWAYS_INLINE vec_bf16 vec_load_bf16_tail(const bf16 *p, size_t n) { return _mm256_maskz_loadu_epi16(vec_tail_mask(n), p); }
 ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) { _mm256_mask_storeu_epi16(p, vec_tail_mask(n), a); }
 ALWAYS_INLINE vec vec_expand(vec_bf16 a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+// lane i as a word of 32 bits: low[i], and high[i] in its upper half
+ALWAYS_INLINE vec vec_pair_bf16(vec_bf16 low, vec_bf16 high) {
+  return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+}
 ALWAYS_INLINE vec_bf16 vec_round(vec a) {
 #ifdef __AVX512BF16__
   return (__m256i)_mm512_cvtneps_pbh(a);
@@ -298,6 +302,12 @@ ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) {
 }
 ALWAYS_INLINE __m256 vec_expand_half(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)); }
 ALWAYS_INLINE vec vec_expand(vec_bf16 a) { return (vec){vec_expand_half(_mm256_castsi256_si128(a)), vec_expand_half(_mm256_extracti128_si256(a, 1))}; }
+ALWAYS_INLINE __m256 vec_pair_half(__m128i low, __m128i high) {
+  return _mm256_castsi256_ps(_mm256_or_si256(_mm256_cvtepu16_epi32(low), _mm256_slli_epi32(_mm256_cvtepu16_epi32(high), 16)));
+}
+ALWAYS_INLINE vec vec_pair_bf16(vec_bf16 low, vec_bf16 high) {
+  return (vec){vec_pair_half(_mm256_castsi256_si128(low), _mm256_castsi256_si128(high)), vec_pair_half(_mm256_extracti128_si256(low, 1), _mm256_extracti128_si256(high, 1))};
+}
 ALWAYS_INLINE __m256i vec_round_half(__m256 a) {   // in the lower halves of 32 bits
   __m256i bits = _mm256_castps_si256(a), half = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(half, _mm256_set1_epi32(1));
   __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd)), 16);
@@ -385,6 +395,7 @@ ALWAYS_INLINE vec_bf16 vec_load_bf16(const bf16 *p) { vec_bf16 r; memcpy(&r, p, 
 ALWAYS_INLINE void vec_store_bf16(bf16 *p, vec_bf16 a) { memcpy(p, &a, sizeof a); }
 ALWAYS_INLINE vec_bf16 vec_load_bf16_tail(const bf16 *p, size_t n) { vec_bf16 r = {{0}}; memcpy(&r, p, n * sizeof *p); return r; }
 ALWAYS_INLINE void vec_store_bf16_tail(bf16 *p, vec_bf16 a, size_t n) { memcpy(p, &a, n * sizeof *p); }
+ALWAYS_INLINE vec vec_pair_bf16(vec_bf16 low, vec_bf16 high) { VEC_EACH(bits_float(low.lane[i] | (uint32_t)high.lane[i] << 16)); }
 ALWAYS_INLINE vec vec_expand(vec_bf16 a) { VEC_EACH(float_of_bf16(a.lane[i])); }
 ALWAYS_INLINE vec_bf16 vec_round(vec a) { vec_bf16 r; for (int i = 0; i < 16; i++) r.lane[i] = bf16_of_float(a.lane[i]); return r; }
 ALWAYS_INLINE vec vec_swap_pairs(vec a) { VEC_EACH(a.lane[i ^ 1]); }

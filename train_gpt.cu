@@ -1379,7 +1379,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
            library == GEMM_CUBLASLT ? ", cuBLASLt" : library == GEMM_WGMMA ? ", wgmma" : "", p.name, p.multiProcessorCount);
   int clock_khz = 0;
   cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, selected);
-  d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->state = state;
+  d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->row_group = 1, d->state = state;
   d->scratch_bytes = SCRATCH_BYTES, d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * cuda_flops_a_cycle(p.major, p.minor, precision);
   if (precision == CUDA_BF16) set_operations<bf16>(d);
   else set_operations<float>(d);

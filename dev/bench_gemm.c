@@ -22,12 +22,7 @@ static double probe(const Device *d) {
   double total = 0, *rate = xcalloc((size_t)threads, sizeof *rate);
   #pragma omp parallel num_threads(threads)
   {
-    double (*fma_rate)(double) = cpu_fma_rate_generic;
-#if defined(__x86_64__)
-    if (strstr(d->description, "avx2")) fma_rate = cpu_fma_rate_avx2;
-    if (strstr(d->description, "avx512")) fma_rate = cpu_fma_rate_avx512;
-#endif
-    rate[omp_get_thread_num()] = fma_rate(1e-4);
+    rate[omp_get_thread_num()] = ((const CpuState *)d->state)->fma_rate(1e-4);
   }
   for (int t = 0; t < threads; t++) total += rate[t];
   free(rate);

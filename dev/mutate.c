@@ -49,6 +49,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"cpu.c", true, "test_cpu test_model test_ops test_bits"},
   {"cpu_attention.c", true, "test_attention test_cpu test_bits"},
   {"cpu_gemm.c", true, "test_gemm test_gemm_bf16 test_ops test_bits"},
+  {"cpu_gemm_amx.c", true, "test_gemm_bf16 test_tiles test_bits"},
   {"cpu_ops.c", true, "test_ops test_cpu test_bf16 test_bits"},
   {"data.c", true, "test_index test_data test_dataloader test_cli"},
   {"data_build.c", true, "test_index test_data"},

@@ -23,6 +23,15 @@ elif $CC -fopenmp "$work/omp.c" -o "$work/omp" 2>/dev/null && { [ $native = 0 ] 
 else say OpenMP "not found with $CC: one core is used (Debian: apt install libgomp1, or libomp-dev for clang)"
 fi
 
+# Instructions for matrix tiles: what the compiler and its assembler know, not what this processor has, which is asked at start
+echo 'int main(void) { __asm__ volatile("tdpbf16ps %tmm0, %tmm1, %tmm2"); return 0; }' > "$work/amx.c"
+amx=""
+case $($CC -dumpmachine) in x86_64*)
+  if $CC -mamx-tile -mamx-bf16 -c -o "$work/amx.o" "$work/amx.c" 2>/dev/null; then amx=1; say AMX "known to $CC: kernels for matrix tiles are built, and used in bf16 where the processor has them"
+  else say AMX "not known to $CC (gcc 11, clang 12 are the first): no kernels for matrix tiles"
+  fi ;;
+esac
+
 cat > "$work/cuda.cu" <<'C'
 #include <cuda_runtime.h>
 int main() { int version; return cudaRuntimeGetVersion(&version) != cudaSuccess; }
@@ -65,4 +74,4 @@ fi
 if command -v mpirun >/dev/null 2>&1 && mpirun --version >/dev/null 2>&1; then say MPI "found: it can start the ranks of a run on several machines (recipes/mpi.md); nothing is linked with it"
 else say MPI "not found: not needed, it would only start the ranks of a run on several machines"
 fi
-{ echo "OMP_FLAGS := $omp"; echo "NVCC := $nvcc"; echo "CUDA_LIBS := $cuda_libs"; echo "CUDA_GPU := ${gpu:+sm_$gpu}"; } > "$out"
+{ echo "OMP_FLAGS := $omp"; echo "AMX := $amx"; echo "NVCC := $nvcc"; echo "CUDA_LIBS := $cuda_libs"; echo "CUDA_GPU := ${gpu:+sm_$gpu}"; } > "$out"

@@ -329,21 +329,6 @@ static inline void check_case(Case *c, Device *d, int zero_passes[MOST_ARRAYS]) 
   results_free(c, &got);
 }
 
-// Zero may be right for a case or two (a norm over one channel, a loss over one word), never for most.
-static inline void check_against_reference(const Operation *op) {
-  Device *d = device_under_test(2);
-  int zero_passes[MOST_ARRAYS] = {0};
-  for (int number = 0; number < SHAPES; number++) {
-    Case c;
-    prepare(&c, op, number);
-    check_case(&c, d, zero_passes);
-    for (int a = 0; number == SHAPES - 1 && a < c.arrays; a++)
-      CHECK_MSG(zero_passes[a] <= SHAPES / 4, "%s: all zeros pass as %s in %d of %d cases", op->name, c.array[a].name, zero_passes[a], SHAPES);
-    case_end(&c);
-  }
-  d->destroy(d);
-}
-
 static inline bool has_instruction_set(const char *name) {
 #if defined(__x86_64__)
   unsigned a = 0, b, c, d;
@@ -366,37 +351,60 @@ static inline Device *device_with(const char *instruction_set, int threads) {
   return d;
 }
 
+// Zero may be right for a case or two (a norm over one channel, a loss over one word), never for most.
+static inline void check_against_reference(const Operation *op, Device *d) {
+  int zero_passes[MOST_ARRAYS] = {0};
+  for (int number = 0; number < SHAPES; number++) {
+    Case c;
+    prepare(&c, op, number);
+    check_case(&c, d, zero_passes);
+    for (int a = 0; number == SHAPES - 1 && a < c.arrays; a++)
+      CHECK_MSG(zero_passes[a] <= SHAPES / 4, "%s: all zeros pass as %s in %d of %d cases", op->name, c.array[a].name, zero_passes[a], SHAPES);
+    case_end(&c);
+  }
+  d->destroy(d);
+}
+
 static const struct { const char *instruction_set; int threads; } variants[] = {
   {"", 1}, {"", 2}, {"", 3}, {"", 7}, {"avx512bf16", 2}, {"avx512", 2}, {"avx2", 2}, {"avx2", 7}, {"generic", 3},
+  {"amx-emulated", 1}, {"amx-emulated", 3}, {"amx", 2},
 };
 
+// Matrix tiles differ from other sets in products in bf16 alone, and there they are compared among themselves.
+static inline bool tiles_matter(const Operation *op) { return !on_cuda() && on_bf16() && !strncmp(op->name, "linear", 6); }
+
 static inline void check_same_bits(const Operation *op) {
-  Results first[SHAPES];
+  Results first[2][SHAPES];   // of chains; of tiles
+  bool there[2] = {false};
   for (size_t v = 0; v < (on_cuda() ? 2 : ARRAY_LEN(variants)); v++) {
-    if (!on_cuda() && *variants[v].instruction_set && !has_instruction_set(variants[v].instruction_set)) continue;
-    Device *d = on_cuda() ? device_under_test(0) : device_with(variants[v].instruction_set, variants[v].threads);
+    const char *set = variants[v].instruction_set;
+    if (!on_cuda() && *set && !(strncmp(set, "amx", 3) ? has_instruction_set(set) : tiles_matter(op) && (set[3] || !cpu_tiles_unavailable()))) continue;
+    Device *d = on_cuda() ? device_under_test(0) : device_with(set, variants[v].threads);
+    const bool tiles = d->row_group > 1 && tiles_matter(op);
     for (int number = 0; number < SHAPES; number++) {
       Case c;
       case_begin(&c, op, number);
       Results got = results_of(&c, d, false, NULL);
-      for (int a = 0; v && a < c.arrays; a++)
-        CHECK_MSG(!memcmp(got.p[a], first[number].p[a], c.array[a].n * sizeof(double)), "%s [%s]: %s: other bits with %s", op->name, dims_text(&c),
+      for (int a = 0; there[tiles] && a < c.arrays; a++)
+        CHECK_MSG(!memcmp(got.p[a], first[tiles][number].p[a], c.array[a].n * sizeof(double)), "%s [%s]: %s: other bits with %s", op->name, dims_text(&c),
                   c.array[a].name, d->description);
-      if (v) results_free(&c, &got);
-      else first[number] = got;
+      if (there[tiles]) results_free(&c, &got);
+      else first[tiles][number] = got;
       case_end(&c);
     }
+    there[tiles] = true;
     d->destroy(d);
   }
   for (int number = 0; number < SHAPES; number++) {
     Case c;
     case_begin(&c, op, number);
-    results_free(&c, &first[number]);
+    for (int tiles = 0; tiles < 2; tiles++) if (there[tiles]) results_free(&c, &first[tiles][number]);
     case_end(&c);
   }
 }
 
 static inline void check_operation(const Operation *op) {
-  check_against_reference(op);
+  check_against_reference(op, device_under_test(2));
+  if (tiles_matter(op)) check_against_reference(op, device_with("amx-emulated", 2));
   check_same_bits(op);
 }

@@ -20,7 +20,7 @@ count() {   # name, exit code; reads $log
 # An operation: the tests with its name in theirs, and the programs that are about nothing else.
 if [ -n "$op" ]; then
   programs="$build/test_ops $build/test_gradients"
-  case $op in *attention*) programs="$programs $build/test_attention" ;; *linear*|*gemm*) programs="$programs $build/test_gemm $build/test_gemm_bf16" ;; esac
+  case $op in *attention*) programs="$programs $build/test_attention" ;; *linear*|*gemm*) programs="$programs $build/test_gemm $build/test_gemm_bf16 $build/test_tiles" ;; esac
 else
   programs=$(for source in tests/test_*.c; do name=${source##*/}; echo "$build/${name%.c}"; done)
 fi
@@ -29,7 +29,7 @@ first=""
 case $programs in *"$build/test_comm"*) first="$build/test_comm $build/test_shared $build/test_tcp $build/test_supervisor" ;; esac
 for program in $first $programs; do echo "$program"; done | awk '!seen[$0]++' |
   OP=$op LOG=$log xargs -P 3 -I{} sh -c 'name=${1##*/}
-    case $name in test_attention | test_gemm*) OP="" ;; esac
+    case $name in test_attention | test_gemm* | test_tiles) OP="" ;; esac
     "$1" $OP > "$LOG.$name" 2>&1
     echo $? > "$LOG.$name.code"' - {}
 for program in $programs; do

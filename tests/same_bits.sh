@@ -30,8 +30,10 @@ for family in "gpt2 --heads 4" "llama --heads 4 --kv-heads 2" "gpt2 --heads 4 --
   for threads in 2 3 7; do same "$family, $threads threads" "$want" "$(run OMP_NUM_THREADS=$threads $base)"; done   # more than there are cores: --threads would not give them
   for batch in 1 2 4; do same "$family, micro-batches of $batch" "$want" "$(run A=1 --family $family --batch $batch --threads 2)"; done
   for recompute in light block; do same "$family, recompute $recompute" "$want" "$(run A=1 $base --recompute $recompute)"; done
+  chains=$want   # matrix tiles have bits of their own in bf16
+  case $family in *bf16*) if GPT_CPU=amx "$gpt" doctor > /dev/null 2>&1; then chains=$(run GPT_CPU=avx512 $base); fi ;; esac
   for set in avx512bf16 avx2 avx512 generic; do
-    if GPT_CPU=$set "$gpt" doctor > /dev/null 2>&1; then same "$family, $set" "$want" "$(run GPT_CPU=$set $base)"; else echo "        $set: not on this processor, not tested"; fi
+    if GPT_CPU=$set "$gpt" doctor > /dev/null 2>&1; then same "$family, $set" "$chains" "$(run GPT_CPU=$set $base)"; else echo "        $set: not on this processor, not tested"; fi
   done
   # stopped by a signal in the middle, then resumed
   rm -rf out

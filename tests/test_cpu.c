@@ -13,10 +13,10 @@ static const char *self;   // argv[0]
 
 // ---- which instruction set ----
 
-typedef struct { bool fma, avx2, f, bw, vl, dq, pairs; } Features;
+typedef struct { bool fma, avx2, f, bw, vl, dq, pairs, tiles; } Features;
 static unsigned bits_of(Features x) {
   return (x.fma ? CPU_HAS_FMA : 0u) | (x.avx2 ? CPU_HAS_AVX2 : 0u) | (x.f ? CPU_HAS_AVX512F : 0u) | (x.bw ? CPU_HAS_AVX512BW : 0u) | (x.vl ? CPU_HAS_AVX512VL : 0u) |
-         (x.dq ? CPU_HAS_AVX512DQ : 0u) | (x.pairs ? CPU_HAS_AVX512BF16 : 0u);
+         (x.dq ? CPU_HAS_AVX512DQ : 0u) | (x.pairs ? CPU_HAS_AVX512BF16 : 0u) | (x.tiles ? CPU_HAS_TILES : 0u);
 }
 
 // Every processor there could be: a set is taken only where all that it is compiled for is there. The set of pairs of bf16 is timed, and so not
@@ -24,7 +24,7 @@ static unsigned bits_of(Features x) {
 static void the_best_set_is_taken(void) {
 #if defined(__x86_64__)
   for (int i = 0; i < 128; i++) {
-    const Features x = {i & 1, i & 2, i & 4, i & 8, i & 16, i & 32, i & 64};
+    const Features x = {i & 1, i & 2, i & 4, i & 8, i & 16, i & 32, i & 64, false};
     const bool avx2 = x.fma && x.avx2, avx512 = avx2 && x.f && x.bw && x.vl && x.dq;
     const char *best = avx512 ? "avx512" : avx2 ? "avx2" : "generic";
     CHECK_STR(cpu_set_name(false, NULL, bits_of(x)), best);
@@ -32,14 +32,31 @@ static void the_best_set_is_taken(void) {
     if (!(avx512 && x.pairs)) CHECK_STR(cpu_set_name(true, NULL, bits_of(x)), best);
     else CHECK_STR(cpu_set_name(true, "avx512bf16", bits_of(x)), "avx512bf16");
   }
-  const unsigned all = bits_of((Features){1, 1, 1, 1, 1, 1, 1});
+  const unsigned all = bits_of((Features){1, 1, 1, 1, 1, 1, 1, 0});
+#ifdef CPU_BUILDS_AMX
+#define AMX_NAME "amx, "
+  for (unsigned bit = 0; bit < 8; bit++) {   // tiles, where nothing but pairs is missing
+    const unsigned x = (all | CPU_HAS_TILES) & ~(1u << bit);
+    const bool there = 1u << bit == CPU_HAS_AVX512BF16;
+    if (there) CHECK_STR(cpu_set_name(true, NULL, x), "amx");
+    else if (bit < 6) CHECK(strncmp(cpu_set_name(true, NULL, x), "amx", 3) != 0);
+    if (there) CHECK_STR(cpu_set_name(true, "amx", x), "amx");
+    else EXPECT_FAIL(EXIT_MACHINE, "GPT_CPU=amx: this processor lacks it", cpu_set_name(true, "amx", x));
+  }
+  CHECK_STR(cpu_set_name(true, NULL, all | CPU_HAS_TILES), "amx");
+  CHECK_STR(cpu_set_name(false, NULL, all | CPU_HAS_TILES), "avx512");
+  CHECK_STR(cpu_set_name(false, "amx", all | CPU_HAS_TILES), "avx512");   // fp32 has no kernels of its own there either
+#else
+#define AMX_NAME ""
+#endif
+  CHECK_STR(cpu_set_name(true, "amx-emulated", 0), "amx-emulated");
   CHECK_STR(cpu_set_name(false, "avx512bf16", all), "avx512");   // fp32 has no kernels of its own there
   CHECK_STR(cpu_set_name(true, "avx512", all), "avx512");
   CHECK_STR(cpu_set_name(true, "avx2", all), "avx2");
   CHECK_STR(cpu_set_name(true, "generic", all), "generic");
   EXPECT_FAIL(EXIT_MACHINE, "GPT_CPU=avx2: this processor lacks it", cpu_set_name(false, "avx2", CPU_HAS_AVX2));
   EXPECT_FAIL(EXIT_MACHINE, "GPT_CPU=avx512bf16: this processor lacks it", cpu_set_name(false, "avx512bf16", all & ~(unsigned)CPU_HAS_AVX512BF16));
-  EXPECT_FAIL(EXIT_REQUEST, "GPT_CPU=sse9: no such instruction set in this build; there are avx512bf16, avx512, avx2, generic\n", cpu_set_name(true, "sse9", all));
+  EXPECT_FAIL(EXIT_REQUEST, "GPT_CPU=sse9: no such instruction set in this build; there are " AMX_NAME "avx512bf16, avx512, avx2, amx-emulated, generic\n", cpu_set_name(true, "sse9", all));
   FILE *f = fopen("/proc/cpuinfo", "r");
   char *flags = xcalloc(1, 1 << 16);
   for (bool found = false; f && !found && fgets(flags, 1 << 16, f);) found = !strncmp(flags, "flags", 5);

@@ -2,11 +2,15 @@
 // test_gemm_bf16.c includes it.
 //
 // The specification is bits: each output element is one chain of fmaf over k in order, from the bias, 0 or the stored
-// gradient; in bf16 k goes 1, 0, 3, 2, ... but for gradients, and a result that is stored is rounded then. So every element of every shape is compared with that chain by its bits, for 1, 2, 3 and 7 threads; and the
-// chain itself with a sum in double, by a bound. Inputs must stay as they were.
+// gradient; in bf16 k goes 1, 0, 3, 2, ... but for gradients, and a result that is stored is rounded then. Matrix tiles have a chain of their own, over sums
+// of 32 products. So every element of every shape is compared with its chain by its bits, for 1, 2, 3 and 7 threads; and the
+// chains themselves with a sum in double, by a bound. Inputs must stay as they were.
+// The tiles' kernels run with a stand-in for the instructions, in plain C and with AVX-512; and, where the processor lacks tiles and has AVX-512, as they
+// were compiled for it: each instruction is trapped (small shapes, for a trap costs microseconds).
 #include "../cpu.h"     // CpuState, CpuEpilogue, cpu_flush_denormals
 #include "../util.h"    // xmalloc, MIN, ARRAY_LEN
 #include "test.h"       // CHECK_MSG, RUN
+#include "tile_emulator.h"   // tile_emulator_trap
 #if defined(__x86_64__)
 #include <cpuid.h>      // __get_cpuid_count
 #endif
@@ -19,22 +23,29 @@ typedef size_t Scratch(const CpuState *, size_t, size_t, size_t);
 typedef struct {
   const char *name;
   bool available;
+  bool tiles;              // it has their chain
+  bool trapped;            // and each of their instructions takes microseconds
   Forward *forward;
   BackwardInput *backward_input;
   BackwardWeight *backward_weight;
   Scratch *scratch;
 } InstructionSet;
 #define PROTOTYPES(isa) Forward cpu_gemm_forward_##isa; BackwardInput cpu_gemm_backward_input_##isa; BackwardWeight cpu_gemm_backward_weight_##isa; Scratch cpu_gemm_scratch_##isa;
-#define SET(isa) { #isa, false, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa, cpu_gemm_scratch_##isa },
+#define SET(isa) { #isa, false, false, false, cpu_gemm_forward_##isa, cpu_gemm_backward_input_##isa, cpu_gemm_backward_weight_##isa, cpu_gemm_scratch_##isa },
 #ifndef __x86_64__
 #define EACH_X86(X)
 #elif defined(CPU_STORES_BF16)
-#define EACH_X86(X) X(avx2_bf16) X(avx512_bf16) X(avx512bf16)
+#ifdef CPU_BUILDS_AMX
+#define EACH_AMX(X) X(amx)
+#else
+#define EACH_AMX(X)
+#endif
+#define EACH_X86(X) X(avx2_bf16) X(avx512_bf16) X(avx512bf16) X(amx_emulated512) EACH_AMX(X)
 #else
 #define EACH_X86(X) X(avx2) X(avx512)
 #endif
 #ifdef CPU_STORES_BF16
-#define EACH_SET(X) X(generic_bf16) EACH_X86(X)
+#define EACH_SET(X) X(generic_bf16) X(amx_emulated) EACH_X86(X)
 #else
 #define EACH_SET(X) X(generic) EACH_X86(X)
 #endif
@@ -46,14 +57,19 @@ static CpuState state;
 static void find_sets(void) {
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     const char *name = sets[i].name;
-    sets[i].available = !strncmp(name, "generic", 7);
+    sets[i].available = !strncmp(name, "generic", 7) || !strcmp(name, "amx_emulated");
+    sets[i].tiles = !strncmp(name, "amx", 3);
 #if defined(__x86_64__)
     unsigned a = 0, b, c, d;
     if (!strncmp(name, "avx2", 4)) sets[i].available = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strncmp(name, "avx512", 6))
+    if (!strncmp(name, "avx512", 6) || !strcmp(name, "amx") || !strcmp(name, "amx_emulated512"))
       sets[i].available = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512dq");
     if (!strcmp(name, "avx512bf16")) sets[i].available = sets[i].available && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+    if (!strcmp(name, "amx") && sets[i].available && cpu_tiles_unavailable()) {
+      sets[i].available = sets[i].trapped = tile_emulator_trap();
+      printf("amx: its instructions are trapped and emulated here: %s\n", sets[i].available ? "yes" : "no, not tested");
+    }
 #endif
   }
 }
@@ -67,6 +83,7 @@ static const Shape shapes[] = {
   {9, 49, 49}, {7, 47, 47}, {5, 15, 17}, {11, 17, 15}, {13, 31, 33}, {17, 33, 31}, {16, 64, 65}, {15, 65, 64}, {12, 95, 97}, {25, 97, 96},
   {1, 769, 50}, {2, 767, 31}, {3, 768, 100}, {4, 50, 769}, {5, 33, 767}, {8, 16, 768}, {769, 9, 7}, {767, 17, 49}, {768, 47, 8}, {61, 101, 103},
   {64, 128, 80}, {65, 127, 129}, {96, 96, 192}, {97, 193, 23}, {31, 191, 145}, {32, 143, 289}, {10, 1537, 11}, {11, 13, 1535}, {1536, 5, 11},
+  {32, 32, 32}, {31, 33, 31}, {33, 31, 33}, {480, 1024, 5}, {64, 128, 1568}, {33, 1025, 65}, {300, 40, 1100}, {1, 1056, 33}, {1056, 160, 10},
   {1025, 2200, 3}, {1031, 2, 2201}, {1024, 31, 5}, {22100, 9, 10}, {1, 300, 700}, {127, 257, 63}, {128, 64, 193}, {2, 1, 1100}, {2, 1100, 1},
 };
 
@@ -142,9 +159,14 @@ static float start_of(const Specification *s, size_t i, size_t j) {
 }
 static size_t result_size(const Specification *s) { return s->start_row ? sizeof(float) : sizeof(stored); }
 // The result's element, in the first bytes.
-static void chain(const Specification *s, size_t i, size_t j, char result[4]) {
+static void chain(const Specification *s, bool tiles, size_t i, size_t j, char result[4]) {
   float sum = start_of(s, i, j);
-  for (size_t p = 0; p < s->k; p++) {
+  for (size_t first = 0; tiles && first < s->k; first += 32) {   // even k, odd k, both together, and then the sum: see tiles.h
+    float part[2] = {0, 0};
+    for (size_t p = first; p < MIN(first + 32, s->k); p++) part[p % 2] = fmaf(factor_a(s, i, p), factor_b(s, p, j), part[p % 2]);
+    sum += part[0] + part[1];
+  }
+  for (size_t p = 0; !tiles && p < s->k; p++) {
     const size_t at = STORES_BF16 && !s->start_row && (p ^ 1) < s->k ? p ^ 1 : p;
     sum = fmaf(factor_a(s, i, at), factor_b(s, at, j), sum);
   }
@@ -187,26 +209,31 @@ static void check_bits(const Specification *s, const char *want, const char *got
 // Runs one product on every instruction set and number of threads; out is restarted before each.
 typedef void Product(const InstructionSet *set, Array *out, const Array *a, const Array *b, const Array *bias, const Shape *shape);
 static void check_product(const Specification *s, Product *run, Array *out, const Array *bias, const Shape *shape) {
-  char *want = xmalloc(s->m * s->n + 1, result_size(s));
-  for (size_t e = 0; e < s->m * s->n; e++) {
-    char result[4];
-    chain(s, e / s->n, e % s->n, result);
-    memcpy(want + e * result_size(s), result, result_size(s));
+  char *want[2] = {NULL};
+  for (int tiles = 0; tiles <= STORES_BF16; tiles++) {
+    want[tiles] = xmalloc(s->m * s->n + 1, result_size(s));
+    for (size_t e = 0; e < s->m * s->n; e++) {
+      char result[4];
+      chain(s, tiles, e / s->n, e % s->n, result);
+      memcpy(want[tiles] + e * result_size(s), result, result_size(s));
+    }
+    check_bound(s, want[tiles]);
   }
-  check_bound(s, want);
+  const size_t steps = (s->m + 31) / 32 * ((s->n + 31) / 32) * ((s->k + 31) / 32);   // of tiles
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     for (size_t t = 0; sets[i].available && t < ARRAY_LEN(thread_counts); t++) {
+      if (sets[i].trapped && (steps > 64 || t % 2)) continue;
       state.threads = thread_counts[t];
       array_restart(out);
       run(&sets[i], out, s->a, s->b, bias, shape);
-      check_bits(s, want, out->data, sets[i].name, state.threads);
+      check_bits(s, want[sets[i].tiles], out->data, sets[i].name, state.threads);
       check_canaries(out, s->name);
       check_unchanged(s->a, s->name);
       check_unchanged(s->b, s->name);
       if (bias) check_unchanged(bias, s->name);
     }
   }
-  free(want);
+  free(want[0]), free(want[1]);
 }
 
 static void run_forward(const InstructionSet *set, Array *out, const Array *x, const Array *w, const Array *bias, const Shape *s) {
@@ -254,20 +281,21 @@ static void backward_weight(void) {
   }
 }
 
-// The chain goes on: a gradient over all rows equals the one over the first rows, continued with the rest.
+// The chain goes on: a gradient over all rows equals the one over the first rows, continued with the rest. Tiles: cut at multiples of 32.
 static void gradient_in_pieces(void) {
   const Shape s = {797, 53, 61};
-  const size_t cuts[] = {0, 1, 8, 399, 400, 768, 797};
+  const size_t row_cuts[] = {0, 1, 8, 399, 400, 768, 797}, tile_cuts[] = {0, 32, 64, 384, 416, 768, 797};
   Array dout = array_create(s.rows * s.OC, 1e4), x = array_create(s.rows * s.IC, 1), dw = gradient_create(s.OC * s.IC, 1);
   float *whole = xmalloc(dw.n, sizeof *whole);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
-    if (!sets[i].available) continue;
+    const size_t *cuts = sets[i].tiles ? tile_cuts : row_cuts;
+    if (!sets[i].available || sets[i].trapped) continue;
     state.threads = 2;
     array_restart(&dw);
     sets[i].backward_weight(&state, F(&dw), S(&dout), S(&x), s.rows, s.IC, s.OC);
     memcpy(whole, dw.data, dw.n * sizeof *whole);
     array_restart(&dw);
-    for (size_t c = 0; c + 1 < ARRAY_LEN(cuts); c++)
+    for (size_t c = 0; c + 1 < ARRAY_LEN(row_cuts); c++)
       sets[i].backward_weight(&state, F(&dw), S(&dout) + cuts[c] * s.OC, S(&x) + cuts[c] * s.IC, cuts[c + 1] - cuts[c], s.IC, s.OC);
     CHECK_MSG(!memcmp(whole, dw.data, dw.n * sizeof *whole), "%s: the gradient in pieces differs from the whole", sets[i].name);
   }
@@ -281,24 +309,51 @@ static void large_gradient(void) {
   const Shape s = {1030, 1026, 1031};
   Array dout = array_create(s.rows * s.OC, 1), x = array_create(s.rows * s.IC, 1), dw = gradient_create(s.OC * s.IC, 1);
   const Specification spec = { "large_gradient", s.OC, s.IC, s.rows, &dout, &x, true, false, &dw, true };
-  float *first = NULL;
+  float *firsts[2] = {NULL};
   for (size_t i = 1; i < ARRAY_LEN(sets); i++) {   // not the generic one: it would take seconds
-    for (int threads = 1; sets[i].available && threads <= 3; threads += 2) {
+    for (int threads = sets[i].tiles ? 3 : 1; sets[i].available && !sets[i].trapped && threads <= 3; threads += 2) {
+      float *first = firsts[sets[i].tiles];
       state.threads = threads;
       array_restart(&dw);
       sets[i].backward_weight(&state, F(&dw), S(&dout), S(&x), s.rows, s.IC, s.OC);
-      if (!first) memcpy(first = xmalloc(dw.n, sizeof *first), dw.data, dw.n * sizeof *first);
+      if (!first) memcpy(first = firsts[sets[i].tiles] = xmalloc(dw.n, sizeof *first), dw.data, dw.n * sizeof *first);
       CHECK_MSG(!memcmp(first, dw.data, dw.n * sizeof *first), "%s with %d threads differs", sets[i].name, threads);
       for (size_t e = 0; e < dw.n; e += 1009) {
         char want[4];
-        chain(&spec, e / s.IC, e % s.IC, want);
+        chain(&spec, sets[i].tiles, e / s.IC, e % s.IC, want);
         CHECK_MSG(!memcmp(want, F(&dw) + e, 4), "%s, %d threads, element %zu: %.9g, the chain gives %.9g", sets[i].name, threads, e, F(&dw)[e], value_of(want, 4));
       }
     }
   }
-  free(first);
+  free(firsts[0]), free(firsts[1]);
   array_free(&dout), array_free(&x), array_free(&dw);
 }
+
+#ifdef CPU_STORES_BF16
+// A result that is large enough to go past the caches, where there is a set that does so.
+static void past_the_caches(void) {
+  const Shape s = {1056, 3, 8192};
+  const struct { size_t rows, OC, first; } outs[] = {{1056, 8192, 0}, {1056, 8180, 0}, {1055, 8192, 8}};   // the first alone can: a line begins with each row
+  Array x = array_create(s.rows * s.IC, 1), w = array_create(s.OC * s.IC, 1), out = array_create(s.rows * s.OC, 0);
+  for (size_t i = 0; i < ARRAY_LEN(sets) * ARRAY_LEN(outs); i++) {
+    const InstructionSet *set = &sets[i / ARRAY_LEN(outs)];
+    const size_t rows = outs[i % ARRAY_LEN(outs)].rows, OC = outs[i % ARRAY_LEN(outs)].OC;
+    stored *to = S(&out) + outs[i % ARRAY_LEN(outs)].first;
+    if (!set->available || strcmp(set->name, "amx_emulated512")) continue;
+    const Specification spec = { "past_the_caches", rows, OC, s.IC, &x, &w, false, true, NULL, false };
+    state.threads = 2;
+    array_restart(&out);
+    set->forward(&state, to, S(&x), S(&w), NULL, rows, s.IC, OC, NULL);
+    for (size_t e = 0; e < rows * OC; e += 7) {
+      char want[4];
+      chain(&spec, true, e / OC, e % OC, want);
+      CHECK_MSG(!memcmp(want, to + e, 2), "%s: element %zu of %zu x %zu", set->name, e, rows, OC);
+    }
+    check_canaries(&out, spec.name);
+  }
+  array_free(&x), array_free(&w), array_free(&out);
+}
+#endif
 
 // ---- the epilogue: each element once, when it is finished ----
 typedef struct { const stored *out, *want; unsigned char *seen; size_t rows, OC; int early, uneven; } Seen;
@@ -321,7 +376,7 @@ static void epilogue(void) {
   for (size_t i = 0; i < ARRAY_LEN(some) * ARRAY_LEN(sets); i++) {
     const Shape *s = &some[i / ARRAY_LEN(sets)];
     const InstructionSet *set = &sets[i % ARRAY_LEN(sets)];
-    if (!set->available) continue;
+    if (!set->available || (set->trapped && s->rows > 9)) continue;
     Array x = array_create(s->rows * s->IC, 1), w = array_create(s->OC * s->IC, 1), out = array_create(s->rows * s->OC, 0), want = array_create(s->rows * s->OC, 0);
     state.threads = 3;
     set->forward(&state, S(&want), S(&x), S(&w), NULL, s->rows, s->IC, s->OC, &(CpuEpilogue){ NULL, NULL });
@@ -344,7 +399,7 @@ static void denormals_are_zero(void) {
   #pragma omp parallel num_threads(7)
   omp_get_thread_num();
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
-    if (!sets[i].available) continue;
+    if (!sets[i].available || sets[i].trapped) continue;
     size_t zeros = 0;
     sets[i].forward(&state, S(&out), S(&x), S(&w), NULL, 700, 40, 90, NULL);
     for (size_t e = 0; e < out.n; e++) zeros += value_at(&out, e) == 0;
@@ -384,7 +439,7 @@ static void products_stay_in_their_memory(void) {
   for (size_t i = 0; i < ARRAY_LEN(some) * ARRAY_LEN(sets) * 2; i++) {
     const Shape *s = &some[i / 2 / ARRAY_LEN(sets)];
     const InstructionSet *set = &sets[i / 2 % ARRAY_LEN(sets)];
-    if (!set->available) continue;
+    if (!set->available || set->tiles) continue;   // tiles say what they take where weights are kept, which these are not
     CpuState guarded = { .threads = i % 2 ? 3 : 1 };
     const size_t bytes = set->scratch(&guarded, s->rows, s->IC, s->OC), used = round_up(bytes, page);
     char *memory = mmap(NULL, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -436,6 +491,9 @@ int main(int argc, char **argv) {
   RUN(backward_weight);
   RUN(gradient_in_pieces);
   RUN(large_gradient);
+#ifdef CPU_STORES_BF16
+  RUN(past_the_caches);
+#endif
   RUN(epilogue);
   RUN(cuts_are_pinned);
   RUN(products_stay_in_their_memory);

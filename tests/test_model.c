@@ -175,6 +175,9 @@ static size_t ask_attention(const Device *d, const AttentionShape *s, WantGradie
   return 1;
 }
 
+static size_t copies_of(size_t OC, size_t IC) { return 1000 * OC + IC; }
+static size_t ask_copies(const Device *d, size_t OC, size_t IC, WantGradient gradient) { (void)d; return copies_of(OC, IC) * (gradient == WITH_GRADIENT ? 2 : 1); }
+
 static void scratch_is_asked_for(void) {
   static const char *const expected[] = {
     " 21x24x72 21x24x24 21x24x37 21x37x24 21x24x32 3,7,7 heads 4,4,6 0.1 1 = 36289", " 21x24x72 21x24x24 21x24x37 21x37x24 21x24x32 3,7,7 heads 4,4,6 0.1 0 = 36289",
@@ -189,7 +192,13 @@ static void scratch_is_asked_for(void) {
     buffer_printf(&asked, " = %zu", most);
     CHECK_STR(asked.data, expected[i]);
   }
-  d.linear_scratch = NULL, d.attention_scratch = NULL, d.scratch_bytes = 77;
+  d.weight_copies = ask_copies, d.linear_scratch = NULL, d.attention_scratch = NULL;
+  for (int train = 0; train < 2; train++) {   // both layers' four weights and the head
+    const GptConfig c = tiny(FAMILY_GPT2);
+    const size_t C = (size_t)c.channels, ffn = (size_t)c.ffn, sum = (size_t)c.layers * (copies_of(3 * C, C) + copies_of(C, C) + copies_of(ffn, C) + copies_of(C, ffn)) + copies_of(32, C);
+    CHECK_EQ(gpt_scratch(&d, &(GptOptions){.config = c, .purpose = train ? PURPOSE_TRAIN : PURPOSE_EVALUATE, .B = 3, .T = 7}), train ? 2 * sum : sum);
+  }
+  d.weight_copies = NULL, d.scratch_bytes = 77;
   CHECK_EQ(gpt_scratch(&d, &(GptOptions){.config = tiny(FAMILY_GPT2), .purpose = PURPOSE_TRAIN, .B = 3, .T = 7}), 77);
   buffer_free(&asked);
 }
