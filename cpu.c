@@ -207,8 +207,9 @@ static void forget_copies(CpuState *state) {
 static void cpu_release(Device *d, void *p, size_t bytes) {
   CpuState *state = cpu_state(d);
   const uintptr_t begin = (uintptr_t)p;
+  if (!p) return;
   if (begin < state->kept.end && state->kept.begin < begin + bytes) forget_copies(state);   // what comes to lie there is announced anew, or is no weight
-  if (p) munmap(p, cpu_mapped_size(bytes));
+  munmap(p, cpu_mapped_size(bytes));
 }
 
 static void cpu_refresh(Device *d, const real *params, size_t n) {
