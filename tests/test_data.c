@@ -419,14 +419,14 @@ static void build_leaves_nothing_half(void) {
   CHECK_EQ(names_in("shards", ".bin"), 0);
   CHECK_EQ(names_in("shards", "build.json"), 1);
   remove_in_folder("shards");
-  for (int shard = 0; shard < 4; shard += 3) {   // build.json and tokenizer.json come first, each with its folder; then shards with theirs and the record
+  for (int shard = 0; shard < 4; shard += 3) {   // build.json and tokenizer.json come first, each with its folder; then a shard, its index, the folder, and the record with its own
     EXPECT_FAIL(EXIT_MACHINE, shard ? "cannot put on disk: Input/output error; 3 finished shards stay" : "cannot put on disk: Input/output error; 0 finished shards stay",
-                { syncs_left = 4 + 4 * shard; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+                { syncs_left = 4 + 5 * shard; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
     CHECK(names_in("shards", ".tmp") == 0 && (int)names_in("shards", ".bin") == shard);
     remove_in_folder("shards");
   }
   EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin: cannot name the file so: Input/output error; 0 finished shards stay",
-              { syncs_left = 5; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+              { syncs_left = 6; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
   remove_in_folder("shards");
   char *first = in_folder("shards/train_000000.bin.tmp");
   make_directory(out);
