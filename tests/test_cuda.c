@@ -696,6 +696,11 @@ static Room room_for(Device *d, size_t bytes) {
                 d->allocate(d, bytes), d->allocate(d, STAT_COUNT * sizeof(double))};
 }
 
+// Tensors of an update share no element.
+static AdamWTensor part_of(Device *d, const Room *r, real *param, size_t at, size_t n) {
+  return (AdamWTensor){.param = d->real_at(param, at), .grad = d->acc_at(r->f, at), .m = d->acc_at(r->g, at), .v = d->acc_at(r->h, at), .n = n};
+}
+
 static void note_streams(Device *d, const Room *r) {
   for (int kind = 0; kind < 3; kind++) {   // sixteen bytes at a time; rows of another length; an address between
     const size_t C = kind == 1 ? 83 : 96, W = 2 * C, rows = 35, HS = kind == 1 ? 22 : 32;
@@ -720,7 +725,8 @@ static void note_streams(Device *d, const Room *r) {
     NOTE("crossentropy", d->crossentropy(d, a, r->f, r->ids, 3, 8191, 8192 + (kind == 1), 1, WITH_GRADIENT); d->crossentropy(d, a, r->f, r->ids, 2, 8192, 8192 + (kind == 1), 1, WITHOUT_GRADIENT));
     NOTE("add", d->add_rows(d, f, r->g, NULL, rows, C, rows));
     NOTE("sums", d->sum(d, r->stat, f, 300); d->sumsq(d, r->stat, f, 4096); d->sumsq(d, r->stat, f, 4097); d->sumsq(d, r->stat, f, 1); d->sync(d));
-    const AdamWTensor t[] = {{.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4096}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 4097}, {.param = a, .grad = r->f, .m = r->g, .v = r->h, .n = 1}};
+    AdamWTensor t[3];
+    for (size_t i = 0; i < 3; i++) t[i] = part_of(d, r, a, 8192 * i, (size_t[]){4096, 4097, 1}[i]);
     const AdamWSettings settings = some_settings();
     NOTE("adamw", d->adamw(d, t, 3, &settings, r->stat));
     NOTE("count", d->count_nonfinite_real(d, r->stat, a, 300); d->count_nonfinite_acc(d, r->stat, f, 300));
@@ -729,7 +735,7 @@ static void note_streams(Device *d, const Room *r) {
   NOTE("many sums", for (size_t i = 0; i < 1025; i++) d->sumsq(d, r->stat, d->acc_at(r->f, i), 1); d->sync(d));
   AdamWTensor *many = xcalloc(2049, sizeof *many);
   const AdamWSettings settings = some_settings();
-  for (size_t i = 0; i < 2049; i++) many[i] = (AdamWTensor){.param = r->a, .grad = r->f, .m = r->g, .v = r->h, .n = i % 64 == 0};   // a tensor without elements has no block
+  for (size_t i = 0; i < 2049; i++) many[i] = part_of(d, r, r->a, 8 * i, i % 64 == 0);   // a tensor without elements has no block
   NOTE("adamw of many", d->adamw(d, many, 2049, &settings, r->stat));
   free(many);
   // how many slices, and rows short enough for registers
