@@ -61,7 +61,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"json.c", false, "test_json"},
   {"load.c", true, "test_load test_checkpoint test_sample test_cli_train"},
   {"manifest.c", true, "test_checkpoint test_foreign"},
-  {"model.c", true, "test_model test_gradients test_train test_memory"},
+  {"model.c", true, "test_model test_gradients test_train test_memory test_bits"},
   {"ranks.c", false, "test_supervisor test_ranks test_join"},
   {"reference.c", true, "test_reference test_gradients test_ops"},
   {"run.c", false, "test_train test_cli_train test_ranks"},
