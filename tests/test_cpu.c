@@ -164,6 +164,22 @@ static void threads_wait_briefly(void) {
 #endif
 }
 
+// A rate does not depend on how long it is measured: the best of five trials, short and ten times as long. (Half to twice would do on a quiet
+// machine; a time multiplied instead of divided by is off by a hundred.)
+static void rates_are_per_second(void) {
+  double (*const rates[])(double) = {
+    cpu_fma_rate_generic, cpu_fma_rate_generic_bf16, cpu_fma_rate_amx_emulated,
+#if defined(__x86_64__)
+    __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? cpu_fma_rate_avx2 : NULL, __builtin_cpu_supports("avx512dq") ? cpu_fma_rate_avx512 : NULL,
+#endif
+  };
+  for (size_t i = 0; i < ARRAY_LEN(rates); i++) {
+    double once = 0, longer = 0;
+    for (int trial = 0; rates[i] && trial < 5; trial++) once = fmax(once, rates[i](1e-3)), longer = fmax(longer, rates[i](1e-2));
+    CHECK_MSG(!rates[i] || (once > 0 && longer > 0.1 * once && longer < 10 * once), "set %zu: %g in a millisecond, %g in ten", i, once, longer);
+  }
+}
+
 // The peak is the better one of two trials, of all threads together; each runs for a millisecond.
 static int rated;
 static double rate_of_this_call(double seconds) {
@@ -421,6 +437,7 @@ int main(int argc, char **argv) {
   RUN(numbers_go_in_and_out);
   RUN(devices_are_described);
   RUN(making_a_device_flushes_denormals);
+  RUN(rates_are_per_second);
   RUN(peak_is_of_all_threads);
   RUN(bandwidth_is_a_bandwidth);
   return TEST_END();
