@@ -1,6 +1,6 @@
 # make fuzz [FOR=600]: each target that many seconds, two at a time; needs clang with libFuzzer. Findings lie in build/fuzz/.
 FUZZ := json ranks shard encode
-FUZZ_SOURCES := dev/fuzz/fuzz.c tokenizer.c tokenizer_merge.c tokenizer_pieces.c tokenizer_files.c tokenizer_train.c json.c util.c dataloader.c
+FUZZ_SOURCES := dev/fuzz/fuzz.c tokenizer.c tokenizer_merge.c tokenizer_pieces.c tokenizer_files.c tokenizer_train.c json.c util.c dataloader.c shard_index.c
 
 build/fuzz/%: $(FUZZ_SOURCES) dev/fuzz/track.h dev/fuzz/fuzz.mk
 	@mkdir -p build/fuzz
