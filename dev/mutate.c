@@ -46,7 +46,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"comm_tcp.c", false, "test_tcp test_comm"},
   {"config.c", false, "test_model test_checkpoint test_cli_train"},
   {"corpus.c", true, "test_train test_cli_train"},
-  {"cpu.c", true, "test_cpu test_model test_ops test_bits"},
+  {"cpu.c", true, "test_cpu test_tiles test_model test_ops test_bits"},
   {"cpu_attention.c", true, "test_attention test_cpu test_bits"},
   {"cpu_gemm.c", true, "test_gemm test_gemm_bf16 test_ops test_bits"},
   {"cpu_gemm_amx.c", true, "test_gemm_bf16 test_tiles test_bits"},

@@ -296,6 +296,24 @@ static void bad_steps_change_nothing(void) {
   }
 }
 
+// A random number of just the threshold is kept: it is 2^-32 of all, so p is made of the number of one element. On the CPU device too.
+static void dropout_keeps_the_threshold(void) {
+  enum { COUNT = 5 };
+  Device *devices[] = {d, cpu_device(1)};
+  for (size_t i = 0; i < ARRAY_LEN(devices); i++)
+    for (uint64_t e = 0; e < COUNT; e++) {
+      const Dropout dropout = {.p = rng_u32(1, 2, 3, e) * 0x1p-32, .seed = 1, .step = 2, .site = 3};
+      const double ones[COUNT] = {1, 1, 1, 1, 1};
+      double after[COUNT];
+      real *x = devices[i]->allocate(devices[i], COUNT * devices[i]->real_size);
+      devices[i]->upload_real(devices[i], x, ones, COUNT);
+      devices[i]->dropout(devices[i], x, 1, COUNT, &dropout);
+      devices[i]->download_real(devices[i], after, x, COUNT);
+      for (uint64_t j = 0; j < COUNT; j++) CHECK_EQ(after[j] > 0, rng_u32(1, 2, 3, j) >= rng_u32(1, 2, 3, e));
+      devices[i]->release(devices[i], x, COUNT * devices[i]->real_size);
+    }
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   d = reference_device();
@@ -313,5 +331,6 @@ int main(int argc, char **argv) {
   RUN(adamw_follows_its_formula);
   RUN(adamw_starts_from_the_master_copy);
   RUN(bad_steps_change_nothing);
+  RUN(dropout_keeps_the_threshold);
   return TEST_END();
 }
