@@ -421,6 +421,21 @@ static void bandwidth_is_a_bandwidth(void) {
   d->destroy(d);
 }
 
+// SwiGLU is done some rows at a time: many of them give the bits of one row at a time.
+static void rows_of_swiglu_stand_alone(void) {
+  enum { ROWS = 131, IC = 2, OC = 16400 };   // 64 at a time, then what is left
+  Device *d = cpu_device(2);
+  real *x = d->allocate(d, ROWS * IC * sizeof(float)), *weight = d->allocate(d, OC * IC * sizeof(float));
+  real *all = d->allocate(d, ROWS * (OC / 2) * sizeof(float)), *one = d->allocate(d, ROWS * (OC / 2) * sizeof(float));
+  for (size_t i = 0; i < ROWS * IC; i++) ((float *)(void *)x)[i] = (float)(i % 37) / 16 - 1;
+  for (size_t i = 0; i < OC * IC; i++) ((float *)(void *)weight)[i] = (float)(i % 41) / 16 - 1;
+  d->linear_forward(d, NULL, all, x, weight, NULL, ROWS, IC, OC, ACTIVATION_SWIGLU);
+  for (size_t r = 0; r < ROWS; r++) d->linear_forward(d, NULL, d->real_at(one, r * (OC / 2)), d->real_at(x, r * IC), weight, NULL, 1, IC, OC, ACTIVATION_SWIGLU);
+  CHECK(!memcmp(all, one, ROWS * (OC / 2) * sizeof(float)));
+  d->release(d, x, ROWS * IC * sizeof(float)), d->release(d, weight, OC * IC * sizeof(float));
+  d->release(d, all, ROWS * (OC / 2) * sizeof(float)), d->release(d, one, ROWS * (OC / 2) * sizeof(float));
+}
+
 int main(int argc, char **argv) {
   self = argv[0];
   if (argc > 1 && !strncmp(argv[1], "--", 2)) return answer(argc, argv);
@@ -437,6 +452,7 @@ int main(int argc, char **argv) {
   RUN(numbers_go_in_and_out);
   RUN(devices_are_described);
   RUN(making_a_device_flushes_denormals);
+  RUN(rows_of_swiglu_stand_alone);
   RUN(rates_are_per_second);
   RUN(peak_is_of_all_threads);
   RUN(bandwidth_is_a_bandwidth);

@@ -448,6 +448,15 @@ static void build_leaves_nothing_half(void) {
   rmdir(bar);
   free(bar);
   EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(text, "--tokenizer", "byte", "--out", out, "--val-fraction", "0"));
+  // the record alone, as a build leaves it that was ended at once
+  char *only = in_folder("only"), *kept = in_folder("shards/build.json"), *copy = in_folder("only/build.json");
+  size_t kept_bytes;
+  char *record = read_file(kept, "record", 1 << 20, &kept_bytes);
+  make_directory(only);
+  write_file(copy, record, kept_bytes);
+  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(text, "--tokenizer", "byte", "--out", only, "--val-fraction", "0"));
+  remove_in_folder("only");
+  free(only), free(kept), free(copy), free(record);
   CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"), 0);
   CHECK(strstr(said.data, "an interrupted build, goes on behind 2 finished shards"));
   CHECK_EQ(names_in("shards", ".bin"), (b.len + 79999) / 80000);
