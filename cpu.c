@@ -245,19 +245,10 @@ void *cpu_kept_copy(CpuState *state, const void *weight, size_t n, size_t k, boo
 enum { SMALLEST_SHARED_COPY = 1 << 20, COPY_PIECE = 1 << 18 };
 static inline int copiers(const Device *d, size_t bytes) { return bytes < SMALLEST_SHARED_COPY ? 1 : cpu_state(d)->threads; }
 
-// What is zeroed by the gigabyte is read again only much later: stores past the caches do not fetch the lines that they overwrite.
-static void zero_piece(char *p, size_t bytes) {
-#if defined(__x86_64__)
-  for (; bytes >= sizeof(__m128); p += sizeof(__m128), bytes -= sizeof(__m128)) _mm_stream_ps((float *)(void *)p, _mm_setzero_ps());
-  _mm_sfence();   // these stores are in no order with others unless told so
-#endif
-  memset(p, 0, bytes);
-}
-
 static void cpu_zero(Device *d, void *p, size_t bytes) {
-  if (copiers(d, bytes) == 1 || (uintptr_t)p % 16) { memset(p, 0, bytes); return; }
+  if (copiers(d, bytes) == 1 || (uintptr_t)p % CPU_STREAM_UNIT) { memset(p, 0, bytes); return; }
   #pragma omp parallel for schedule(static) num_threads(copiers(d, bytes))
-  for (size_t at = 0; at < bytes; at += COPY_PIECE) zero_piece((char *)p + at, MIN((size_t)COPY_PIECE, bytes - at));
+  for (size_t at = 0; at < bytes; at += COPY_PIECE) cpu_stream_zeros((char *)p + at, MIN((size_t)COPY_PIECE, bytes - at));
 }
 
 static void cpu_copy(Device *d, void *dst, const void *src, size_t bytes) {

@@ -12,6 +12,7 @@
 #include "device.h"     // the contract
 #include "util.h"       // round_up, MAX
 #include <stdbool.h>
+#include <string.h>     // memset
 #ifdef _OPENMP
 #include <omp.h>        // omp_get_thread_num and its like
 #else                   // a build without OpenMP: one thread
@@ -20,7 +21,7 @@ static inline int omp_get_num_threads(void) { return 1; }
 static inline int omp_get_max_threads(void) { return 1; }
 #endif
 #if defined(__x86_64__)
-#include <xmmintrin.h>  // _mm_getcsr, _mm_setcsr
+#include <xmmintrin.h>  // _mm_getcsr, _mm_setcsr, _mm_stream_ps
 #endif
 
 #ifdef CPU_ISA
@@ -96,6 +97,17 @@ static inline void cpu_flush_denormals(void) {
   __asm__ volatile("mrs %0, fpcr" : "=r"(control));
   if (!(control >> 24 & 1)) __asm__ volatile("msr fpcr, %0" : : "r"(control | 1u << 24));
 #endif
+}
+
+// p (bytes) = 0, p a multiple of CPU_STREAM_UNIT. What is zeroed by the gigabyte is read again only much later: stores past the caches do not fetch
+// the lines that they overwrite.
+enum { CPU_STREAM_UNIT = 16 };
+static inline void cpu_stream_zeros(char *p, size_t bytes) {
+#if defined(__x86_64__)
+  for (; bytes >= CPU_STREAM_UNIT; p += CPU_STREAM_UNIT, bytes -= CPU_STREAM_UNIT) _mm_stream_ps((float *)(void *)p, _mm_setzero_ps());
+  _mm_sfence();   // these stores are in no order with others unless told so
+#endif
+  memset(p, 0, bytes);
 }
 
 // ---- cpu_gemm.c, cpu_gemm_amx.c ----

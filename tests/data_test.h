@@ -151,9 +151,7 @@ static inline int descriptors(void) {
 
 // At the beginning and the end of main.
 static void begin_folder(const char *name) {
-  const char *tmp = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/gpt-test-%s-XXXXXX", tmp ? tmp : "/tmp", name);
-  if (!mkdtemp(folder)) { perror(folder); exit(1); }
+  test_folder(folder, sizeof folder, name);
 }
 static void end_folder(void) {
   buffer_free(&said);

@@ -38,6 +38,13 @@ static const char *test_filter;
 #define CHECK_HASH(text, n, expected) do { char hex_[65]; sha256_of((text), (n), hex_); CHECK_STR(hex_, (expected)); \
     if (strcmp(hex_, (expected))) printf("%.*s\n", (int)(n), (const char *)(text)); } while (0)
 
+// A new folder, `gpt-NAME-` and six letters, where temporary files go; its path into folder (room).
+static inline void test_folder(char *folder, size_t room, const char *name) {
+  const char *where = getenv("TMPDIR");
+  snprintf(folder, room, "%s/gpt-%s-XXXXXX", where && *where ? where : "/tmp", name);
+  if (!mkdtemp(folder)) { perror(folder); exit(1); }
+}
+
 // Runs `statement` in a child; its exit code must be `code` and its stderr must be one line that contains `needle`.
 #define EXPECT_FAIL(code, needle, statement) do { \
     int pipe_[2]; if (pipe(pipe_)) abort(); \

@@ -903,9 +903,7 @@ static void wrong_trainers(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  const char *temporary = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/gpt-checkpoint-XXXXXX", temporary ? temporary : "/tmp");
-  if (!mkdtemp(folder)) return 1;
+  test_folder(folder, sizeof folder, "checkpoint");
   RUN(round_trip);
   RUN(modes_of_files);
   RUN(the_most_files);

@@ -280,10 +280,8 @@ static void help_is_whole(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  const char *where = getenv("TMPDIR");
   char folder[280];
-  snprintf(folder, sizeof folder, "%s/gpt-test-flags-XXXXXX", where && *where ? where : "/tmp");
-  if (!mkdtemp(folder)) { printf("cannot make a folder\n"); return 1; }
+  test_folder(folder, sizeof folder, "flags");
   snprintf(path, sizeof path, "%s/settings", folder);
   RUN(numbers_are_read);
   RUN(whole_numbers_are_exact);

@@ -229,9 +229,7 @@ static void foreign_models(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  const char *temporary = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/gpt-foreign-XXXXXX", temporary ? temporary : "/tmp");
-  if (!mkdtemp(folder)) return 1;
+  test_folder(folder, sizeof folder, "foreign");
   RUN(resolving);
   RUN(foreign_models);
   remove_tree(folder);

@@ -164,9 +164,9 @@ static void a_model_comes_back(void) {
 
 int main(int argc, char **argv) {
   char folder[512];
-  snprintf(folder, sizeof folder, "%s/gpt_load_XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   TEST_BEGIN(argc, argv);
-  if (!mkdtemp(folder) || chdir(folder)) return 1;
+  test_folder(folder, sizeof folder, "load");
+  if (chdir(folder)) return 1;
   RUN(words_of_refusal);
   RUN(memory_is_counted);
   RUN(devices_and_their_threads);

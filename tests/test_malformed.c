@@ -119,10 +119,10 @@ static int outcome(void (*read_it)(const char *), const char *path, char *err, s
 }
 
 static void damaged_files_are_refused_or_read(void) {
-  char folder[] = "/tmp/gpt_test_malformed_XXXXXX", err[4096];
-  if (!mkdtemp(folder)) abort();
+  char folder[200], err[4096];
+  test_folder(folder, sizeof folder, "malformed");
   for (size_t k = 0; k < ARRAY_LEN(kinds); k++) {
-    char path[100];
+    char path[300];
     snprintf(path, sizeof path, "%s/%s", folder, kinds[k].name);
     int refused = 0;
     for (int i = -1; i < 75; i++) {   // -1: as it is

@@ -55,8 +55,7 @@ static void table_is_what_is_used(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  snprintf(folder, sizeof folder, "%s/gpt-test-memory-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-  if (!mkdtemp(folder)) return 1;
+  test_folder(folder, sizeof folder, "memory");
   Buffer text = {0};
   for (int i = 0; i < 4000; i++) buffer_printf(&text, "%d bottles on the wall. ", i);
   char *path = format("%s/text", folder);

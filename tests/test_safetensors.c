@@ -377,9 +377,7 @@ static void survives_mutations(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  const char *temporary = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/gpt-safetensors-XXXXXX", temporary ? temporary : "/tmp");
-  if (!mkdtemp(folder)) return 1;
+  test_folder(folder, sizeof folder, "safetensors");
   snprintf(path, sizeof path, "%s/x.safetensors", folder);
   RUN(writes_the_format);
   RUN(types_and_sizes);

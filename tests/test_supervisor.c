@@ -532,8 +532,7 @@ static void wishes(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   notes = mmap(NULL, sizeof *notes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  snprintf(folder, sizeof folder, "%s/gpt_supervisor_XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-  if (!mkdtemp(folder)) return 1;
+  test_folder(folder, sizeof folder, "supervisor");
   RUN(slow_ranks);
   RUN(noise);
   RUN(wishes);

@@ -737,6 +737,5 @@ int main(int argc, char **argv) {
   RUN(encode_and_decode_commands);
   RUN(train_and_info_commands);
   remove_tree(folder);
-  free(folder);
   return TEST_END();
 }

@@ -529,6 +529,5 @@ int main(int argc, char **argv) {
   RUN(wrong_patterns_and_characters_are_refused);
   RUN(damaged_files_are_survived);
   remove_tree(folder);
-  free(folder);
   return TEST_END();
 }

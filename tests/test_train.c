@@ -814,9 +814,9 @@ static void trace_adds_up(void) {
 
 int main(int argc, char **argv) {
   char folder[512];
-  snprintf(folder, sizeof folder, "%s/gpt_train_XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   TEST_BEGIN(argc, argv);
-  if (!mkdtemp(folder) || chdir(folder)) return 1;
+  test_folder(folder, sizeof folder, "train");
+  if (chdir(folder)) return 1;
   make_text();
   RUN(every_schedule_warms_up_and_ends);
   RUN(shapes);

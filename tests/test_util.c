@@ -543,9 +543,7 @@ static void texts_are_listed(void) {
 
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
-  const char *where = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/gpt-test-util-XXXXXX", where && *where ? where : "/tmp");
-  if (!mkdtemp(folder)) { printf("cannot make a folder\n"); return 1; }
+  test_folder(folder, sizeof folder, "util");
   RUN(fail_says_one_line);
   RUN(fail_runs_its_handlers);
   RUN(handlers_keep_their_order);

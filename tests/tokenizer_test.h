@@ -12,12 +12,8 @@ static inline uint32_t draw(uint32_t below) {
   return (uint32_t)((random_state >> 33) % below);
 }
 
-static char *folder;
-static inline void open_folder(void) {
-  const char *parent = getenv("TMPDIR");
-  folder = format("%s/gpt_test_tokenizer_XXXXXX", parent ? parent : "/tmp");
-  if (!mkdtemp(folder)) abort();
-}
+static char folder[200];
+static inline void open_folder(void) { test_folder(folder, sizeof folder, "tokenizer"); }
 static inline const char *in_folder(const char *name) {
   static char paths[4][500];
   static int turn;
