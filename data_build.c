@@ -642,10 +642,10 @@ static void check_text(Build *b) {
   b->side = TRAIN;
 }
 
-// An empty batch is left where all has been read.
-static void read_batch(Build *b, Batch *batch) {
+// `bytes` of text, or a little more. An empty batch is left where all has been read.
+static void read_batch(Build *b, Batch *batch, size_t bytes) {
   Piece p;
-  while (!b->read_all && batch->text.len < (size_t)b->threads * BATCH_BYTES) {
+  while (!b->read_all && batch->text.len < bytes) {
     DocumentsResult r = documents_next(b->documents, &p);
     next_or_fail(b, r);
     if (r == DOCUMENTS_PIECE) add_piece(b, batch, &p);
@@ -659,7 +659,7 @@ static void encode_batch(Build *b, Batch *batch, Batch *other) {
   size_t next = 0;
   #pragma omp parallel for schedule(static, 1) num_threads(b->threads)
   for (int w = 0; w < b->threads; w++) {
-    if (w == 0) write_batch(b, other), read_batch(b, other);
+    if (w == 0) write_batch(b, other), read_batch(b, other, (size_t)b->threads * BATCH_BYTES);
     for (size_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < batch->count;) encode_job(b, batch, &batch->jobs[i], &b->ids[w]);
   }
 }
@@ -668,7 +668,8 @@ static void stream(Build *b) {
   if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
   documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
   Batch *batch = &b->batches[0], *other = &b->batches[1];
-  for (read_batch(b, batch); batch->count > 0;) {
+  // The first batch is small: while it is read all other threads wait.
+  for (read_batch(b, batch, (size_t)b->threads * PIECE_BYTES); batch->count > 0;) {
     encode_batch(b, batch, other);
     Batch *encoded = batch;
     batch = other, other = encoded;

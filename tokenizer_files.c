@@ -18,22 +18,38 @@ enum { MAX_FILE = 1 << 28 };  // bytes; no published tokenizer comes near it
 static const char gpt4_regex[] =
     "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s+\\z|\\s*[\\r\\n]|\\s+(?!\\S)|\\s";
 
-// A token's text as a JSON string: itself (char, special tokens), else in the byte alphabet.
-static void write_token(const Tokenizer *t, int32_t id, bool plain, Buffer *out) {
+// The byte alphabet in JSON: each byte's character as UTF-8, escaped where JSON wants it.
+typedef struct { char text[4]; uint8_t n; } Letter;
+
+static void spell_alphabet(Letter alphabet[256]) {
+  for (int byte = 0; byte < 256; byte++) {
+    Letter *l = &alphabet[byte];
+    uint32_t code = alphabet_code((uint8_t)byte);
+    *l = (Letter){.n = code == '"' || code == '\\'};
+    if (l->n) l->text[0] = '\\';
+    l->n = (uint8_t)(l->n + utf8_encode(code, l->text + l->n));   // two bytes at most: no code is above 0x143
+  }
+}
+
+// A token's text as a JSON string: itself (char, special tokens; alphabet is NULL), else in the byte alphabet.
+static void write_token(const Tokenizer *t, int32_t id, const Letter *alphabet, Buffer *out) {
   size_t n;
   const char *bytes = tokenizer_token(t, id, &n);
-  if (plain) {
+  if (!alphabet) {
     json_write_string(out, bytes, n);
     return;
   }
-  buffer_append(out, "\"", 1);
+  buffer_reserve(out, n * sizeof alphabet->text + 2);
+  char *to = out->data + out->len;
+  *to++ = '"';
   for (size_t i = 0; i < n; i++) {
-    char text[4];
-    uint32_t code = alphabet_code((uint8_t)bytes[i]);
-    if (code == '"' || code == '\\') buffer_append(out, "\\", 1);
-    buffer_append(out, text, (size_t)utf8_encode(code, text));
+    const Letter *l = &alphabet[(uint8_t)bytes[i]];
+    memcpy(to, l->text, sizeof l->text);
+    to += l->n;
   }
-  buffer_append(out, "\"", 1);
+  *to++ = '"';
+  *to = 0;
+  out->len = (size_t)(to - out->data);
 }
 
 static void write_pre_tokenizer(const Tokenizer *t, Buffer *out) {
@@ -60,6 +76,8 @@ static void write_pre_tokenizer(const Tokenizer *t, Buffer *out) {
 }
 
 void tokenizer_json(const Tokenizer *t, Buffer *out) {
+  Letter alphabet[256];
+  spell_alphabet(alphabet);
   bool *special = xcalloc((size_t)t->size, sizeof special[0]);
   for (size_t i = 0; i < t->special_count; i++) special[t->specials[i]] = true;
   buffer_printf(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
@@ -67,7 +85,7 @@ void tokenizer_json(const Tokenizer *t, Buffer *out) {
   for (int32_t id = 0; id < t->size; id++) {
     if (!special[id]) continue;
     buffer_printf(out, "%s\n    {\"id\":%d,\"content\":", comma, id);
-    write_token(t, id, true, out);
+    write_token(t, id, NULL, out);
     buffer_printf(out, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}");
     comma = ",";
   }
@@ -79,17 +97,17 @@ void tokenizer_json(const Tokenizer *t, Buffer *out) {
                 t->whole_words ? "true" : "false");
   for (int32_t id = 0; id < t->size; id++) {
     buffer_append(out, id ? ",\n      " : "\n      ", id ? 8 : 7);
-    write_token(t, id, special[id] || t->kind == TOKENIZER_CHAR, out);
+    write_token(t, id, special[id] || t->kind == TOKENIZER_CHAR ? NULL : alphabet, out);
     char number[16];
     buffer_append(out, number, (size_t)snprintf(number, sizeof number, ": %d", id));
   }
   buffer_printf(out, "\n    },\n    \"merges\": [");
   for (size_t i = 0; i < t->merge_count; i++) {  // "left right": the form that every version of the libraries reads
     buffer_append(out, i ? ",\n      " : "\n      ", i ? 8 : 7);
-    write_token(t, t->merges[i].left, special[t->merges[i].left], out);
+    write_token(t, t->merges[i].left, special[t->merges[i].left] ? NULL : alphabet, out);
     out->data[out->len - 1] = ' ';       // in place of the closing quote
     size_t joint = out->len;
-    write_token(t, t->merges[i].right, special[t->merges[i].right], out);
+    write_token(t, t->merges[i].right, special[t->merges[i].right] ? NULL : alphabet, out);
     memmove(out->data + joint, out->data + joint + 1, out->len - joint);  // and without the opening one (the NUL comes along)
     out->len--;
   }

@@ -356,23 +356,32 @@ static const uint32_t sha_k[64] = {
 
 static inline uint32_t rotate_right(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
+// One round; the names of the eight words move on by one in the next, instead of the words.
+#define SHA_ROUND(a, b, c, d, e, f, g, h, i) do { \
+    uint32_t t1 = (h) + (rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25)) + (((e) & (f)) ^ (~(e) & (g))) + sha_k[i] + w[i]; \
+    (d) += t1; \
+    (h) = t1 + (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22)) + (((a) & (b)) ^ ((a) & (c)) ^ ((b) & (c))); \
+  } while (0)
+
 static void sha_block(uint32_t h[8], const uint8_t *p) {
-  uint32_t w[64], s[8];
+  uint32_t w[64];
   for (int i = 0; i < 16; i++) w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
   for (int i = 16; i < 64; i++) {
     uint32_t a = w[i - 15], b = w[i - 2];
     w[i] = w[i - 16] + (rotate_right(a, 7) ^ rotate_right(a, 18) ^ a >> 3) + w[i - 7] + (rotate_right(b, 17) ^ rotate_right(b, 19) ^ b >> 10);
   }
-  memcpy(s, h, sizeof s);
-  for (int i = 0; i < 64; i++) {
-    uint32_t e = s[4], a = s[0];
-    uint32_t t1 = s[7] + (rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + sha_k[i] + w[i];
-    uint32_t t2 = (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-    memmove(s + 1, s, 7 * sizeof *s);
-    s[4] += t1;
-    s[0] = t1 + t2;
+  uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4], f = h[5], g = h[6], k = h[7];
+  for (int i = 0; i < 64; i += 8) {
+    SHA_ROUND(a, b, c, d, e, f, g, k, i);
+    SHA_ROUND(k, a, b, c, d, e, f, g, i + 1);
+    SHA_ROUND(g, k, a, b, c, d, e, f, i + 2);
+    SHA_ROUND(f, g, k, a, b, c, d, e, i + 3);
+    SHA_ROUND(e, f, g, k, a, b, c, d, i + 4);
+    SHA_ROUND(d, e, f, g, k, a, b, c, i + 5);
+    SHA_ROUND(c, d, e, f, g, k, a, b, i + 6);
+    SHA_ROUND(b, c, d, e, f, g, k, a, i + 7);
   }
-  for (int i = 0; i < 8; i++) h[i] += s[i];
+  h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e, h[5] += f, h[6] += g, h[7] += k;
 }
 
 void sha256_init(Sha256 *s) {
