@@ -56,7 +56,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(if $(AMX),-DCPU_BUILDS_AMX) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers clean help print-logits print-build
+.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers bench-peers-gemm clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -152,6 +152,10 @@ bench-peers: gpt build/venv-torch/done
 	@mkdir -p dev/bench
 	build/venv-torch/bin/python dev/peers/speed.py --results dev/bench/RESULTS.md --pairs $(or $(PAIRS),5) $(CELLS)
 
+# its matrix products beside MKL's and oneDNN's, in the same manner; ten minutes
+bench-peers-gemm: gpt build/venv-torch/done
+	build/venv-torch/bin/python dev/peers/gemm_speed.py $(CELLS)
+
 build/venv-torch/done:
 	python3 -m venv build/venv-torch && build/venv-torch/bin/pip install -q torch==2.13.0 numpy && touch $@
 
@@ -218,6 +222,7 @@ help:
 	@echo "make model-check      all interleavings of three ranks, one of which may die (needs spin)"
 	@echo "make bench-comm       an all-reduce beside copying the same bytes"
 	@echo "make bench-peers      a training step beside PyTorch's: dev/bench/RESULTS.md (needs Python and its registry)"
+	@echo "make bench-peers-gemm its matrix products beside those of MKL and oneDNN"
 	@echo "make bench-tokenizer  the tokenizer's speed beside others' (needs Python and its registry)"
 	@echo "make fuzz       FOR=600: random files into the readers, seconds each (needs clang)"
 	@echo "make clean      remove build/ and gpt"
