@@ -308,8 +308,10 @@ static void report_step(Trainer *t, const StepResult *result, double seconds) {
   double ms = milliseconds(seconds), rate = (double)tokens / seconds;
   run_log(r, "step", ", \"step\": %lld, \"loss\": %s, \"lr\": %.9g, \"grad_norm\": %s, \"ms\": %.3f, \"tokens\": %lld, \"tokens_per_s\": %.1f",
           (long long)step, run_number(result->loss).text, result->lr, run_number(result->grad_norm).text, ms, (long long)t->state.tokens_seen, rate);
-  // the smoothed step time is for the eye only: the estimate of the time left should not jump
-  t->smooth_ms = t->smooth_ms > 0 ? 0.9 * t->smooth_ms + 0.1 * ms : ms;
+  // The smoothed step time is for the eye only: the estimate of the time left should not jump. The first step, which touches all memory for the
+  // first time, is shown but not kept; the mean of those after it becomes a moving one.
+  t->timed++;
+  t->smooth_ms += (t->timed <= 2 ? 1 : MAX(0.1, 1.0 / (t->timed - 1))) * (ms - t->smooth_ms);
   if (due(step, o->log_every) || step == o->steps || step == 1) print_step(t, result, t->smooth_ms, 1e3 * (double)tokens / t->smooth_ms);
   name_slow_rank(t);
 }

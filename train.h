@@ -20,6 +20,7 @@ typedef struct {
   TrainerState state;
   int32_t *ids, *targets;      // (B,T) of a micro-batch
   double smooth_ms, last_report;
+  int timed;                   // steps of this process that smooth_ms has seen
   struct StoryJudge *judge;    // of a run on the embedded stories, else NULL
 } Trainer;
 
