@@ -4,7 +4,7 @@ Prints tokens/s of both, the ratio of each pair and the median of ratios, and th
 The PyTorch side is a plain GPT-2 with scaled_dot_product_attention and fused AdamW, two threads, spinning (OMP_WAIT_POLICY=active); bf16 is autocast.
 A CELL is B x T as in 4x256; none: all four. --pairs: how often both sides alternate (5).
 --results: fp32 and bf16, PyTorch eager and compiled, the better one counts; each cell is kept in build/peers.json as it is done, and FILE is written as a
-table of all cells kept there. A row that this gpt refuses says "not built".
+table of all cells kept there, and a shorter one into README.md between its marks. A row that this gpt refuses says "not built".
 Without --results: fp32, eager; ends with exit code 1 if the geometric mean is under 0.6 or one cell is under 0.5.
 """
 import json
@@ -66,6 +66,7 @@ def torch_side(B, T, L, H, C, V, steps, precision="fp32", how="eager"):
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")} | {"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "2"}
 KEPT = "build/peers.json"
+MARKS = "<!-- make bench-peers writes this table -->", "<!-- to here -->"
 
 
 def ours(cell, steps, precision):
@@ -139,6 +140,20 @@ def write_results(path, kept):
                 "| model | B | T | precision | gpt | PyTorch eager | compiled | ratio | of each pair | gpt's share of the peak (GFLOP/s), memory |\n|---|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
 
 
+def write_readme(kept):
+    rows = []
+    for name, B, T, *_ in CELLS:
+        for precision in ("fp32", "bf16"):
+            pairs = kept.get(f"{name} {B}x{T} {precision}")
+            if pairs:
+                ours, theirs = (statistics.median(rates) for rates in ([p[0]["tokens_per_s"] for p in pairs], [max(p[1].values()) for p in pairs]))
+                rows.append(f"| {name} | {B} | {T} | {precision} | {ours:.0f} | {theirs:.0f} | {statistics.median(map(ratio, pairs)):.2f} |")
+    with open("README.md") as f:
+        before, rest = f.read().split(MARKS[0])
+    with open("README.md", "w") as f:
+        f.write(before + MARKS[0] + "\n| model | B | T | precision | gpt | PyTorch 2.13 | ratio |\n|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n" + MARKS[1] + rest.split(MARKS[1])[1])
+
+
 def main():
     words = sys.argv[1:]
     after = lambda flag, otherwise: words[words.index(flag) + 1] if flag in words else otherwise
@@ -153,6 +168,7 @@ def main():
                 kept["machine"], kept["day"] = processor(), time.strftime("%Y-%m-%d")
                 json.dump(kept, open(KEPT, "w"))
                 write_results(results, kept)
+                write_readme(kept)
         return
     ratios = [statistics.median(map(ratio, alternate(cell, pairs, "fp32", ("eager",)))) for cell in cells]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
