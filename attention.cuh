@@ -211,7 +211,7 @@ template <int HS, int ROWS> __device__ __forceinline__ void fetch_rows(bf16 *til
   }
 }
 // Where key s lies in the tile of `keys` keys from s0 on: 0 before it, `keys` behind it.
-__device__ __forceinline__ int place_in_tile(size_t s, size_t s0, int keys) { return s <= s0 ? 0 : (int)min(s - s0, (size_t)keys); }
+__device__ __forceinline__ int place_in_tile(size_t s, size_t s0, int keys) { return (int)min(s - min(s, s0), (size_t)keys); }
 
 // Rows are rows of the product: mma_bf16's a.
 template <int HS> __device__ __forceinline__ void rows_as_a(uint32_t (&a)[4], const bf16 *tile, int row, int k) {
@@ -395,11 +395,10 @@ __device__ __forceinline__ void weights_and_gradients(float (&score)[ROWS / 8][4
 }
 
 // dout . out of one query, by the four lanes that share its row
-template <int HS> __device__ __forceinline__ float query_delta(const bf16 *dout, const bf16 *out, bool there) {
+template <int HS> __device__ __forceinline__ float query_delta(const bf16 *dout, const bf16 *out) {
   float sum = 0, x[8], y[8];
   #pragma unroll
   for (int c = threadIdx.x % 4 * 8; c < HS; c += 32) {
-    if (!there) continue;
     load<8>(x, dout + c), load<8>(y, out + c);
     #pragma unroll
     for (int e = 0; e < 8; e++) sum = fmaf(x[e], y[e], sum);
@@ -423,12 +422,11 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf1
   float base[2], sum_p_dp[2];
   #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const size_t t = t0 + warp * 16 + lane / 4 + half * 8;
-    seen[half] = t < p.T ? visible_keys(p, b, t) : KeyRange{};
-    base[half] = t < p.T ? lse[bh * p.T + t] * LOG2_E : 0;
-    const size_t at = out_offset(p, b, t < p.T ? t : 0, h);
-    sum_p_dp[half] = query_delta<HS>(dout + at, out + at, t < p.T);
-    if (t < p.T && lane % 4 == 0) delta[(bh - first_head) * p.T + t] = sum_p_dp[half];
+    const size_t row = t0 + warp * 16 + lane / 4 + half * 8, t = min(row, p.T - 1), at = out_offset(p, b, t, h);   // a row behind the last query is the last one again
+    seen[half] = visible_keys(p, b, t);
+    base[half] = lse[bh * p.T + t] * LOG2_E;
+    sum_p_dp[half] = query_delta<HS>(dout + at, out + at);
+    if (row < p.T && lane % 4 == 0) delta[(bh - first_head) * p.T + t] = sum_p_dp[half];
   }
   fetch_rows<HS, FLASH_ROWS>(query_tile, q + query_offset(p, b, 0, h), p.q_stride, t0, p.T);
   fetch_rows<HS, FLASH_ROWS>(dout_tile, dout + out_offset(p, b, 0, h), p.out_stride, t0, p.T);
@@ -453,7 +451,7 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_query_kernel(bf1
     auto base_of = [&](int, int e) { return base[e / 2]; };
     auto delta_of = [&](int, int e) { return sum_p_dp[e / 2]; };
     auto factor = [&](int j, int e) { return dropout_factor(p.dropout, dropout_row(p, b, t0 + warp * 16 + lane / 4 + e / 2 * 8, h) + key_of(j, e)); };
-    // Queries behind the last are rows of zeros that nobody reads; keys behind the last have weights that may overflow.
+    // Queries behind the last are rows that nobody reads; keys behind the last have weights that may overflow.
     if (p.first_key || p.dropout.keep_threshold || s0 + KEYS > (p.causal ? t0 + 1 : p.S)) weights_and_gradients<KEYS, true>(weight, dp, p.scale, visible, base_of, delta_of, factor);
     else weights_and_gradients<KEYS, false>(weight, dp, p.scale, visible, base_of, delta_of, factor);
     add_weighted_rows<HS, KEYS>(result, dp, key_tiles + stage * KEYS * HS);
@@ -490,8 +488,8 @@ __global__ void __launch_bounds__(FLASH_THREADS) flash_backward_key_kernel(bf16 
   fetch_rows<HS, FLASH_ROWS>(key_tile, k + key_offset(p, b, 0, kv_head), p.kv_stride, s0, p.S);
   fetch_rows<HS, FLASH_ROWS>(value_tile, v + key_offset(p, b, 0, kv_head), p.kv_stride, s0, p.S);
   float key_sum[HS / 8][4] = {}, value_sum[HS / 8][4] = {};
-  if (first < end) fetch(now, 0);
-  for (int stage = 0; first < end && now.h < (kv_head + 1) * group; now = next, stage ^= 1) {
+  fetch(now, 0);
+  for (int stage = 0; now.h < (kv_head + 1) * group; now = next, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();
     advance(next);

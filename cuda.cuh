@@ -82,7 +82,6 @@ __device__ __forceinline__ void put(bf16 *p, const float (&x)[8]) {
 // ---- places and sums ----
 
 __device__ __forceinline__ size_t global_thread() { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ size_t all_threads() { return (size_t)gridDim.x * blockDim.x; }
 
 // Every lane receives the sum (the largest) over the warp: a fixed tree, so the same bits each time.
 template <class T> __device__ __forceinline__ T warp_sum(T x) {
@@ -113,7 +112,7 @@ __device__ inline float block_max(float x) {
   x = warp_max(x);
   if (lane == 0) part[warp] = x;
   __syncthreads();
-  return warp_max(lane < warps ? part[lane] : part[0]);
+  return warp_max(part[lane % warps]);
 }
 
 // ---- random numbers: rng.h's Philox 4x32-10, the same words ----

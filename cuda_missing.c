@@ -24,6 +24,11 @@ int cuda_splits(size_t M, size_t N, size_t K, size_t tiles, size_t places) {
   (void)M, (void)N, (void)K, (void)tiles, (void)places;
   return 0;
 }
+const char *cuda_wgmma_refusal(int made, int major, int minor) {
+  (void)made, (void)major, (void)minor;
+  return cuda_unavailable();
+}
+void cuda_limit_work(size_t bytes) { (void)bytes; }
 double cuda_flops_a_cycle(int major, int minor, CudaPrecision precision) {
   (void)major, (void)minor, (void)precision;
   return 0;

@@ -274,6 +274,10 @@ int cuda_devices(void);
 // What that sentence depends on, and the sentence (for tests). error: the runtime's cudaError_t; versions as 1000 major + 10 minor
 typedef struct { int driver, runtime, error, devices, major, minor; size_t memory_free, memory_needed; } CudaFacts;
 const char *cuda_refusal(const CudaFacts *facts);
+// The same of --gemm wgmma. made: the kernels that the GPU runs were made for sm_90a. NULL: it can be used.
+const char *cuda_wgmma_refusal(int made, int major, int minor);
+// For tests: operations that can work in pieces use at most so many bytes of their working memory. At first it is all of it.
+void cuda_limit_work(size_t bytes);
 // What its products in bf16 depend on (for tests; 0 where the build lacks the device): in how many parts the sum over K is cut where tiles make `tiles`
 // blocks and `places` run at once; FLOP a cycle of a multiprocessor of that capability.
 int cuda_splits(size_t M, size_t N, size_t K, size_t tiles, size_t places);

@@ -58,7 +58,7 @@ __device__ __forceinline__ void fetch_floats(float (&x)[4], const float *from, s
 }
 
 // Where element i of row k lies in a tile: shuffled in pieces of 8, so that the rows which a warp writes at once are in different banks.
-__device__ __forceinline__ int float_place(int k, int i) { return i ^ k / 4 % 4 * 8; }
+__device__ __forceinline__ int float_place(int k, int i) { return i ^ k / 4 * 8; }
 
 template <bool K_SIDE> __device__ __forceinline__ void put_floats(float (*tile)[FLOAT_TILE], const float (&x)[4]) {
   if constexpr (K_SIDE) {
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
   bf16 *a_tiles = reinterpret_cast<bf16 *>(smem), *b_tiles = a_tiles + BF16_STAGES * STEP;
   const TilePlace place = tile_place(g.M, g.N, TILE);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warp_m = WGMMA ? warp * 16 : warp % 2 * WIDTH, warp_n = WGMMA ? 0 : warp / 2 * WIDTH;
-  const size_t share = CEIL_DIV(CEIL_DIV(g.K, (size_t)BF16_DEPTH), (size_t)g.splits) * BF16_DEPTH, k0 = min(blockIdx.y * share, g.K), k_end = min(k0 + share, g.K);
+  const size_t share = CEIL_DIV(CEIL_DIV(g.K, (size_t)BF16_DEPTH), (size_t)g.splits) * BF16_DEPTH, k0 = blockIdx.y * share, k_end = min(k0 + share, g.K);
   const int steps = (int)CEIL_DIV(k_end - k0, (size_t)BF16_DEPTH);
   // where this thread's outputs begin: rows +8 and +ROW_STEP i, columns +8 j
   const size_t m0 = place.m + warp_m + lane / 4, n0 = place.n + warp_n + lane % 4 * 2;
@@ -397,9 +397,9 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
         }
     return;
   }
-  // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has its own piece.
+  // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has the room of a step.
   __syncthreads();   // nobody reads the tiles any more; no copy is on its way: the groups still open are empty
-  bf16 *staged = a_tiles + warp * ROWS * 16 * WIDTH;
+  bf16 *staged = a_tiles + warp * STEP;
   #pragma unroll
   for (int i = 0; i < ROWS; i++)
     #pragma unroll
@@ -429,8 +429,8 @@ template <Direction DIR> __global__ void gemm_bf16_sum_kernel(Gemm<bf16> g) {
     if (DIR == BACKWARD_WEIGHT) store<4>(g.sum + at, total);
     else store<4>(g.pre + at, total);
   }
-  const size_t m = item - CEIL_DIV(n, (size_t)4);
-  if (DIR == BACKWARD_WEIGHT && g.bias_sum && at >= n && m < g.M) {
+  const size_t m = item - n / 4;   // of what is no output
+  if (DIR == BACKWARD_WEIGHT && g.bias_sum && m < g.M) {
     float total = g.bias_sum[m];
     for (int split = 0; split < g.splits; split++) total += g.partial[g.splits * n + split * g.M + m];
     g.bias_sum[m] = total;

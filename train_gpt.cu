@@ -29,14 +29,23 @@ static inline const double *doubles(const scalar *p) { return reinterpret_cast<c
 template <class Real> Real *reals(real *p) { return reinterpret_cast<Real *>(p); }
 template <class Real> const Real *reals(const real *p) { return reinterpret_cast<const Real *>(p); }
 
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
 // ---- the device's state ----
 
 enum { STAGING_SLOTS = 4, NORM_ENTRIES = 1024, NORM_BLOCK = 4096, TENSOR_ENTRIES = 2048 };
-static const size_t STAGING_BYTES = (size_t)1 << 20, PARTIALS = (size_t)1 << 17, WORK_BYTES = (size_t)32 << 20;
+static const size_t STAGING_BYTES = (size_t)1 << 20, WORK_BYTES = (size_t)32 << 20;
 
 struct NormEntry { const float *x; size_t n, first_block; };
 // AdamWTensor, and the number of its first block among all blocks of the launch
 struct TensorEntry { void *param; float *master; const float *grad; float *m, *v; size_t n, first_block; float weight_decay; uint32_t site; bool wide; };
+
+// Memory on the device, beside the arena.
+struct Scratch {
+  alignas(16) NormEntry norms[NORM_ENTRIES];
+  TensorEntry tensors[TENSOR_ENTRIES];
+  alignas(16) unsigned char work[WORK_BYTES];   // of one operation at a time
+};
 
 struct CudaState {
   cudaStream_t stream;
@@ -44,27 +53,24 @@ struct CudaState {
   CublasLt *cublaslt;                      // NULL: own kernels
   bool wgmma;                              // large products in bf16 by wgmma
   char description[160];
-  unsigned char *scratch;                  // all of the following
-  NormEntry *norm_table;                   // (NORM_ENTRIES)
-  TensorEntry *tensor_table;               // (TENSOR_ENTRIES)
-  double *partials;                        // (PARTIALS)
-  unsigned char *work;                     // (WORK_BYTES), of one operation at a time
+  Scratch *scratch;
   struct { unsigned char *data; cudaEvent_t free_again; } staging[STAGING_SLOTS];   // pinned: copies run while the host goes on
   int next_slot;
   NormEntry norms[NORM_ENTRIES];           // sums of squares asked for and not yet enqueued: see cuda_sumsq
   size_t norm_count, norm_blocks;
   double *norm_out;
   TensorEntry tensors[TENSOR_ENTRIES], sent[TENSOR_ENTRIES];   // of this adamw; what the device's table holds
-  size_t sent_count;
   cudaStream_t side;                       // NULL until it is asked for
   cudaEvent_t operations;                  // what the side stream waits for
   struct Span { cudaEvent_t begin, end; } *spans;   // of the side stream, since they were last counted; (span_room) events, used again and again
   size_t span_count, span_room;
 };
-static const size_t SCRATCH_BYTES = NORM_ENTRIES * sizeof(NormEntry) + TENSOR_ENTRIES * sizeof(TensorEntry) + PARTIALS * sizeof(double) + WORK_BYTES;
 
 static CudaState *state_of(const Device *d) { return static_cast<CudaState *>(d->state); }
-static float *work_of(const Device *d) { return reinterpret_cast<float *>(state_of(d)->work); }
+static float *work_of(const Device *d) { return reinterpret_cast<float *>(state_of(d)->scratch->work); }
+// How much of it operations use that can work in pieces: tests leave them little.
+static size_t work_bytes = WORK_BYTES;
+extern "C" void cuda_limit_work(size_t bytes) { work_bytes = smaller(bytes, WORK_BYTES); }
 
 static void check(cudaError_t error, const char *what) {
   if (error == cudaSuccess) return;
@@ -127,10 +133,10 @@ static void convert(float *to, float from) { *to = from; }
 static void convert(int32_t *to, int32_t from) { *to = from; }
 static void convert(bf16 *to, float from) { *to = __float2bfloat16(from); }
 static void convert(bf16 *to, double from) {
-  float nearest = (float)from;   // to odd: then rounding again to fewer bits is rounding once (Boldo and Melquiond 2008)
+  float nearest = (float)from;   // to odd: then rounding again to fewer bits is rounding once (Boldo and Melquiond 2008); the largest float becomes infinity, as more does
   uint32_t bits;
   memcpy(&bits, &nearest, 4);
-  if ((double)nearest != from && nearest - nearest == 0 && bits % 2 == 0) bits += fabs(from) > fabs((double)nearest) ? 1 : -1;   // the sign is a bit of its own: -0 too
+  if ((double)nearest != from && bits % 2 == 0) bits += fabs(from) > fabs((double)nearest) ? 1 : -1;   // the sign is a bit of its own: -0 too
   memcpy(&nearest, &bits, 4);
   *to = __float2bfloat16(nearest);
 }
@@ -142,7 +148,7 @@ template <class To, class From> static void upload(Device *d, To *dst, const Fro
   const size_t piece = STAGING_BYTES / sizeof(To);
   stream_of(d);
   for (size_t first = 0; first < n; first += piece) {
-    const size_t count = n - first < piece ? n - first : piece;
+    const size_t count = smaller(n - first, piece);
     To *slot = reinterpret_cast<To *>(free_slot(state_of(d)));
     for (size_t i = 0; i < count; i++) convert(&slot[i], src[first + i]);
     send_slot(state_of(d), dst + first, count * sizeof(To));
@@ -152,7 +158,7 @@ template <class From> static void download(Device *d, double *dst, const From *s
   const size_t piece = STAGING_BYTES / sizeof(From);
   cudaStream_t stream = stream_of(d);
   for (size_t first = 0; first < n; first += piece) {
-    const size_t count = n - first < piece ? n - first : piece;
+    const size_t count = smaller(n - first, piece);
     From *slot = reinterpret_cast<From *>(free_slot(state_of(d)));
     check(cudaMemcpyAsync(slot, src + first, count * sizeof(From), cudaMemcpyDeviceToHost, stream), "download");
     check(cudaStreamSynchronize(stream), "download");
@@ -344,12 +350,12 @@ template <class Real, int W> __global__ void embedding_backward_position_kernel(
 template <class Real, int W>
 static void embedding_backward(Device *d, float *dwte, float *dwpe, const Real *dout, const int32_t *ids, size_t B, size_t T, size_t C, size_t V) {
   cudaStream_t stream = stream_of(d);
-  uint32_t *work = reinterpret_cast<uint32_t *>(state_of(d)->work);
+  uint32_t *work = reinterpret_cast<uint32_t *>(work_of(d));
   SortedRows one = {work, work + SORT_ROWS}, other = {work + 2 * SORT_ROWS, work + 3 * SORT_ROWS};
   int passes = 1;
-  while (passes < 4 && (V - 1) >> (8 * passes)) passes++;
+  while ((V - 1) >> (8 * passes)) passes++;   // ids are int32_t
   for (size_t first = 0; dwte && first < B * T; first += SORT_ROWS) {
-    const size_t n = B * T - first < SORT_ROWS ? B * T - first : (size_t)SORT_ROWS;
+    const size_t n = smaller(B * T - first, SORT_ROWS);
     embedding_sort_kernel<<<1, SORT_THREADS, 0, stream>>>(one, other, ids + first, (uint32_t)n, passes);
     embedding_backward_token_kernel<Real, W><<<grid_for(n * CEIL_DIV(C, (size_t)WARP * W), 4), 4 * WARP, 0, stream>>>(dwte, dout + first * C, passes % 2 ? one : other, n, C);
     launched("embedding_backward", 2);
@@ -367,10 +373,10 @@ static void cuda_embedding_backward(Device *d, acc *dwte, acc *dwpe, const real 
 
 // ---- dropout ----
 
-// A thread takes the elements that share a block of four random words; the first and the last block may be cut. wide: first is a multiple of 4.
+// A thread takes the elements that share a block of four random words; the first and the last block may be cut, and blocks behind it have none.
+// wide: first is a multiple of 4.
 template <class Real> __global__ void dropout_kernel(Real *x, size_t n, uint64_t first, DropoutKey key, bool wide) {
   const uint64_t block = first / 4 + global_thread();
-  if (block * 4 >= first + n) return;
   const Words words = random_block(key.seed, key.step, key.site, block);
   if (wide && block * 4 + 4 <= first + n) {
     float v[4];
@@ -597,12 +603,9 @@ static void norm_backward(Device *d, real *dx, acc *dweight, acc *dbias, const r
   cudaStream_t stream = stream_of(d);
   if (rows == 0) return;
   float *parts = work_of(d);
-  const size_t room = WORK_BYTES / sizeof(float) / (2 * C), wanted = CEIL_DIV(rows, (size_t)32), most = 2 * (size_t)state_of(d)->multiprocessors;
-  if (room == 0) fail(EXIT_MACHINE, "cuda: norm_backward: %zu channels are too many; at most %zu", C, WORK_BYTES / sizeof(float) / 2);
-  size_t blocks = wanted < most ? wanted : most;
-  if (blocks > room) blocks = room;
-  const size_t slice = CEIL_DIV(rows, blocks);
-  blocks = CEIL_DIV(rows, slice);
+  const size_t room = work_bytes / sizeof(float) / (2 * C), wanted = CEIL_DIV(rows, (size_t)32), most = 2 * (size_t)state_of(d)->multiprocessors;
+  if (room == 0) fail(EXIT_MACHINE, "cuda: norm_backward: %zu channels are too many; at most %zu", C, work_bytes / sizeof(float) / 2);
+  const size_t slice = CEIL_DIV(rows, smaller(wanted, smaller(most, room))), blocks = CEIL_DIV(rows, slice);
   Real *out = reals<Real>(dx);
   const Real *dy = reals<Real>(dout), *dr = reals<Real>(dresidual), *v = reals<Real>(x), *w = reals<Real>(weight);
   const bool wide = C % W == 0 && aligned(dx, dout, dresidual, x, weight);
@@ -702,9 +705,9 @@ template <Direction DIR, Activation ACT> static void launch_gemm(CudaState *stat
 template <Direction DIR, Activation ACT, class Real> static bool library_product(Device *d, const Gemm<Real> &g) {
   constexpr int W = Wide<Real>::WIDTH;
   CudaState *state = state_of(d);
-  if (!state->cublaslt || !cublaslt_multiply<DIR>(state->cublaslt, g, state->work, WORK_BYTES, state->stream)) return false;
+  if (!state->cublaslt || !cublaslt_multiply<DIR>(state->cublaslt, g, state->scratch->work, WORK_BYTES, state->stream)) return false;
   if (DIR == BACKWARD_WEIGHT && g.bias_sum) {
-    const size_t room = WORK_BYTES / sizeof(float) / (2 * g.M), wanted = CEIL_DIV(g.K, (size_t)64), slices = wanted < room ? wanted < 128 ? wanted : 128 : room, slice = CEIL_DIV(g.K, slices);
+    const size_t room = WORK_BYTES / sizeof(float) / (2 * g.M), slice = CEIL_DIV(g.K, smaller(CEIL_DIV(g.K, (size_t)64), smaller(128, room)));
     column_sum_kernel<Real, W><<<dim3(grid_for(g.M / W, 128), (unsigned)CEIL_DIV(g.K, slice)), 128, 0, state->stream>>>(g.partial, g.a, g.K, g.M, slice);
     norm_backward_sum_kernel<<<grid_for(g.M, WARP), PART_WARPS * WARP, 0, state->stream>>>(g.bias_sum, (float *)NULL, g.partial, CEIL_DIV(g.K, slice), g.M);
     launched("sum of columns", 2);
@@ -717,7 +720,8 @@ template <Direction DIR, Activation ACT, class Real> static void product(Device 
 }
 // Tiles count in int.
 static void check_product(size_t M, size_t N, size_t K) {
-  if (M > INT32_MAX / 2 || N > INT32_MAX / 2 || K > INT32_MAX / 2) fail(EXIT_MACHINE, "cuda: a product of %zu x %zu x %zu is too large: at most %d on a side; use a smaller --batch", M, N, K, INT32_MAX / 2);
+  const size_t most = INT32_MAX / 2;
+  if (M > most || N > most || K > most) fail(EXIT_MACHINE, "cuda: a product of %zu x %zu x %zu is too large: at most %zu on a side; use a smaller --batch", M, N, K, most);
 }
 
 template <class Real>
@@ -793,8 +797,8 @@ template <class Real, Activation ACT> static void activation_forward(cudaStream_
 }
 template <class Real> static void cuda_activation_forward(Device *d, real *post, const real *pre, size_t rows, size_t width, Activation activation) {
   if (rows == 0 || width == 0) return;
-  if (activation == ACTIVATION_NONE) cuda_copy(d, post, pre, rows * width * sizeof(Real));
-  else if (activation == ACTIVATION_GELU) activation_forward<Real, ACTIVATION_GELU>(stream_of(d), reals<Real>(post), reals<Real>(pre), rows, width);
+  if (activation == ACTIVATION_NONE) { cuda_copy(d, post, pre, rows * width * sizeof(Real)); return; }
+  if (activation == ACTIVATION_GELU) activation_forward<Real, ACTIVATION_GELU>(stream_of(d), reals<Real>(post), reals<Real>(pre), rows, width);
   else activation_forward<Real, ACTIVATION_SWIGLU>(stream_of(d), reals<Real>(post), reals<Real>(pre), rows, width);
   launched("activation_forward");
 }
@@ -807,8 +811,8 @@ template <class Real, Activation ACT> static void activation_backward(cudaStream
 }
 template <class Real> static void cuda_activation_backward(Device *d, real *dpre, const real *dpost, const real *pre, size_t rows, size_t width, Activation activation) {
   if (rows == 0 || width == 0) return;
-  if (activation == ACTIVATION_NONE) cuda_copy(d, dpre, dpost, rows * width * sizeof(Real));
-  else if (activation == ACTIVATION_GELU) activation_backward<Real, ACTIVATION_GELU>(stream_of(d), reals<Real>(dpre), reals<Real>(dpost), reals<Real>(pre), rows, width);
+  if (activation == ACTIVATION_NONE) { cuda_copy(d, dpre, dpost, rows * width * sizeof(Real)); return; }
+  if (activation == ACTIVATION_GELU) activation_backward<Real, ACTIVATION_GELU>(stream_of(d), reals<Real>(dpre), reals<Real>(dpost), reals<Real>(pre), rows, width);
   else activation_backward<Real, ACTIVATION_SWIGLU>(stream_of(d), reals<Real>(dpre), reals<Real>(dpost), reals<Real>(pre), rows, width);
   launched("activation_backward");
 }
@@ -817,7 +821,7 @@ template <class Real> static void cuda_activation_backward(Device *d, real *dpre
 
 // On the host, in double, as every device: the table is made once.
 static void cuda_rope_table(Device *d, acc *table, size_t context, size_t HS, double theta) {
-  double *values = static_cast<double *>(calloc(HS ? HS : 1, sizeof(double)));
+  double *values = static_cast<double *>(calloc(HS, sizeof(double)));
   if (!values) fail(EXIT_MACHINE, "memory: no %zu bytes for a table of rotations", HS * sizeof(double));
   for (size_t p = 0; p < context; p++) {
     for (size_t i = 0; i < HS / 2; i++) {
@@ -937,14 +941,15 @@ static void cuda_attention_backward(Device *d, real *dq, real *dk, real *dv, con
   constexpr int W = Wide<Real>::WIDTH;
   cudaStream_t stream = stream_of(d);
   const AttentionPlan p = plan_of(shape);
-  const size_t all = p.B * p.NH, group = p.NH / p.KVH, room = WORK_BYTES / sizeof(float) / (p.T ? p.T : 1) / group * group;   // heads whose delta fits
+  const size_t all = p.B * p.NH, group = p.NH / p.KVH;
   if (all * p.T == 0) return;
-  if (room == 0) fail(EXIT_MACHINE, "cuda: attention_backward: %zu query heads a key head at --context %zu are too many; at most %zu", group, p.T, WORK_BYTES / sizeof(float) / p.T);
+  const size_t most = work_bytes / sizeof(float) / p.T, room = most / group * group;   // heads whose delta fits; whole groups of them
+  if (room == 0) fail(EXIT_MACHINE, "cuda: attention_backward: %zu query heads a key head at --context %zu are too many; at most %zu", group, p.T, most);
   const AttentionGradients<Real> g = {reals<Real>(dq), reals<Real>(dk), reals<Real>(dv), reals<Real>(dout), reals<Real>(q), reals<Real>(k), reals<Real>(v), reals<Real>(out),
                                       floats(lse), work_of(d)};
   const bool wide = rows_are_wide<Real>(shape) && aligned(dq, dk, dv, dout, q, k, v, out);
   for (size_t first = 0; first < all; first += room) {
-    const size_t heads = all - first < room ? all - first : room;
+    const size_t heads = smaller(all - first, room);
     if (wide && flash_backward(stream, g, p, first, heads)) {}
     else if (wide) plain_attention_backward<Real, W>(stream, g, p, first, heads);
     else plain_attention_backward<Real, 1>(stream, g, p, first, heads);
@@ -1087,18 +1092,20 @@ __global__ void __launch_bounds__(256) sumsq_kernel(double *partials, const Norm
 static void enqueue_norms(CudaState *state) {
   const size_t count = state->norm_count, blocks = state->norm_blocks;
   state->norm_count = state->norm_blocks = 0;
+  double *partials = reinterpret_cast<double *>(state->scratch->work);
   memcpy(free_slot(state), state->norms, count * sizeof(NormEntry));
-  send_slot(state, state->norm_table, count * sizeof(NormEntry));
-  sumsq_kernel<<<(unsigned)blocks, 256, 0, state->stream>>>(state->partials, state->norm_table, count);
-  sum_kernel<double><<<1, 256, 0, state->stream>>>(state->norm_out, state->partials, blocks);
+  send_slot(state, state->scratch->norms, count * sizeof(NormEntry));
+  sumsq_kernel<<<(unsigned)blocks, 256, 0, state->stream>>>(partials, state->scratch->norms, count);
+  sum_kernel<double><<<1, 256, 0, state->stream>>>(state->norm_out, partials, blocks);
   launched("sumsq", 2);
 }
 static void cuda_sumsq(Device *d, scalar *out, const acc *x, size_t n) {
   CudaState *state = state_of(d);
   const float *from = floats(x);
-  while (n > 0) {   // once, but for a tensor of over 536 million elements
-    const size_t piece = n < PARTIALS * NORM_BLOCK ? n : PARTIALS * NORM_BLOCK, blocks = CEIL_DIV(piece, (size_t)NORM_BLOCK);
-    if (state->norm_count && (state->norm_out != doubles(out) || state->norm_count == NORM_ENTRIES || state->norm_blocks + blocks > PARTIALS)) enqueue_norms(state);
+  const size_t most = work_bytes / sizeof(double);   // blocks whose sums fit
+  while (n > 0) {   // once, but for a tensor of over 17 thousand million elements
+    const size_t piece = smaller(n, most * NORM_BLOCK), blocks = CEIL_DIV(piece, (size_t)NORM_BLOCK);
+    if (state->norm_count && (state->norm_out != doubles(out) || state->norm_count == NORM_ENTRIES || state->norm_blocks + blocks > most)) enqueue_norms(state);
     state->norms[state->norm_count++] = {from, piece, state->norm_blocks};
     state->norm_blocks += blocks, state->norm_out = doubles(out);
     from += piece, n -= piece;
@@ -1161,9 +1168,8 @@ template <class Real> static void cuda_adamw(Device *d, const AdamWTensor *tenso
   const AdamWNumbers s = {settings->grad_clip, settings->max_norm, (float)settings->lr, (float)settings->beta1, (float)settings->beta2, (float)(1 - settings->beta1),
                           (float)(1 - settings->beta2), (float)settings->eps, (float)settings->bias1, (float)settings->bias2, settings->seed, settings->step};
   for (size_t first = 0; first < count; first += TENSOR_ENTRIES) {
-    const size_t entries = count - first < TENSOR_ENTRIES ? count - first : (size_t)TENSOR_ENTRIES;
+    const size_t entries = smaller(count - first, TENSOR_ENTRIES);
     size_t blocks = 0;
-    memset(state->tensors, 0, sizeof state->tensors);   // padding is compared too
     for (size_t i = 0; i < entries; i++) {
       const AdamWTensor *t = &tensors[first + i];
       TensorEntry *e = &state->tensors[i];
@@ -1171,14 +1177,13 @@ template <class Real> static void cuda_adamw(Device *d, const AdamWTensor *tenso
       e->weight_decay = (float)t->weight_decay, e->site = t->site, e->wide = aligned(t->param, t->master, t->grad, t->m, t->v);
       blocks += CEIL_DIV(t->n, (size_t)ADAMW_BLOCK);
     }
-    if (state->sent_count != entries || memcmp(state->sent, state->tensors, entries * sizeof(TensorEntry))) {
+    if (memcmp(state->sent, state->tensors, entries * sizeof(TensorEntry))) {   // padding too, which stays the zeros of calloc
       memcpy(state->sent, state->tensors, entries * sizeof(TensorEntry));
-      state->sent_count = entries;
       memcpy(free_slot(state), state->sent, entries * sizeof(TensorEntry));
-      send_slot(state, state->tensor_table, entries * sizeof(TensorEntry));
+      send_slot(state, state->scratch->tensors, entries * sizeof(TensorEntry));
     }
     if (!blocks) continue;
-    adamw_kernel<Real><<<(unsigned)blocks, 256, 0, stream>>>(state->tensor_table, entries, s, doubles(step_stat));
+    adamw_kernel<Real><<<(unsigned)blocks, 256, 0, stream>>>(state->scratch->tensors, entries, s, doubles(step_stat));
     launched("adamw");
   }
 }
@@ -1233,12 +1238,12 @@ extern "C" int cuda_devices(void) {
 
 static CudaFacts look_around(void) {
   CudaFacts f = {};
-  f.runtime = CUDART_VERSION, f.memory_needed = SCRATCH_BYTES;
+  f.runtime = CUDART_VERSION, f.memory_needed = sizeof(Scratch);
   cudaDriverGetVersion(&f.driver);
   cudaDeviceProp p;
-  f.error = (int)cudaGetDeviceCount(&f.devices);
-  if (f.error == 0 && f.devices > 0) f.error = (int)cudaGetDeviceProperties(&p, selected);
-  if (f.error == 0 && f.devices > 0) {
+  f.error = (int)cudaGetDeviceCount(&f.devices);   // none is an error
+  if (f.error == 0) f.error = (int)cudaGetDeviceProperties(&p, selected);
+  if (f.error == 0) {
     f.major = p.major, f.minor = p.minor;
     size_t total;
     f.error = (int)cudaSetDevice(selected);
@@ -1260,16 +1265,26 @@ extern "C" double cuda_flops_a_cycle(int major, int minor, CudaPrecision precisi
   return major == 9 ? 4096 : major == 10 ? 8192 : 1024;
 }
 
+// Why a GPU of this capability cannot do --gemm wgmma, in a sentence. made: whether the kernels that it runs were made for sm_90a. NULL: it can.
+extern "C" const char *cuda_wgmma_refusal(int made, int major, int minor) {
+  static char text[120];
+  if (made) return NULL;
+  if (major == 9) return "this binary has no kernels for sm_90a; build it with make CUDA_ARCHS=sm_90a, or use --gemm own";
+  snprintf(text, sizeof text, "this GPU has compute capability %d.%d, the instruction needs 9.0; use --gemm own", major, minor);
+  return text;
+}
+
 // Whether the kernels that this GPU runs were made for sm_90a: only their own code can tell.
-__global__ void has_wgmma_kernel(float *yes) { if (threadIdx.x == 0) *yes = HAS_WGMMA; }
+__global__ void has_wgmma_kernel(int *made) { if (threadIdx.x == 0) *made = HAS_WGMMA; }
 static void require_wgmma(CudaState *state, const cudaDeviceProp *p) {
-  float yes = 0;
-  has_wgmma_kernel<<<1, 32, 0, state->stream>>>(reinterpret_cast<float *>(state->work));
+  int made;
+  int *answer = reinterpret_cast<int *>(state->scratch->work);
+  has_wgmma_kernel<<<1, 32, 0, state->stream>>>(answer);
   launched("start");
-  check(cudaMemcpyAsync(&yes, state->work, sizeof yes, cudaMemcpyDeviceToHost, state->stream), "start");
+  check(cudaMemcpyAsync(&made, answer, sizeof made, cudaMemcpyDeviceToHost, state->stream), "start");
   check(cudaStreamSynchronize(state->stream), "start");
-  if (yes == 0 && p->major == 9) fail(EXIT_MACHINE, "--gemm wgmma: this binary has no kernels for sm_90a; build it with make CUDA_ARCHS=sm_90a, or use --gemm own");
-  if (yes == 0) fail(EXIT_MACHINE, "--gemm wgmma: this GPU has compute capability %d.%d, the instruction needs 9.0; use --gemm own", p->major, p->minor);
+  const char *why = cuda_wgmma_refusal(made, p->major, p->minor);
+  if (why) fail(EXIT_MACHINE, "--gemm wgmma: %s", why);
   state->wgmma = true;
 }
 
@@ -1301,7 +1316,7 @@ static size_t cuda_memory_available(const Device *, const char **from) {
   size_t memory_free = 0, total;
   check(cudaMemGetInfo(&memory_free, &total), "memory");
   *from = "free on the CUDA device";
-  return memory_free + SCRATCH_BYTES;   // the table counts the scratch, which is taken already
+  return memory_free + sizeof(Scratch);   // the table counts the scratch, which is taken already
 }
 
 static void cuda_destroy(Device *d) {
@@ -1362,11 +1377,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   cudaDeviceProp p;
   check(cudaGetDeviceProperties(&p, selected), "start");
   check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "start");
-  check(cudaMalloc(&state->scratch, SCRATCH_BYTES), "start");
-  state->partials = reinterpret_cast<double *>(state->scratch);
-  state->work = state->scratch + PARTIALS * sizeof(double);
-  state->tensor_table = reinterpret_cast<TensorEntry *>(state->work + WORK_BYTES);
-  state->norm_table = reinterpret_cast<NormEntry *>(state->tensor_table + TENSOR_ENTRIES);
+  check(cudaMalloc(&state->scratch, sizeof(Scratch)), "start");
   for (int i = 0; i < STAGING_SLOTS; i++) {
     check(cudaMallocHost(&state->staging[i].data, STAGING_BYTES), "start");
     check(cudaEventCreateWithFlags(&state->staging[i].free_again, cudaEventDisableTiming), "start");
@@ -1380,7 +1391,7 @@ extern "C" Device *cuda_device(CudaPrecision precision, GemmLibrary library) {
   int clock_khz = 0;
   cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, selected);
   d->name = "cuda", d->description = state->description, d->acc_size = sizeof(float), d->row_multiple = 64, d->row_group = 1, d->state = state;
-  d->scratch_bytes = SCRATCH_BYTES, d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * cuda_flops_a_cycle(p.major, p.minor, precision);
+  d->scratch_bytes = sizeof(Scratch), d->peak_flops = 1e3 * clock_khz * p.multiProcessorCount * cuda_flops_a_cycle(p.major, p.minor, precision);
   if (precision == CUDA_BF16) set_operations<bf16>(d);
   else set_operations<float>(d);
   return d;

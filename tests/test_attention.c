@@ -6,10 +6,11 @@
 enum { DIM_B, DIM_T, DIM_S, DIM_KVH, DIM_GROUP, DIM_HS, DIM_PAD, DIM_NUMBER };
 static AttentionShape shape_of(const size_t *n, const int32_t *first_key) {
   size_t NH = n[DIM_KVH] * n[DIM_GROUP], number = n[DIM_NUMBER];
+  const bool documents = on_cuda() ? number / 2 % 7 % 3 == 2 : number % 4 == 3;   // on CUDA in both families
   AttentionShape s = {
     .B = n[DIM_B], .T = n[DIM_T], .S = n[DIM_S], .position = n[DIM_S] - n[DIM_T], .NH = NH, .KVH = n[DIM_KVH], .HS = n[DIM_HS],
     .q_stride = NH * n[DIM_HS] + n[DIM_PAD], .kv_stride = n[DIM_KVH] * n[DIM_HS] + 2 * n[DIM_PAD], .out_stride = NH * n[DIM_HS] + n[DIM_PAD] / 2,
-    .mask = number % 3 == 2 ? MASK_FULL : MASK_CAUSAL, .first_key = (on_cuda() ? number / 2 % 7 % 3 == 2 : number % 4 == 3) ? first_key : NULL,   // on CUDA in both families .scale = 1 / sqrt((double)n[DIM_HS]),
+    .mask = number % 3 == 2 ? MASK_FULL : MASK_CAUSAL, .first_key = documents ? first_key : NULL, .scale = 1 / sqrt((double)n[DIM_HS]),
   };
   bool even = on_cuda() && number % 2 == 0;   // the aligned cases of op_test.h
   if (even) s.out_stride = NH * n[DIM_HS] + n[DIM_PAD];

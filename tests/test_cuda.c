@@ -13,6 +13,7 @@
 // dev/cuda_on_cpu/runtime.cpp and profile.cpp: only there where the GPU is emulated
 const char *emulated_launches(void) __attribute__((weak));
 long emulated_bank_conflicts(void) __attribute__((weak));
+void emulated_copy(void *to, const void *from, size_t n, void *stream) __attribute__((weak));
 
 static CudaPrecision precision;
 static GemmLibrary library;   // TEST_DEVICE=cuda-bf16-wgmma: the products' other way, in bf16 only
@@ -105,6 +106,7 @@ static void memory_is_zeroed_copied_and_refused(void) {
     free(values), d->release(d, p, n * 4), d->release(d, q, n * 4);
   }
   CHECK(d->allocate(d, SIZE_MAX) == NULL && d->allocate(d, (size_t)1 << 50) == NULL);
+  d->sum(d, d->allocate(d, sizeof(double)), acc_of(d, NULL, 1), 1);   // and no later launch is blamed for it
   const char *from = NULL;
   CHECK(d->memory_available(d, &from) > d->scratch_bytes && from != NULL);
   d->destroy(d);
@@ -495,6 +497,30 @@ static void nan_is_never_hidden(void) {
   d->destroy(d);
 }
 
+// Logits of minus infinity have probability 0, be they all that a thread sees; slopes of gelu and silu are 0 and 1 where nothing else fits a float.
+static void infinities_are_no_nan(void) {
+  enum { V = 301, STRIDE = 304 };
+  static const size_t masked[] = {0, 1, 2, 3, 4, 5, 6, 7, 16, 300};   // all of the first threads; the first of another; the last, which no access of 16 bytes has
+  Device *d = opened();
+  double *values = random_doubles("logits", STRIDE, 3), got[STRIDE], sum = 0;
+  for (size_t i = 0; i < ARRAY_LEN(masked); i++) values[masked[i]] = -INFINITY;
+  real *logits = real_of(d, values, STRIDE);
+  acc *loss = acc_of(d, NULL, 1);
+  d->download_real(d, values, logits, STRIDE);
+  for (size_t j = 0; j < V; j++) sum += exp(values[j]);
+  d->crossentropy(d, logits, loss, ids_of(d, (int32_t[]){17}, 1), 1, V, STRIDE, 1, WITH_GRADIENT);
+  d->download_real(d, got, logits, STRIDE);
+  CHECK_NEAR(acc_value(d, loss, 0), log(sum) - values[17], 100 * 0x1p-24, "loss");
+  for (size_t j = 0; j < V; j++) CHECK_NEAR(got[j], exp(values[j]) / sum - (j == 17), unit() + 1e-6, "gradient %zu", j);
+  for (size_t i = 0; i < ARRAY_LEN(masked); i++) CHECK(got[masked[i]] == 0);
+  double large[8] = {1e30, -1e30, 3e38, -3e38, 1e20, -1e20, 50, -200}, slope[8];
+  real *x = real_of(d, large, 8), *one = real_of(d, (double[]){1, 1, 1, 1, 1, 1, 1, 1}, 8), *out = real_of(d, NULL, 8);
+  d->activation_backward(d, out, one, x, 1, 8, ACTIVATION_GELU);
+  d->download_real(d, slope, out, 8);
+  for (int i = 0; i < 8; i++) CHECK_MSG(slope[i] == (i % 2 ? 0 : 1), "gelu's slope at %g is %g", large[i], slope[i]);
+  free(values), d->destroy(d);
+}
+
 // ---- attention ----
 
 typedef struct { size_t T, NH, KVH, HS; real *q, *k, *v; } Sequence;
@@ -582,7 +608,9 @@ static void embedding_gradient_of_many_rows(void) {   // over the 65,536 rows th
   for (size_t i = 0; i < n; i++) ones[i] = 1 + (double)(i % 2), want[list[i]] += ones[i];   // whole numbers below 2^24: exact
   real *dout = real_of(d, ones, n);
   acc *dwte = acc_of(d, NULL, V);
+  const uint64_t before = d->launches(d);
   d->embedding_backward(d, dwte, NULL, dout, ids, 1, n, 1, V);
+  CHECK_EQ(d->launches(d) - before, 4);
   d->download_acc(d, got, dwte, V);
   CHECK(!memcmp(want, got, V * 8));
   free(list), free(ones), free(want), free(got), d->destroy(d);
@@ -599,6 +627,78 @@ static void norms_of_many_tensors(void) {   // more requests than one table, two
   }
   d->zero(d, x, 3000 * 4);   // later: must not reach the sums
   for (size_t i = 0; i < 2; i++) CHECK_NEAR(stat_value(d, d->stat_at(stats, i)), want[i], 3000 * 0x1p-53 * want[i], "sum %zu", i);
+  free(values), d->destroy(d);
+}
+
+// Sums of squares are enqueued before the memory that they read is given back.
+static void memory_is_released_after_what_was_put_off(void) {
+  Device *d = opened();
+  acc *x = acc_of(d, (double[]){3, 4}, 2);
+  scalar *out = d->allocate(d, sizeof(double));
+  d->sumsq(d, out, x, 2);
+  d->release(d, x, 2 * d->acc_size);
+  CHECK(stat_value(d, out) == 25);
+  d->destroy(d);
+}
+
+// A thread adds four neighbours of an aligned array before others are added, and one element of another: the order that every run has.
+// 2^52 swallows a number below 1/2, but not the sum of two.
+static void squares_are_added_in_their_order(void) {
+  Device *d = opened();
+  const double values[] = {0x1p26, 0.625, 0.625, 0.625};
+  acc *x = d->allocate(d, 64 * d->acc_size);
+  for (size_t at = 0; at < 20; at++) {   // of three multiples of 16 bytes in a row one at most is one of 15 or 17 too
+    scalar *out = d->allocate(d, sizeof(double));
+    acc *place = d->acc_at(x, at);
+    d->upload_acc(d, place, values, 4);
+    d->sumsq(d, out, place, 4);
+    const double got = stat_value(d, out), want = (uintptr_t)place % 16 == 0 ? 0x1p52 : 0x1p52 + 1;
+    CHECK_MSG(got == want, "at %p: %.17g, expected %.17g", (void *)place, got, want);
+  }
+  d->destroy(d);
+}
+
+// With so little working memory that it is done in pieces: the same bits, and as many launches as there are pieces.
+static void pieces_are_the_whole(void) {
+  enum { T = 38, NH = 4, KVH = 2, B = 2, N = 100000, QUARTER = 4 * 4096 };
+  static const size_t head_sizes[] = {24, 64};
+  int32_t starts[B * T];   // of documents; a multiple of 16 bytes, so that nothing behind them can be read
+  for (int i = 0; i < B * T; i++) starts[i] = i % T / 13 * 13;
+  Device *d = opened();
+  for (size_t i = 0; i < ARRAY_LEN(head_sizes); i++) {
+    const size_t HS = head_sizes[i], n = B * T * NH * HS, nk = B * T * KVH * HS;
+    AttentionShape s = {.B = B, .T = T, .S = T, .NH = NH, .KVH = KVH, .HS = HS, .q_stride = NH * HS, .kv_stride = KVH * HS, .out_stride = NH * HS, .q_batch = T * NH * HS,
+                        .kv_batch = T * KVH * HS, .out_batch = T * NH * HS, .mask = MASK_CAUSAL, .first_key = ids_of(d, starts, B * T), .scale = 0.2, .dropout = {.p = 0.25, .seed = 3, .step = 4, .site = 5, .row0 = 6}};
+    real *q = random_real(d, "q", n, 1), *k = random_real(d, "k", nk, 1), *v = random_real(d, "v", nk, 1), *dout = random_real(d, "dout", n, 1), *out = real_of(d, NULL, n);
+    acc *lse = acc_of(d, NULL, B * T * NH);
+    real *grads[2][3];
+    uint64_t launches[2];
+    d->attention_forward(d, out, lse, q, k, v, &s);
+    for (int cut = 0; cut < 2; cut++) {
+      for (int g = 0; g < 3; g++) grads[cut][g] = real_of(d, NULL, g ? nk : n);
+      if (cut) cuda_limit_work(3 * T * sizeof(float));   // three heads, of which groups of two are whole
+      const uint64_t before = d->launches(d);
+      d->attention_backward(d, grads[cut][0], grads[cut][1], grads[cut][2], dout, q, k, v, out, lse, &s);
+      launches[cut] = d->launches(d) - before;
+    }
+    cuda_limit_work(SIZE_MAX);
+    for (int g = 0; g < 3; g++) CHECK_MSG(equal_real(d, grads[0][g], grads[1][g], g ? nk : n), "head size %zu, gradient %d", HS, g);
+    CHECK_EQ(launches[1], 4 * launches[0]);
+  }
+  // eight blocks of squares at once: 25 of one array, then twice four
+  double *values = random_doubles("squares", N, 1), sum = 0;
+  acc *x = acc_of(d, values, N);
+  scalar *out = d->allocate(d, sizeof(double));
+  for (size_t i = 0; i < N; i++) sum += values[i] * values[i];
+  for (size_t i = 0; i < 2 * QUARTER; i++) sum += values[i] * values[i];
+  cuda_limit_work(8 * sizeof(double));
+  const uint64_t before = d->launches(d);
+  d->sumsq(d, out, x, N), d->sync(d);
+  CHECK_EQ(d->launches(d) - before, 4 * 2);
+  d->sumsq(d, out, x, QUARTER), d->sumsq(d, out, d->acc_at(x, QUARTER), QUARTER), d->sync(d);
+  CHECK_EQ(d->launches(d) - before, 5 * 2);
+  cuda_limit_work(SIZE_MAX);
+  CHECK_NEAR(stat_value(d, out), sum, 1e-12 * sum, "pieces of squares");
   free(values), d->destroy(d);
 }
 
@@ -649,6 +749,7 @@ static void launches_are_counted(void) {
   LAUNCHES(1, d->linear_backward_weight(d, gradient, NULL, x, y, R, C, C));
   LAUNCHES(1, d->activation_forward(d, y, x, R, C, ACTIVATION_GELU));
   LAUNCHES(1, d->activation_backward(d, out, y, x, R, C, ACTIVATION_GELU));
+  LAUNCHES(0, d->activation_forward(d, y, x, R, C, ACTIVATION_NONE); d->activation_backward(d, out, y, x, R, C, ACTIVATION_NONE));   // a copy
   LAUNCHES(0, d->rope_table(d, gradient, R, C, 10000));
   LAUNCHES(1, d->rope(d, x, gradient, 1, R, 0, 1, C, C, 1));
   LAUNCHES(1, d->attention_forward(d, out, lse, x, x, x, &shape));
@@ -662,6 +763,8 @@ static void launches_are_counted(void) {
   LAUNCHES(1, d->count_nonfinite_real(d, stat, x, R * C));
 #undef LAUNCHES
   CHECK(!strstr(d->description, "cuBLASLt") && strstr(d->description, half ? "bf16" : "fp32") == d->description && strstr(d->description, "multiprocessors"));
+  if (emulated_launches) CHECK_STR(d->description, !half ? "fp32, emulated sm_80 (no GPU), 2 multiprocessors" : library == GEMM_WGMMA ? "bf16, wgmma, emulated sm_80 (no GPU), 2 multiprocessors" : "bf16, emulated sm_80 (no GPU), 2 multiprocessors");
+  CHECK(d->row_multiple == 64 && d->row_group == 1);   // eight tiles of 8 elements of 16 bytes; sums over rows that can be cut anywhere
   d->destroy(d);
 }
 
@@ -742,12 +845,37 @@ static void note_streams(Device *d, const Room *r) {
   static const size_t shapes[][2] = {{1, 96}, {32, 96}, {33, 96}, {64, 96}, {97, 96}, {200, 96}, {1001, 8}, {3, 255}, {3, 257}, {3, 512}, {3, 520}, {3, 1024}, {3, 1032}, {3, 2048}, {3, 2056}};
   for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
     NOTE("norm backward", d->layernorm_backward(d, r->a, r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, shapes[i][0], shapes[i][1]));
+  cuda_limit_work(2 * 2 * 96 * sizeof(float));
+  NOTE("norm backward, room for two parts", d->layernorm_backward(d, r->a, r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, 200, 96));
+  cuda_limit_work(SIZE_MAX);
   NOTE("narrow norm backward", d->layernorm_backward(d, d->real_at(r->a, 1), r->f, r->g, r->b, r->c, r->c, r->e, r->h, r->i, 3, 256));
+}
+
+// So many threads that with a thread less, or more, to a block there would be another number of blocks.
+static void note_edges(Device *d, const Room *r) {
+  const Dropout dropout = {.p = 0.5};
+  for (int wide = 0; wide < 2; wide++)
+    for (size_t n = 256; n <= 257; n++) {
+      const size_t W = wide ? 16 / d->real_size : 1;
+      real *a = wide ? r->a : d->real_at(r->a, 1);
+      NOTE("edge, embedding", d->embedding_forward(d, a, r->ids, r->b, r->c, 1, n, W, 0));
+      NOTE("edge, embedding backward", d->embedding_backward(d, NULL, r->h, a, r->ids, 1, n, W, 8));
+      NOTE("edge, dropout", d->dropout(d, a, n, 4, &dropout));
+      NOTE("edge, residual", d->residual_forward(d, a, r->b, r->c, n * W));
+      for (int activation = ACTIVATION_GELU; activation <= ACTIVATION_SWIGLU; activation++) {
+        NOTE("edge, activation", d->activation_forward(d, a, r->b, n, activation * W, (Activation)activation));   // SwiGLU halves it
+        NOTE("edge, activation backward", d->activation_backward(d, a, r->b, r->c, n, activation * W, (Activation)activation));
+      }
+      NOTE("edge, rope", d->rope(d, a, r->f, 1, n, 0, 1, 2 * W, 2 * W, 1));
+      NOTE("edge, copy_rows", d->copy_rows(d, a, W, r->b, W, n, W));
+      NOTE("edge, add", d->add_rows(d, r->f, r->g, NULL, n, wide ? 4 : 1, n));
+    }
 }
 
 static void note_products(Device *d, const Room *r) {
   static const size_t shapes[][3] = {   // m, n, k: edges of tiles, one row or column of them, sums cut in parts or just too short for it
-    {64, 64, 64}, {64, 256, 64}, {72, 72, 64}, {136, 64, 64}, {136, 72, 64}, {72, 136, 72}, {129, 130, 67}, {72, 72, 1016}, {72, 72, 1024}, {72, 72, 1536}, {72, 72, 2048}, {136, 136, 1024}, {136, 72, 2568}};
+    {64, 64, 64}, {64, 256, 64}, {72, 72, 64}, {136, 64, 64}, {136, 72, 64}, {72, 136, 72}, {129, 130, 67}, {72, 72, 1016}, {72, 72, 1024}, {72, 72, 1536}, {72, 72, 2048}, {136, 136, 1024}, {136, 72, 2568},
+    {256, 72, 1024}, {88, 136, 1024}};   // the sum of their parts has 19 x 256 threads, and 12 x 256 + 8
   for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
     const size_t m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
     if (k < 200) {
@@ -777,8 +905,12 @@ static void note_attention(Device *d, const Room *r) {
       if (odd || i) continue;
       s.scale = 0;   // the flash family takes the largest product for the largest score
       NOTE("attention without a scale", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
-      s.scale = 0.1, s.kv_batch += 1;
-      NOTE("attention, sequences at odd places", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
+      s.scale = 0.1;
+      AttentionShape uneven[6] = {s, s, s, s, s, s};   // one number that is no multiple of 16 bytes
+      uneven[0].q_stride++, uneven[1].kv_stride++, uneven[2].out_stride++, uneven[3].q_batch++, uneven[4].kv_batch++, uneven[5].out_batch++;
+      for (int which = 0; which < 6; which++) NOTE("attention, rows or sequences at odd places", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &uneven[which]));
+      s.HS = 33, s.q_stride = s.out_stride = 72, s.kv_stride = 40, s.q_batch = s.out_batch = s.T * 72, s.kv_batch = s.S * 40;
+      NOTE("attention, odd heads at even places", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
     }
 }
 
@@ -789,7 +921,7 @@ static void launches_are_golden(void) {
   for (int many = 0; many < 2; many++) {
     Device *d = opened_with(many ? 6 : 2);
     const Room r = room_for(d, (size_t)1 << 21);
-    if (!many) note_streams(d, &r), note_attention(d, &r);
+    if (!many) note_streams(d, &r), note_edges(d, &r), note_attention(d, &r);
     note_products(d, &r);
     d->destroy(d);
   }
@@ -846,7 +978,9 @@ static void nothing_is_launched_for_nothing(void) {
   d->attention_forward(d, r.a, r.f, r.b, r.c, r.c, &s), d->attention_backward(d, r.a, r.b, r.c, r.e, r.e, r.e, r.e, r.e, r.g, &s);
   d->copy_rows(d, r.a, 8, r.b, 8, 0, 8), d->copy_rows(d, r.a, 8, r.b, 8, 8, 0);
   d->crossentropy(d, r.a, r.f, r.ids, 0, 8, 8, 1, WITH_GRADIENT);
+  d->embedding_backward(d, r.f, NULL, r.a, r.ids, 0, 3, 8, 8);
   d->add_rows(d, r.f, r.g, r.ids, 0, 8, 8), d->sumsq(d, r.stat, r.f, 0), d->adamw(d, NULL, 0, &(AdamWSettings){.lr = 1}, r.stat);
+  d->adamw(d, &(AdamWTensor){.param = r.a, .grad = r.f, .m = r.g, .v = r.h}, 1, &(AdamWSettings){.lr = 1}, r.stat), d->refresh(d, r.a, 8);
   d->zero(d, r.a, 0), d->copy(d, r.a, r.b, 0), d->upload_acc(d, r.f, NULL, 0);
   void *empty = d->allocate(d, 0);
   CHECK(empty != NULL);
@@ -863,6 +997,9 @@ static void sizes_beyond_count_are_refused(void) {
   EXPECT_FAIL(EXIT_MACHINE, "a product of 1073741824 x 4 x 8 is too large", d->linear_forward(d, NULL, NULL, NULL, NULL, NULL, most + 1, 4, 8, ACTIVATION_NONE));
   EXPECT_FAIL(EXIT_MACHINE, "a product of 4 x 8 x 1073741824 is too large: at most 1073741823 on a side", d->linear_backward_input(d, NULL, NULL, NULL, 4, 8, most + 1));
   EXPECT_FAIL(EXIT_MACHINE, "a product of 4 x 1073741824 x 8 is too large", d->linear_backward_weight(d, NULL, NULL, NULL, NULL, 4, most + 1, 8));
+  // what is just not too large to count is too large for a grid: 2^48 tiles of 64, 2^46 of 128
+  EXPECT_FAIL(EXIT_MACHINE, "cuda: linear_forward: cudaErrorInvalidConfiguration (cudaErrorInvalidConfiguration); run it again with CUDA_LAUNCH_BLOCKING=1 to see where",
+              d->linear_forward(d, NULL, NULL, NULL, NULL, NULL, most, most, most, ACTIVATION_NONE));
   EXPECT_FAIL(EXIT_MACHINE, "norm_backward: 4194305 channels are too many; at most 4194304", d->rmsnorm_backward(d, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1, work / 8 + 1));
   AttentionShape s = {.B = 1, .T = work / 8 + 1, .S = work / 8 + 1, .NH = 2, .KVH = 1, .HS = 8, .scale = 1};
   EXPECT_FAIL(EXIT_MACHINE, "2 query heads a key head at --context 4194305 are too many; at most 1", d->attention_backward(d, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &s));
@@ -906,6 +1043,38 @@ static void spans_of_the_side_stream_are_counted_once(void) {
     CHECK(spans >= 0 && spans <= seconds_now() - start);
     CHECK(d->side_seconds(d) == 0 && d->side_busy(d) == 0);
   }
+  if (emulated_copy) {   // a long span, then an empty one: the time is the sum of both
+    const size_t bytes = (size_t)64 << 20;
+    void *from = d->allocate(d, bytes), *to = d->allocate(d, bytes);
+    d->sync(d);
+    const double start = seconds_now();
+    d->side_begin(d), emulated_copy(to, from, bytes, side), d->side_end(d);
+    d->side_begin(d), d->side_end(d);
+    while (d->side_busy(d)) {}
+    const double spans = d->side_seconds(d), all = seconds_now() - start;
+    CHECK_MSG(spans >= all / 10 && spans <= all, "spans of %.9f s in %.9f s", spans, all);
+    d->release(d, from, bytes), d->release(d, to, bytes);
+  }
+  d->destroy(d);
+}
+
+// What the side stream does begins when the operations enqueued before are done, those that were put off among them; seen where streams are lazy.
+static void side_stream_comes_after_the_operations(void) {
+  if (!emulated_copy) return;
+  Device *d = opened();
+  void *side = d->side_stream(d);
+  for (int round = 0; round < 8; round++) {
+    acc *x = acc_of(d, (double[]){3, 4}, 2), *y = acc_of(d, NULL, 2);
+    scalar *squares = d->allocate(d, sizeof(double)), *copy = d->allocate(d, sizeof(double));
+    d->sync(d);
+    d->add_rows(d, x, x, NULL, 1, 2, 1);
+    d->sumsq(d, squares, x, 2);
+    d->side_begin(d);
+    emulated_copy(y, x, 2 * d->acc_size, side), emulated_copy(copy, squares, sizeof(double), side);
+    d->side_end(d);
+    while (d->side_busy(d)) {}
+    CHECK(acc_value(d, y, 0) == 6 && acc_value(d, y, 1) == 8 && stat_value(d, copy) == 100);
+  }
   d->destroy(d);
 }
 
@@ -922,7 +1091,7 @@ static void free_memory_is_counted(void) {
   later = true;
   d->release(d, p, (size_t)64 << 20);
   CHECK_EQ(d->memory_available(d, &from), before);
-  CHECK_EQ(d->scratch_bytes, 1024 * 24 + 2048 * 72 + ((size_t)1 << 17) * 8 + ((size_t)32 << 20));   // tables of norms and tensors, partial sums, work: what the table says
+  CHECK_EQ(d->scratch_bytes, 1024 * 24 + 2048 * 72 + ((size_t)32 << 20));   // tables of norms and tensors, work: what the table says
   d->destroy(d);
 }
 
@@ -964,7 +1133,8 @@ static void weights_without_masters_are_rounded_at_random(void) {
   for (int i = 0; i < N; i++) ones[i] = 1;
   scalar *stats = d->allocate(d, STAT_COUNT * sizeof(double));
   for (int run = 0; run < 2; run++) {
-    real *w = real_of(d, ones, N);
+    real *w = d->real_at(real_of(d, NULL, N + 1), (size_t)run);   // the second time element by element
+    d->upload_real(d, w, ones, N);
     double minus[N];
     for (int i = 0; i < N; i++) minus[i] = -1;
     AdamWTensor t = {.param = w, .grad = acc_of(d, minus, N), .m = acc_of(d, NULL, N), .v = acc_of(d, NULL, N), .n = N, .site = 7};
@@ -983,6 +1153,24 @@ static void weights_without_masters_are_rounded_at_random(void) {
   d->destroy(d);
 }
 
+// A NaN with all bits set stays one: rounded up at random it would become zero.
+static void broken_weights_stay_broken(void) {
+  enum { N = 64 };
+  if (precision != CUDA_BF16) return;
+  Device *d = opened();
+  float nan[N];
+  double back[N];
+  for (int i = 0; i < N; i++) memcpy(&nan[i], &(uint32_t){0x7fffffff}, 4);
+  acc *grad = acc_of(d, NULL, N);
+  AdamWTensor t = {.param = real_of(d, NULL, N), .grad = grad, .m = acc_of(d, NULL, N), .v = acc_of(d, NULL, N), .n = N};
+  d->upload_acc_float(d, grad, nan, N);
+  const AdamWSettings settings = some_settings();
+  d->adamw(d, &t, 1, &settings, d->allocate(d, STAT_COUNT * sizeof(double)));   // of a step that says it is not broken
+  d->download_real(d, back, t.param, N);
+  for (int i = 0; i < N; i++) CHECK(isnan(back[i]));
+  d->destroy(d);
+}
+
 static void adamw_refuses_bad_steps(void) {
   Device *d = opened();
   double start[4] = {1, 2, 3, 4}, stats[][STAT_COUNT] = {{NAN, 16}, {INFINITY, 16}, {1, NAN}, {1, INFINITY}, {1, 16}};
@@ -998,7 +1186,7 @@ static void adamw_refuses_bad_steps(void) {
       d->upload_acc(d, values, &s[j], 1);
       d->sum(d, d->stat_at(stat, j), values, 1);
     }
-    settings.max_norm = i == 4 ? 0.5 : 0;   // the norm is 4
+    settings.max_norm = i == 4 ? 0.5 : i == 5 ? 4 : 0;   // the norm is 4
     d->adamw(d, &tensor, 1, &settings, stat);
     bool wrote = real_value(d, w, 0) != 1 || acc_value(d, m, 0) != 2 || acc_value(d, v, 0) != 3;
     CHECK_MSG(wrote == (i == ARRAY_LEN(stats)), "case %zu", i);
@@ -1031,6 +1219,14 @@ static void each_refusal_has_its_sentence(void) {
   CHECK(cuda_refusal(&f) == NULL);
   f.driver = 12999;
   CHECK_STR(cuda_refusal(&f), "the NVIDIA driver is too old: it knows CUDA 12.99 and this binary needs 13.0 or later; install a newer driver, or build with an older toolkit");
+  f.driver = 12000;
+  CHECK(strstr(cuda_refusal(&f), "knows CUDA 12.0 and this binary needs 13.0") != NULL);
+  f.runtime = 13990;                               // whatever the minor version
+  CHECK(strstr(cuda_refusal(&f), "knows CUDA 12.0 and this binary needs 13.0") != NULL);
+  f.driver = 13000;
+  CHECK(cuda_refusal(&f) == NULL);
+  f.driver = 0, f.error = 35;
+  CHECK_STR(cuda_refusal(&f), "there is no NVIDIA driver here; this binary needs one for CUDA 13.0 or later");
   f = good, f.memory_free = f.memory_needed;
   CHECK(cuda_refusal(&f) == NULL);
   f.memory_free--;
@@ -1045,9 +1241,18 @@ static void each_refusal_has_its_sentence(void) {
   CHECK(strstr(cuda_refusal(&f), "no CUDA device here") != NULL);
 }
 
+static void each_refusal_of_wgmma_has_its_sentence(void) {
+  CHECK(cuda_wgmma_refusal(1, 9, 0) == NULL && cuda_wgmma_refusal(1, 8, 0) == NULL);   // emulated, it is there
+  CHECK_STR(cuda_wgmma_refusal(0, 9, 0), "this binary has no kernels for sm_90a; build it with make CUDA_ARCHS=sm_90a, or use --gemm own");
+  CHECK_STR(cuda_wgmma_refusal(0, 8, 6), "this GPU has compute capability 8.6, the instruction needs 9.0; use --gemm own");
+  CHECK_STR(cuda_wgmma_refusal(0, 10, 0), "this GPU has compute capability 10.0, the instruction needs 9.0; use --gemm own");
+  if (emulated_launches) EXPECT_FAIL(EXIT_MACHINE, "--gemm cublaslt: ", cuda_device(CUDA_FP32, GEMM_CUBLASLT));   // NVIDIA's library does not start without a GPU
+}
+
 // The GPU that was chosen is the one that is asked, and one that is not there is refused.
 static void a_device_is_chosen_by_its_number(void) {
   if (!emulated_launches) return;
+  Device *d = opened();
   setenv("GPT_CUDA_DEVICES", "0", 1);
   CHECK(cuda_devices() == 0 && strstr(cuda_unavailable(), "there is no CUDA device here") != NULL);
   setenv("GPT_CUDA_DEVICES", "3", 1);
@@ -1058,6 +1263,17 @@ static void a_device_is_chosen_by_its_number(void) {
   cuda_select(0);
   unsetenv("GPT_CUDA_DEVICES");
   CHECK(cuda_devices() == 1 && cuda_unavailable() == NULL);
+  // no question that is answered with an error spoils a launch
+  scalar *sum = d->allocate(d, sizeof(double));
+  acc *x = acc_of(d, NULL, 1);
+  for (int question = 0; question < 2; question++) {
+    setenv("GPT_CUDA_DEVICES", "0", 1);
+    CHECK(question ? cuda_unavailable() != NULL : cuda_devices() == 0);
+    unsetenv("GPT_CUDA_DEVICES");
+    d->sum(d, sum, x, 1);
+  }
+  d->release(d, sum, sizeof(double)), d->release(d, x, d->acc_size);
+  d->destroy(d);
 }
 
 // What a further sequence of 1,024 tokens costs a model of 124M parameters in bf16: the numbers of the README.
@@ -1084,7 +1300,10 @@ static void no_device_is_said(void) { EXPECT_FAIL(EXIT_MACHINE, cuda_unavailable
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   CudaFacts nothing = {.error = 100};
-  if (strstr(cuda_refusal(&nothing), "no CUDA device here")) RUN(each_refusal_has_its_sentence);   // else the build has no device at all
+  if (strstr(cuda_refusal(&nothing), "no CUDA device here")) {   // else the build has no device at all
+    RUN(each_refusal_has_its_sentence);
+    RUN(each_refusal_of_wgmma_has_its_sentence);
+  }
   if (cuda_unavailable()) {
     printf("no CUDA device: %s; only that is tested\n", cuda_unavailable());
     RUN(no_device_is_said);
@@ -1112,12 +1331,16 @@ int main(int argc, char **argv) {
     RUN(rows_are_sorted_by_all_digits);
     RUN(crossentropy_does_not_see_the_chunk);
     RUN(nan_is_never_hidden);
+    RUN(infinities_are_no_nan);
     RUN(decoding_is_the_full_pass);
     RUN(unseen_keys_change_nothing);
     RUN(attention_of_nothing_is_nothing);
     RUN(embedding_gradient_of_many_rows);
     RUN(norms_of_many_tensors);
     RUN(uploads_come_after_what_was_put_off);
+    RUN(memory_is_released_after_what_was_put_off);
+    RUN(squares_are_added_in_their_order);
+    RUN(pieces_are_the_whole);
     RUN(launches_are_counted);
     RUN(launches_are_golden);
     RUN(nothing_is_launched_for_nothing);
@@ -1125,8 +1348,10 @@ int main(int argc, char **argv) {
     RUN(sums_are_cut_to_fill_the_device);
     RUN(peaks_are_the_vendors);
     RUN(spans_of_the_side_stream_are_counted_once);
+    RUN(side_stream_comes_after_the_operations);
     RUN(adamw_of_many_tensors);
     RUN(weights_without_masters_are_rounded_at_random);
+    RUN(broken_weights_stay_broken);
     RUN(adamw_refuses_bad_steps);
     RUN(sequences_fit);
   }

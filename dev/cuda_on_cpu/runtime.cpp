@@ -135,6 +135,8 @@ static void set(void *to, int value, size_t n) {
   host_wrote(to, n);
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind kind, cudaStream_t s) { submit(s, [=] { copy(to, from, n, kind); }); return cudaSuccess; }
+// Within the device, for tests in C of what a stream waits for.
+extern "C" void emulated_copy(void *to, const void *from, size_t n, void *stream) { cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice, (cudaStream_t)stream); }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind kind) { return cudaMemcpyAsync(to, from, n, kind, NULL); }
 cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t s) { submit(s, [=] { set(to, value, n); }); return cudaSuccess; }
 cudaError_t cudaMemset(void *to, int value, size_t n) { return cudaMemsetAsync(to, value, n, NULL); }

@@ -99,7 +99,7 @@ static void land(const Copy &c) {
 }
 void cp_async(void *to, const void *from, int bytes, int valid) {
   Thread &me = core->thread[core->current];
-  if ((uintptr_t)to % (size_t)bytes || (valid && (uintptr_t)from % (size_t)bytes)) fail("cp.async of %d bytes: misaligned address (shared %p, global %p)", bytes, to, from);
+  if ((uintptr_t)to % (size_t)bytes || (uintptr_t)from % (size_t)bytes) fail("cp.async of %d bytes: misaligned address (shared %p, global %p)", bytes, to, from);
   if (!in_shared(to, (size_t)bytes)) { describe_address((uintptr_t)to); fail("cp.async: the destination is not shared memory of this block"); }
   if (valid && !in_device(from, (size_t)valid)) { describe_address((uintptr_t)from); fail("cp.async: the source is not device memory"); }
   const void *pc = __builtin_return_address(0);
