@@ -905,7 +905,7 @@ static void note_attention(Device *d, const Room *r) {
       if (odd || i) continue;
       s.scale = 0;   // the flash family takes the largest product for the largest score
       NOTE("attention without a scale", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &s));
-      s.scale = 0.1;
+      s.scale = 0.1, s.q_batch = s.out_batch = s.T * (s.q_stride + 8), s.kv_batch = s.S * (s.kv_stride + 8);
       AttentionShape uneven[6] = {s, s, s, s, s, s};   // one number that is no multiple of 16 bytes
       uneven[0].q_stride++, uneven[1].kv_stride++, uneven[2].out_stride++, uneven[3].q_batch++, uneven[4].kv_batch++, uneven[5].out_batch++;
       for (int which = 0; which < 6; which++) NOTE("attention, rows or sequences at odd places", d->attention_forward(d, out, r->f, r->b, r->c, r->c, &uneven[which]));
