@@ -794,7 +794,7 @@ static void spans_of_the_side_stream_are_counted_once(void) {
     CHECK(d->side_seconds(d) == 0 && d->side_busy(d) == 0);
   }
   if (emulated_copy) {   // a long span, then an empty one: the time is the sum of both
-    const size_t bytes = (size_t)64 << 20;
+    const size_t bytes = (size_t)16 << 20;
     void *from = d->allocate(d, bytes), *to = d->allocate(d, bytes);
     d->sync(d);
     const double start = seconds_now();
@@ -802,7 +802,7 @@ static void spans_of_the_side_stream_are_counted_once(void) {
     d->side_begin(d), d->side_end(d);
     while (d->side_busy(d)) {}
     const double spans = d->side_seconds(d), all = seconds_now() - start;
-    CHECK_MSG(spans >= all / 10 && spans <= all, "spans of %.9f s in %.9f s", spans, all);
+    CHECK_MSG(spans >= all / 2 && spans <= all, "spans of %.9f s in %.9f s", spans, all);
     d->release(d, from, bytes), d->release(d, to, bytes);
   }
   d->destroy(d);
