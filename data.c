@@ -62,7 +62,8 @@ static char *wrong_start(const Shard *s, const Scan *scan) {
                 (long long)INDEX_HEADER_BYTES + 8 * scan->number, (long long)scan->start, s->path);
 }
 
-// An end-of-text token stands at `at`: a document begins there, if it is not the last token of the split.
+// An end-of-text token stands at `at`: a document begins there. Whether there are as many of both is for check_against_header to say, as
+// the index has as many as the header.
 static void meet_end_of_text(const Shard *s, Scan *scan, int64_t at) {
   if (!scan->walk.index || scan->why) return;
   if (scan->start == at) {
@@ -70,7 +71,7 @@ static void meet_end_of_text(const Shard *s, Scan *scan, int64_t at) {
     scan->number++;
   } else if (scan->start >= 0 && scan->start < at) {
     scan->why = wrong_start(s, scan);
-  } else if (scan->start >= 0 || at < s->count - 1) {
+  } else if (scan->start >= 0) {
     scan->why = format("%s: byte %lld: no document begins at token %lld, where %s has an end-of-text token", scan->walk.index->path,
                        (long long)INDEX_HEADER_BYTES + 8 * scan->number, (long long)at, s->path);
   }
@@ -97,7 +98,6 @@ static char *scan_payload(const Shard *s, Scan *scan) {
     }
   }
   while (scan->walk.index && s->eot < 0 && scan->start >= 0) next_start(scan);      // no token tells where a document begins
-  if (scan->walk.index && scan->start >= 0 && !scan->why) scan->why = wrong_start(s, scan);
   free(raw);
   return why;
 }
@@ -178,9 +178,9 @@ static uint64_t sum_of_samples(Dataloader *l, int64_t T, int64_t epoch, int64_t 
   uint64_t sum = 0;
   *read = 0;
   for (int64_t rank = 0; rank < ranks; rank++)
-    for (int64_t step = 0; step * ranks * batch < windows; step++)
-      for (int64_t i = 0; i < batch && (step * ranks + rank) * batch + i < windows; i++, (*read)++) {
-        const int64_t k = epoch * windows + (step * ranks + rank) * batch + i;
+    for (int64_t first = rank * batch; first < windows; first += ranks * batch)      // of the rank's samples of a step
+      for (int64_t i = first; i < MIN(first + batch, windows); i++, (*read)++) {
+        const int64_t k = epoch * windows + i;
         int64_t position;
         dataloader_targets(l, k, &position);
         dataloader_sample(l, k, inputs, targets);
@@ -261,7 +261,7 @@ static char *check_file(const Options *o, const char *path, Checked *c) {
   c->tokens += s.count;
   if (!why) {
     printf("%s: whole: %lld tokens of %d bytes, %s", s.path, (long long)s.count, s.width,
-           s.ours ? "ids and checksum right" : s.vocab < 0 ? "no checksum, no vocabulary to check ids against" : "");
+           s.ours ? "ids and checksum right" : "no checksum, no vocabulary to check ids against");
     if (indexed) printf(", index of %lld documents right\n", (long long)x.count);
     else printf(", no index of documents\n");
   }
@@ -274,7 +274,7 @@ static char *check_file(const Options *o, const char *path, Checked *c) {
 static int data_check(const Options *o) {
   size_t count, damaged = 0;
   char **paths = all_paths(o, &count), *reason = NULL;
-  Checked c = {.first = {.fd = -1}};
+  Checked c = {0};
   for (size_t i = 0; i < count; i++) {
     char *why = check_file(o, paths[i], &c);
     if (!why) continue;
@@ -352,13 +352,16 @@ static void scan_stream(Info *in) {
 }
 
 typedef struct { int64_t id, count; size_t length; } Entry;
-static int by_count(const void *a, const void *b) {
+static int order_of(int64_t a, int64_t b) { return (a > b) - (a < b); }
+static int by_count(const void *a, const void *b) {   // the largest first, of equal ones the smaller id
   const Entry *x = a, *y = b;
-  return x->count != y->count ? (x->count < y->count ? 1 : -1) : x->id < y->id ? -1 : 1;
+  int order = order_of(y->count, x->count);
+  return order ? order : order_of(x->id, y->id);
 }
 static int by_length(const void *a, const void *b) {
   const Entry *x = a, *y = b;
-  return x->length != y->length ? (x->length < y->length ? 1 : -1) : by_count(a, b);
+  int order = order_of((int64_t)y->length, (int64_t)x->length);
+  return order ? order : by_count(a, b);
 }
 
 static void print_entries(const Info *in, const char *title, const Entry *e, size_t n) {
@@ -393,7 +396,8 @@ static void print_tokens(const Info *in) {
 }
 
 static void print_lengths(const Info *in) {
-  enum { WIDEST = 50 };
+  static const char widest[] = "##################################################";
+  const int64_t width = sizeof widest - 1;
   int64_t most = 1;
   int low = BUCKETS, high = -1;
   for (int i = 0; i < BUCKETS; i++)
@@ -401,11 +405,8 @@ static void print_lengths(const Info *in) {
   printf("tokens of a document: mean %.1f, longest %lld\n",
          (double)in->document_tokens / (double)MAX(in->documents, (int64_t)1), (long long)in->longest);
   for (int i = low; i <= high; i++) {
-    char bar[WIDEST + 1];
-    int width = (int)((in->histogram[i] * WIDEST + most - 1) / most);
-    memset(bar, '#', (size_t)width);
-    bar[width] = 0;
-    printf("  %10lld .. %-10lld  %10lld  %s\n", 1LL << i, (2LL << i) - 1, (long long)in->histogram[i], bar);
+    printf("  %10lld .. %-10lld  %10lld  %.*s\n", 1LL << i, (2LL << i) - 1, (long long)in->histogram[i],
+           (int)((in->histogram[i] * width + most - 1) / most), widest);
   }
 }
 

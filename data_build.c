@@ -129,9 +129,7 @@ static void output_open(Build *b, Output *f, char *path, size_t header) {
   static const uint8_t zeros[SHARD_HEADER_BYTES];
   f->path = path;
   f->temporary = format("%s.tmp", path);
-  f->used = 0;
   f->crc = 0;
-  f->waiting = 0;
   f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (f->fd < 0) writer_failed(b, f->temporary, "make this file");
   if (!write_all(f->fd, zeros, header)) writer_failed(b, f->temporary, "write");
@@ -297,7 +295,6 @@ static uint32_t add_text(uint32_t crc, uint32_t job) {
 static void encode_job(const Build *b, const Batch *batch, Job *j, TokenBuffer *ids) {
   j->text_crc = crc32c(0, batch->text.data + j->begin, j->n);
   ids->count = 0;
-  j->count = 0;
   if (j->passed) return;
   j->count = tokenizer_encode(b->tokenizer, batch->text.data + j->begin, j->n, ids, SPECIAL_NONE);
   if (j->count < 0) { j->unseen = ids->unseen; return; }
@@ -683,7 +680,7 @@ static void stream(Build *b) {
 }
 
 static void print_result(const Build *b) {
-  double seconds = seconds_now() - b->start, mb = 1e-6 * (double)documents_bytes(b->documents);
+  double seconds = seconds_now() - b->start, bytes = (double)documents_bytes(b->documents), mb = 1e-6 * bytes;
   for (int s = 0; s < SIDES; s++) {
     const Writer *w = &b->writers[s];
     if (w->tokens)
@@ -691,7 +688,7 @@ static void print_result(const Build *b) {
              (long long)w->documents, (long long)w->shards, w->header.width);
   }
   printf("%.3f MB of text, %.2f bytes a token, %.1f s, %.1f MB/s, %d threads\n", mb,
-         1e6 * mb / (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), seconds, mb / seconds, b->threads);
+         bytes / (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), seconds, mb / seconds, b->threads);
   printf("train on them: gpt train --train-data '%s/train_*.bin'", b->dir);
   if (b->writers[VALIDATION].tokens) printf(" --val-data '%s/val_*.bin'", b->dir);
   printf("\n");

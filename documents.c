@@ -190,11 +190,11 @@ static void consume(Documents *d, size_t n) {
   d->read += (int64_t)n;
 }
 
-// Hands out n bytes at window[begin + skip], and moves on to begin + next.
-static DocumentsResult hand_out(Documents *d, size_t skip, size_t n, size_t next, Piece *p) {
+// Hands out n bytes at window[begin], and moves on to begin + next.
+static DocumentsResult hand_out(Documents *d, size_t n, size_t next, Piece *p) {
   bool joined = d->split == SPLIT_NONE && d->text_count > 1;
-  *p = (Piece){.text = d->window + d->begin + skip, .n = n, .starts = true, .ends = true,
-               .name = joined ? "the texts joined" : d->texts[d->text].name, .at = d->position + (int64_t)skip};
+  *p = (Piece){.text = d->window + d->begin, .n = n, .starts = true, .ends = true,
+               .name = joined ? "the texts joined" : d->texts[d->text].name, .at = d->position};
   consume(d, next);
   return DOCUMENTS_PIECE;
 }
@@ -220,7 +220,7 @@ static bool visible_before(const char *text, size_t i) {
 
 static bool visible_at(const char *text, size_t n, size_t i) {
   uint32_t code = 0;
-  return utf8_decode(text + i, n - i, &code) > 0 && is_visible(code);
+  return utf8_decode(text + i, n - i, &code) && is_visible(code);
 }
 
 // Why no pattern joins these: a space begins a new token, whatever comes behind it, unless white space stands before it; a
@@ -257,7 +257,7 @@ static DocumentsResult next_part(Documents *d, Piece *p) {
   }
   bool starts = !d->inside;
   d->inside = !(d->ended && cut == d->end - d->begin);
-  hand_out(d, 0, cut, cut, p);
+  hand_out(d, cut, cut, p);
   p->starts = starts;
   p->ends = !d->inside;
   return DOCUMENTS_PIECE;
@@ -290,12 +290,11 @@ static DocumentsResult next_paragraph(Documents *d, Piece *p) {
   while (find_line(d, at, &n)) {
     size_t next = MIN(at + n + 1, d->end - d->begin);
     if (!is_blank(d->window + d->begin + at, n)) { length = at + n; at = next; continue; }
-    if (length) return hand_out(d, 0, length, next, p);
+    if (length) return hand_out(d, length, next, p);
     consume(d, next);
-    at = 0;
   }
   if (n != SIZE_MAX) return DOCUMENTS_ERROR;
-  return length ? hand_out(d, 0, length, d->end - d->begin, p) : DOCUMENTS_END;
+  return length ? hand_out(d, length, d->end - d->begin, p) : DOCUMENTS_END;
 }
 
 static DocumentsResult next_json(Documents *d, Piece *p) {
@@ -305,8 +304,8 @@ static DocumentsResult next_json(Documents *d, Piece *p) {
     const char *text = d->window + d->begin, *name = d->texts[d->text].name;
     int64_t line = ++d->line;
     json_free(d->json);
-    d->json = is_blank(text, n) ? NULL : json_parse(text, n, reason, sizeof reason);
-    bool blank = !d->json && is_blank(text, n);
+    bool blank = is_blank(text, n);
+    d->json = blank ? NULL : json_parse(text, n, reason, sizeof reason);
     consume(d, MIN(n + 1, d->end - d->begin));
     if (blank) continue;
     if (!d->json) {

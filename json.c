@@ -27,10 +27,10 @@ static PRINTF_LIKE(3, 4) bool wrong(Parser *p, size_t pos, const char *fmt, ...)
   if (p->error_size == 0) return false;
   va_list args;
   va_start(args, fmt);
-  int used = vsnprintf(p->error, p->error_size, fmt, args);
+  size_t used = (size_t)vsnprintf(p->error, p->error_size, fmt, args);   // an error is a huge number
   va_end(args);
-  if (used >= 0 && (size_t)used < p->error_size)
-    snprintf(p->error + used, p->error_size - (size_t)used, " at line %lld, column %lld", (long long)p->line,
+  if (used < p->error_size)
+    snprintf(p->error + used, p->error_size - used, " at line %lld, column %lld", (long long)p->line,
              (long long)(pos - p->line_start + 1));
   return false;
 }
@@ -125,9 +125,8 @@ static int hex_digit(char c) {
   return -1;
 }
 
-// Four hexadecimal digits at the position; false if they are not there.
+// Four hexadecimal digits at the position; false if they are not there. Nothing is read behind the quote that closes the string.
 static bool read_hex4(Parser *p, uint32_t *value) {
-  if (p->size - p->pos < 4) return false;
   *value = 0;
   for (int i = 0; i < 4; i++) {
     int digit = hex_digit(p->text[p->pos + (size_t)i]);
@@ -138,10 +137,11 @@ static bool read_hex4(Parser *p, uint32_t *value) {
   return true;
 }
 
-// The escape after a backslash (the position is behind it), appended to out; false after an error.
+// The escape after a backslash (the position is behind it), appended to out; false after an error. Behind a backslash stands another
+// character, and then the closing quote at the latest: read_string has looked for it.
 static bool read_escape(Parser *p, char *out, size_t *used) {
   size_t start = p->pos - 1;
-  char c = p->pos < p->size ? p->text[p->pos++] : 0;
+  char c = p->text[p->pos++];
   static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
   const char *at = c ? strchr(from, c) : NULL;
   if (at) {
@@ -153,7 +153,7 @@ static bool read_escape(Parser *p, char *out, size_t *used) {
   if (!read_hex4(p, &code)) return wrong(p, start, "\\u without four hexadecimal digits");
   if (code >= 0xdc00 && code <= 0xdfff) return wrong(p, start, "a lone low surrogate");
   if (code >= 0xd800 && code <= 0xdbff) {
-    bool pair = p->size - p->pos >= 6 && p->text[p->pos] == '\\' && p->text[p->pos + 1] == 'u';
+    bool pair = p->text[p->pos] == '\\' && p->text[p->pos + 1] == 'u';
     if (pair) p->pos += 2;
     if (!pair || !read_hex4(p, &low) || low < 0xdc00 || low > 0xdfff) return wrong(p, start, "a lone high surrogate");
     code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);

@@ -185,8 +185,8 @@ static void index_seeds(Tokenizer *t) {
     size_t n;
     const char *token = tokenizer_token(t, id, &n);
     int32_t parts[SHORT_WORD];
-    if (n == 0 || n > KEY_BYTES || tokenizer_find(t, token, n) != id) continue;   // not the special ones
-    if (!t->whole_words && (tokenizer_merge_short(t, token, n, parts) != 1 || parts[0] != id)) continue;
+    if (n > KEY_BYTES || tokenizer_find(t, token, n) != id) continue;   // not the special ones
+    if (!t->whole_words && tokenizer_merge_short(t, token, n, parts) != 1) continue;
     t->seeds[t->seed_count++] = (Seed){word_key(token, n, n), id};
   }
 }
@@ -244,7 +244,7 @@ static void place_of(const char *text, size_t n, size_t offset, size_t *line, si
 
 Tokenizer *tokenizer_char_from_text(const char *name, const char *text, size_t n, bool with_eot) {
   if (n == 0) fail(EXIT_REQUEST, "%s: 0 bytes, a character tokenizer needs at least 1 character", name);
-  uint8_t *seen = xcalloc(CODES, 1);
+  bool *seen = xcalloc(CODES, sizeof *seen);
   for (size_t at = 0; at < n;) {
     uint32_t code;
     int length = utf8_decode(text + at, n - at, &code);
@@ -255,7 +255,7 @@ Tokenizer *tokenizer_char_from_text(const char *name, const char *text, size_t n
            "%s: byte 0x%02x at line %zu, column %zu is not UTF-8, a character tokenizer needs UTF-8: use --tokenizer byte or bpe:N",
            name, (uint8_t)text[at], line, column);
     }
-    seen[code] = 1;
+    seen[code] = true;
     at += (size_t)length;
   }
   Tokenizer *t = tokenizer_new(TOKENIZER_CHAR, PATTERN_NONE);
@@ -274,7 +274,7 @@ Tokenizer *tokenizer_char_from_text(const char *name, const char *text, size_t n
 
 Tokenizer *tokenizer_gpt2(void) {
   uint8_t value_of[256] = {0};
-  for (int i = 0; i < 85; i++) value_of[(uint8_t)gpt2_digits[i]] = (uint8_t)i;
+  for (int i = 0; gpt2_digits[i]; i++) value_of[(uint8_t)gpt2_digits[i]] = (uint8_t)i;
   Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_GPT2);
   for (int i = 0; i < 256; i++) tokenizer_add_token(t, &(char){(char)alphabet_in_order(i)}, 1);
   const char *digit = gpt2_merges;
@@ -346,15 +346,10 @@ void token_buffer_append(TokenBuffer *b, int32_t id) {
   b->ids[b->count++] = id;
 }
 
-static void free_cache_memory(WordCache *c) {
-  if (c->memory) munmap(c->memory, c->memory_bytes);
-  c->memory = NULL;
-}
-
 void token_buffer_free(TokenBuffer *b) {
   free(b->ids);
   if (b->cache) {
-    free_cache_memory(b->cache);
+    munmap(b->cache->memory, b->cache->memory_bytes);   // it may have none yet: of 0 bytes nothing is unmapped
     merge_scratch_free(&b->cache->scratch);
     free(b->cache);
   }
@@ -392,7 +387,7 @@ static void prepare_cache(const Tokenizer *t, TokenBuffer *b, size_t text_bytes)
   if (c->serial == t->serial) return;
   enum { PAGE = 2 << 20 };
   size_t lines = ((size_t)1 << LINE_BITS_MOST) * sizeof(CacheLine);
-  free_cache_memory(c);
+  munmap(c->memory, c->memory_bytes);
   c->memory_bytes = lines + POOL_IDS * sizeof c->pool[0] + PAGE;   // untouched pages take no memory
   c->memory = mmap(NULL, c->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (c->memory == MAP_FAILED) fail(EXIT_MACHINE, "memory: %zu bytes for the tokenizer's words: %s", c->memory_bytes, strerror(errno));
@@ -414,7 +409,7 @@ size_t tokenizer_words_merged(const TokenBuffer *b) { return b->cache->merged; }
 
 // ---- one word ----
 
-// Appends the ids of one piece, not looking into the cache.
+// Appends the ids of one piece, not looking into the cache. There is room for a short word's, as encode_words has it.
 static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuffer *out) {
   if (t->whole_words) {
     int32_t id = tokenizer_find(t, word, n);
@@ -427,7 +422,6 @@ static void merge_word(const Tokenizer *t, const char *word, size_t n, TokenBuff
     tokenizer_merge_long(t, word, n, &out->cache->scratch, out);
     return;
   }
-  reserve(out, SHORT_WORD);
   out->count += tokenizer_merge_short(t, word, n, out->ids + out->count);
 }
 
@@ -562,7 +556,7 @@ static int32_t special_at(const Tokenizer *t, const char *text, size_t n, size_t
 int64_t tokenizer_encode(const Tokenizer *t, const char *text, size_t n, TokenBuffer *out, TokenizerSpecial special) {
   size_t before = out->count, start = 0;
   bool ok = true;
-  for (size_t at = 0; ok && special == SPECIAL_ALL && t->special_count > 0 && at < n;) {
+  for (size_t at = 0; special == SPECIAL_ALL && at < n;) {
     size_t length;
     int32_t id = special_at(t, text, n, at, &length);
     if (id < 0) {
@@ -616,7 +610,7 @@ int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, B
     if (!bytes) {
       bad = (int64_t)i;
     } else {
-      if (out->cap - out->len < n + DECODE_COPY + 1) buffer_reserve(out, n + DECODE_COPY + 1);
+      if (out->cap - out->len < n + DECODE_COPY) buffer_reserve(out, n + DECODE_COPY);
       if (n <= DECODE_COPY) memcpy(out->data + out->len, bytes, DECODE_COPY);   // the bytes behind are written over or cut off
       else memcpy(out->data + out->len, bytes, n);
       out->len += n;

@@ -201,7 +201,7 @@ static void read_merge(const char *name, int64_t line, Tokenizer *t, const char 
   char *bytes = xmalloc(left_n + right_n, 1);
   for (int i = 0; i < 2; i++) {
     size_t n = 0;
-    ids[i] = from_alphabet(part[i], part_n[i], bytes + used, &n) && n > 0 ? find_any(t, bytes + used, n) : -1;
+    ids[i] = from_alphabet(part[i], part_n[i], bytes + used, &n) ? find_any(t, bytes + used, n) : -1;
     used += n;
     if (ids[i] < 0) refuse(name, line, "merge %zu of an unknown part \"%s\"", t->merge_count, shown(part[i], part_n[i]));
   }
@@ -303,7 +303,7 @@ static void add_entries(const char *name, Tokenizer *t, const Entry *entries, in
   buffer_free(&room);
 }
 
-static bool is_type(const Json *j, const char *type) { return j && strcmp(json_string(j, "type", ""), type) == 0; }
+static bool is_type(const Json *j, const char *type) { return strcmp(json_string(j, "type", ""), type) == 0; }
 static bool is_absent(const Json *j) { return !j || j->type == JSON_NULL; }
 
 // ByteLevel, whose own pattern is GPT-2's.

@@ -100,8 +100,7 @@ void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeS
   Symbol *symbols = c->symbols = xrealloc(c->symbols, n, sizeof c->symbols[0]);
   for (size_t i = 0; i < n; i++)
     symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
-  c->heap_count = 0;
-  for (size_t i = 0; i + 1 < n; i++) {
+  for (size_t i = 0; i + 1 < n; i++) {   // the heap is empty: whoever used it before has taken all
     int32_t rank = byte_pair(t, word + i)->rank;
     if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
   }
@@ -240,7 +239,7 @@ static void merge_block(const Tokenizer *t, const char *word, size_t n, MergeScr
 // first id that both have at the same place; false: there is none, nothing is done.
 static bool join(const Tokenizer *t, TokenBuffer *out, size_t at, const TokenBuffer *more) {
   size_t left = 0, right = 0;   // where both stand, from `begin` on
-  for (size_t j = 0; at < out->count && j < more->count;) {
+  for (size_t j = 0; at < out->count;) {   // `more` ends behind out's end, so that out's ids come to an end first
     if (left == right && out->ids[at] == more->ids[j]) {
       out->count = at + 1;
       for (j++; j < more->count; j++) token_buffer_append(out, more->ids[j]);

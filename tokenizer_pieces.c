@@ -180,14 +180,14 @@ static inline int lowest(uint64_t x) { return __builtin_ctzll(x); }   // x != 0
 static inline uint64_t gpt2_starts(const char *text, const Classes *c) {
   uint64_t other = ~(c->letter | c->number | c->space | c->wide);
   uint64_t runs = (c->letter & ~(c->letter << 1)) | (c->number & ~(c->number << 1)) | (other & ~(other << 1));
-  uint64_t starts = 1 | (runs & ~(c->blank << 1));                                  // a blank leads the piece behind it,
+  uint64_t starts = runs & ~(c->blank << 1);                                        // a blank leads the piece behind it,
   starts |= c->space & (~(c->space << 1) | ~(c->space >> 1));                       // other white space only itself
   for (uint64_t quotes = starts & c->quote; quotes; quotes &= quotes - 1) {
     int at = lowest(quotes);
     size_t length = contraction(text, WINDOW, (size_t)at, false);
     if (length == 0) continue;
     starts &= ~(length == 2 ? (uint64_t)2 << at : (uint64_t)6 << at);
-    if ((size_t)at + length < WINDOW) starts |= (uint64_t)1 << ((size_t)at + length);
+    starts |= (uint64_t)2 << at << (length - 1);   // nothing where it ends with the window
   }
   return starts;
 }
@@ -228,7 +228,7 @@ size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_
     for (; starts; starts &= starts - 1) ends[count++] = at + (size_t)lowest(starts);
   }
   if (pattern == PATTERN_GPT4)
-    for (size_t start = 0, end; start < limit && (end = gpt4_window_end(&c, start, limit)) > 0; start = end) ends[count++] = at + end;
+    for (size_t start = 0, end; (end = gpt4_window_end(&c, start, limit)) > 0; start = end) ends[count++] = at + end;
   if (count == 0) ends[count++] = tokenizer_piece_end(pattern, text, n, at);
   return count;
 }

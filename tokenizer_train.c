@@ -11,12 +11,12 @@
 
 // ---- counting words ----
 
-typedef struct { uint64_t hash; size_t start; uint32_t length; int32_t used; int64_t count; } CountedWord;
+typedef struct { uint64_t hash; size_t start; uint32_t length; bool used; int64_t count; } CountedWord;
 
 struct TokenizerTrainer {
   TokenizerPattern pattern;
   Buffer text;              // the distinct words end to end
-  CountedWord *slots;       // (mask + 1) open addressing, at most half full; used 0: free
+  CountedWord *slots;       // (mask + 1) open addressing, at most half full
   size_t mask, word_count;
 };
 
@@ -56,7 +56,7 @@ static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
       return;
     }
   }
-  trainer->slots[at] = (CountedWord){hash, trainer->text.len, (uint32_t)n, 1, 1};
+  trainer->slots[at] = (CountedWord){hash, trainer->text.len, (uint32_t)n, true, 1};
   buffer_append(&trainer->text, word, n);
   if (2 * ++trainer->word_count > trainer->mask) grow_table(trainer);
 }
@@ -272,7 +272,7 @@ static void merge_pairs(Training *tr, int64_t vocab_size) {
       buffer_append(&bytes, part, n);
     }
     int32_t made = number_of(tr, bytes.data, bytes.len);
-    add_merge(tr, (Merge){left, right, made, 0});
+    add_merge(tr, (Merge){.left = left, .right = right, .result = made});
     for (uint32_t i = 0; i < top.places.count; i++) merge_in_word(tr, top.places.words[i], left, right, made);
     free(top.places.words);
     add_candidates(tr);
@@ -299,7 +299,7 @@ static Tokenizer *to_tokenizer(Training *tr, TokenizerPattern pattern, int32_t s
     const Merge *m = &tr->merges[i];
     if (find_pair(tr, (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right)->count != (int64_t)i) continue;
     int32_t ids[3] = {m->left, m->right, m->result};
-    for (int k = 0; k < 3; k++) ids[k] += ids[k] < specials ? plain : -specials;
+    for (size_t k = 0; k < ARRAY_LEN(ids); k++) ids[k] += ids[k] < specials ? plain : -specials;
     tokenizer_add_merge(t, ids[0], ids[1], ids[2], (int32_t)t->merge_count);
   }
   tokenizer_finish(t);

@@ -14,6 +14,7 @@
 #include <sys/mman.h>  // mmap, mprotect
 
 static bool guarded;
+static long guarded_blocks;   // that are not freed yet; always 0 where it is an ordinary heap
 static size_t guarded_alignment = 8, guarded_least;   // smaller blocks are ordinary ones
 
 #if defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -44,6 +45,7 @@ static void *guarded_malloc(size_t n) {
   GuardedBlock b = {base, span, n, GUARDED_MARK};
   memcpy(p - sizeof b, &b, sizeof b);
   memset(p, 0xa5, n);
+  guarded_blocks++;
   return p;
 }
 
@@ -59,7 +61,7 @@ void *calloc(size_t count, size_t size) {
 void free(void *p) {
   if (!p) return;
   const GuardedBlock b = guarded_block(p);
-  if (b.mark == GUARDED_MARK) munmap(b.base, b.span + GUARDED_PAGE);
+  if (b.mark == GUARDED_MARK) guarded_blocks--, munmap(b.base, b.span + GUARDED_PAGE);
   else __libc_free(p);   // a block whose mark was written over is none of glibc's: it ends the process
 }
 

@@ -150,7 +150,7 @@ static void the_last_documents_validate(void) {
     {"aaaa\n\nbbbb\n\ncccccccc", "0.5", "blank-line", "|aaaa|bbbb|", "|cccccccc|"}, {"aaaa\n\nbbbbb\n\nccccccc", "0.5", "blank-line", "|aaaa|", "|bbbbb|ccccccc|"},
     {"aaaaaaaaaa\n\nbb", "0.5", "blank-line", "|aaaaaaaaaa|", "|bb|"}, {"a\n\nbbbbbbbbb", "0.5", "blank-line", "|a|", "|bbbbbbbbb|"},
     {"aaaabbbb", "0.5", "blank-line", "aaaa", "bbbb"}, {"aaaa\n\nbbbb", "0.25", "blank-line", "|aaaa|", "|bbbb|"}, {"aaaabbbb", "0.5", "file", "aaaa", "bbbb"},
-    {"ab", "0.5", "none", "a", "b"}, {"aaaa\n\nbbbb", "0", "blank-line", "|aaaa|bbbb|", ""}};
+    {"ab", "0.5", "none", "a", "b"}, {"aaaa\n\nbbbb\n\ncccccccc", "0.49", "blank-line", "|aaaa|bbbb|", "|cccccccc|"}, {"aaaa\n\nbbbb", "0", "blank-line", "|aaaa|bbbb|", ""}};
   char *text = in_folder("sides.txt"), *out = in_folder("shards");
   for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
     write_file(text, cases[c].text, strlen(cases[c].text));
@@ -195,6 +195,21 @@ static void the_last_documents_validate(void) {
   write_file(text, "\xe4\xb8\xad", 3);
   EXPECT_FAIL(EXIT_REQUEST, "the texts are too short: 0 tokens are left for training", BUILD(text, "--tokenizer", "byte", "--val-fraction", "0.5", "--out", out));
   CHECK(!is_directory(out));
+  write_file(text, "\x80\x80\x80\x80", 4);   // no character begins here
+  EXPECT_FAIL(EXIT_REQUEST, "the texts are too short: 0 tokens are left for training", BUILD(text, "--tokenizer", "byte", "--val-fraction", "0.5", "--out", out));
+  write_file(text, "\n \n\t\n", 5);
+  EXPECT_FAIL(EXIT_REQUEST, "the texts hold 0 documents, at least 1 is needed", BUILD(text, "--tokenizer", "byte", "--documents", "blank-line", "--out", out));
+  write_file(text, "ab", 2);
+  make_directory(out);                       // an empty folder will do
+  CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--val-fraction", "0", "--out", out), 0);
+  EXPECT_FAIL(EXIT_REQUEST, "made for a vocabulary of 256 ids, the tokenizer has 50257; name the one they were made with by --tokenizer", INFO(out, "--tokenizer", "gpt2"));
+  char *record = in_folder("shards/build.json");
+  for (int i = 0; i < 2; i++) {
+    write_file(record, i ? "{}" : "x", 1 + (size_t)i);
+    EXPECT_FAIL(EXIT_REQUEST, "shards: holds a finished build of something else; name another --out", BUILD(text, "--tokenizer", "byte", "--val-fraction", "0", "--out", out));
+  }
+  free(record);
+  remove_in_folder("shards");
   EXPECT_FAIL(EXIT_REQUEST, "--jsonl and --documents are both given", BUILD(text, "--tokenizer", "byte", "--jsonl", "text", "--documents", "file", "--out", out));
   write_file(text, "ab\n\nc\xe9", 6);
   EXPECT_FAIL(EXIT_REQUEST, "sides.txt: byte 5: byte 0xe9 is no UTF-8", BUILD(text, "--tokenizer", "char", "--out", out));
@@ -274,11 +289,19 @@ static void check_progress(const char *text, const char *out, double step, int e
   remove_in_folder("shards");
 }
 
+// How often the disk was asked to write what a file has so far.
+static int asked;
+int sync_file_range(int fd, off_t offset, off_t n, unsigned flags) {
+  asked += offset == 0 && n == 0 && flags == SYNC_FILE_RANGE_WRITE;
+  return (int)syscall(SYS_sync_file_range, fd, offset, n, flags);
+}
+
 static void progress_is_said_every_five_seconds(void) {
   char *text = in_folder("progress.txt"), *out = in_folder("shards"), *bytes = xmalloc(9500000, 1);
   for (size_t i = 0; i < 9500000; i++) bytes[i] = i % 100 > 97 ? '\n' : (char)('a' + (i / 100 >> i % 20 & 1));   // documents differ
   write_file(text, bytes, 9500000);
   check_progress(text, out, 5, 1, 4);      // batches of 1/8, 4, 4 and 0.9 MiB
+  CHECK_EQ(asked, 4);                      // 9.5 MB in two bytes a token in two files: each 4 MiB of them
   check_progress(text, out, 4.5, 2, 2);
   check_progress(text, out, 1, 1, 0);
   free(bytes);

@@ -54,7 +54,10 @@ static void pieces_are_of_whole_characters(void) {
     Piece p;
     int pieces = 0;
     documents_start(d, SPLIT_FILE, NULL, CUT_CHARACTER, 64);
-    for (; documents_next(d, &p) == DOCUMENTS_PIECE; pieces++) CHECK_EQ((p.at + (int64_t)p.n - (int64_t)before) % 4, 0);
+    for (; documents_next(d, &p) == DOCUMENTS_PIECE; pieces++) {
+      CHECK_EQ((p.at + (int64_t)p.n - (int64_t)before) % 4, 0);
+      CHECK(!p.starts || p.n >= DOCUMENT_HEAD);
+    }
     CHECK(pieces > 1000);
     documents_close(d);
     buffer_free(&text);
@@ -109,6 +112,8 @@ static void every_character_is_cut_behind_or_not(void) {
     {"\xe9 x", 2, CUT_WORD, 0}, {"\xa9 x", 2, CUT_WORD, 0}, {"\xc3\xa9 x", 3, CUT_WORD, 2}, {"x\xf0\x9f\x98\x80 x", 6, CUT_WORD, 5}, {"x\xf0\x9f\x98 x", 5, CUT_WORD, 0}};
   CHECK_EQ(documents_last_cut(&"a\nbc"[1], 3, 1, CUT_WORD), 0);      // what stands before the text does not count
   CHECK_EQ(documents_last_cut(&"a bc"[1], 3, 1, CUT_WORD), 0);
+  CHECK_EQ(documents_last_cut(&"\xc3\xa9 x"[1], 3, 1, CUT_WORD), 0);
+  CHECK_EQ(documents_last_cut("a\n\xc3\xa9", 3, 2, CUT_WORD), 0);     // nor what stands behind it
   for (size_t i = 0; i < ARRAY_LEN(cases); i++) CHECK_EQ(documents_last_cut(cases[i].text, strlen(cases[i].text), cases[i].high, cases[i].cut), cases[i].at);
 }
 
@@ -122,7 +127,7 @@ static size_t plain_piece(const char *text, size_t n, size_t low, size_t want, D
 
 static void pieces_end_where_they_should(void) {
   char *path = in_folder("ends.txt");
-  for (int round = 0; round < 12; round++) {
+  for (int round = 0; round < 18; round++) {
     Buffer text = {0};
     while (text.len < DOCUMENT_HEAD * 2 + (size_t)round * 777) {
       for (int64_t n = draw(1, round % 2 ? 9 : 400); n > 0; n--) buffer_append(&text, "x", 1);
@@ -132,7 +137,7 @@ static void pieces_end_where_they_should(void) {
     write_file(path, text.data, text.len);
     Documents *d = documents_open((const char *const[]){path}, 1, folder);
     Piece p;
-    size_t at = 0, wanted = (size_t)draw(1, 300);
+    size_t at = 0, wanted = round < 12 ? (size_t)draw(1, 300) : (size_t)round - 11;
     const DocumentCut cut = round % 3 ? CUT_WORD : CUT_CHARACTER;
     documents_start(d, SPLIT_FILE, NULL, cut, wanted);
     for (; documents_next(d, &p) == DOCUMENTS_PIECE; at += p.n) {
@@ -177,6 +182,7 @@ static void long_streams_are_kept(void) {
     CHECK(joined.len == text.len - 1 && !memcmp(joined.data, text.data, joined.len));
     CHECK_EQ(documents_read(d), text.len);
   }
+  CHECK_EQ(names_in(".", "gpt-text"), 0);   // what is kept has no name
   documents_close(d);
   dup2(old, 0);
   close(old);
@@ -218,6 +224,8 @@ static void expect_documents(const char *expected, DocumentSplit split, const ch
 static void documents_are_found(void) {
   expect_documents("one\n\ntwo|three|", SPLIT_FILE, "one\n\ntwo", "three");
   expect_documents("one|", SPLIT_FILE, "one", "");
+  expect_documents("a|b|", SPLIT_FILE, "a", "b");
+  expect_documents("a|error: /b.txt: line 1: text is needed in the field \"text\" (--jsonl)", SPLIT_JSONL, "{\"text\":\"a\"}\n\n", "{\"text\":1}");
   expect_documents("one\n\ntwothree|", SPLIT_NONE, "one\n\ntwo", "three");
   expect_documents("one\nand a half|two|three|", SPLIT_BLANK_LINE, "\n \n\none\nand a half\n \t\r\n\n\ntwo", "three\n\n");
   expect_documents("a\n|b\t\"|c|", SPLIT_JSONL, "{\"text\": \"a\\n\", \"n\": 1}\n\n{\"text\":\"\"}\n{\"text\":\"b\\t\\\"\"}", "{\"x\":{},\"text\":\"c\"}\n");
@@ -231,13 +239,16 @@ static void documents_are_found(void) {
 
 static void texts_are_refused(void) {
   char *missing = in_folder("missing.txt"), *empty = in_folder("empty.txt"), *dir = in_folder("empty");
+  char *second = in_folder("second.txt");
   write_file(empty, "", 0);
+  write_file(second, "", 0);
   make_directory(dir);
   EXPECT_FAIL(EXIT_REQUEST, "missing.txt: cannot open text", documents_open((const char *const[]){missing}, 1, folder));
   EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 1 file, at least 1 is needed", documents_open((const char *const[]){empty}, 1, folder));
-  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 2 files, at least 1", documents_open((const char *const[]){empty, empty}, 2, folder));
+  EXPECT_FAIL(EXIT_REQUEST, "empty.txt: the text is empty: 0 bytes in 2 files, at least 1", documents_open((const char *const[]){empty, second}, 2, folder));
   EXPECT_FAIL(EXIT_REQUEST, "0 files in this directory (of 0 names)", documents_open((const char *const[]){dir}, 1, folder));
-  unlink(empty);
+  unlink(empty), unlink(second);
+  free(second);
   rmdir(dir);
   free(missing);
   free(empty);
@@ -245,19 +256,27 @@ static void texts_are_refused(void) {
 }
 
 // What goes wrong with a text while it is listed or read: said with the place, and whose fault it is.
-static void fail_to_read(const char *path, long sound, int how) {
+static void fail_to_read_by(DocumentSplit split, const char *path, long sound, int how) {
   disk_fails = true, sound_reads = sound, disk_errno = how;
   Documents *d = documents_open((const char *const[]){path}, 1, folder);
   Piece p;
   DocumentsResult r;
   int64_t got = 0;
   int code = 0;
-  documents_start(d, SPLIT_FILE, NULL, CUT_WORD, 20000);
+  documents_start(d, split, "text", CUT_WORD, 20000);
   while ((r = documents_next(d, &p)) == DOCUMENTS_PIECE) got += (int64_t)p.n;
   const char *why = documents_error(d, &code);
   disk_fails = false, sound_reads = LONG_MAX, disk_errno = EIO;
   if (r == DOCUMENTS_ERROR) fail(code, "%s (%lld bytes were there)", why, (long long)got);
   fail(EXIT_NO, "%lld bytes", (long long)got);
+}
+static void fail_to_read(const char *path, long sound, int how) { fail_to_read_by(SPLIT_FILE, path, sound, how); }
+
+// Files that are open and would stay so in another program started now.
+static int inherited(void) {
+  int count = 0;
+  for (int fd = 3; fd < 100; fd++) { const int flags = fcntl(fd, F_GETFD); count += flags >= 0 && !(flags & FD_CLOEXEC); }
+  return count;
 }
 
 static void failing_texts_are_told(void) {
@@ -267,6 +286,8 @@ static void failing_texts_are_told(void) {
   write_file(path, text.data, text.len);
   EXPECT_FAIL(EXIT_MACHINE, "failing.txt: reading failed at byte 0: Input/output error (0 bytes were there)", fail_to_read(path, 0, EIO));
   EXPECT_FAIL(EXIT_MACHINE, "failing.txt: reading failed at byte 20001: Input/output error (0 bytes were there)", fail_to_read(path, 1, EIO));
+  for (DocumentSplit split = SPLIT_FILE; split <= SPLIT_JSONL; split++)
+    EXPECT_FAIL(EXIT_MACHINE, "failing.txt: reading failed at byte 0: Input/output error (0 bytes were there)", fail_to_read_by(split, path, 0, EIO));
   EXPECT_FAIL(EXIT_NO, "100008 bytes", fail_to_read(path, 0, EINTR));      // a signal came: read again
   EXPECT_FAIL(EXIT_NO, "100008 bytes", fail_to_read(path, 2, EINTR));
   // a text that is gone when its turn comes
@@ -336,6 +357,11 @@ static void failing_texts_are_told(void) {
   CHECK_STR(p.name, "the texts joined");
   documents_close(d);
   d = documents_open((const char *const[]){path}, 1, folder);
+  documents_start(d, SPLIT_FILE, NULL, CUT_WORD, DOCUMENT_HEAD + 100);
+  const int before = inherited(), open_before = descriptors();
+  CHECK(documents_next(d, &p) == DOCUMENTS_PIECE && p.n < text.len);
+  CHECK_EQ(descriptors(), open_before + 1);
+  CHECK_EQ(inherited(), before);
   documents_start(d, SPLIT_NONE, NULL, CUT_NEVER, 100);
   CHECK(documents_next(d, &p) == DOCUMENTS_PIECE);
   CHECK_STR(p.name, path);

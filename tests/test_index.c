@@ -291,6 +291,12 @@ static void foreign_shards_have_none(void) {
   }
   char *noname = in_folder("noname"), *its = shard_index_path(noname);
   CHECK_STR(its + strlen(noname), ".idx");
+  static const char *const names[][2] = {{".bin", ".idx"}, {"bin", "bin.idx"}, {"a.bin", "a.idx"}, {"x", "x.idx"}, {"a.bin.x", "a.bin.x.idx"}};
+  for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+    char *path = shard_index_path(names[i][0]);
+    CHECK_STR(path, names[i][1]);
+    free(path);
+  }
   unlink(shard);
   unlink(index);
   free(shard);
@@ -393,6 +399,7 @@ static void wrong_indices_are_refused(void) {
   EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 2; WALKS; });
   EXPECT_FAIL(EXIT_MACHINE, ": reading the header failed: Input/output error", { sound_reads = 1; CHECK_DATA(shard); });
   EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 3; CHECK_DATA(shard); });
+  EXPECT_FAIL(EXIT_MACHINE, "w.bin: byte 1024: reading 18 bytes failed: the file became shorter or the disk failed", { sound_reads = 4; CHECK_DATA(shard); });
   disk_fails = false;
   unlink(path);
   make_directory(path);
@@ -410,6 +417,127 @@ static void wrong_indices_are_refused(void) {
   buffer_free(&b);
   free(shard);
   free(path);
+}
+
+// More documents than are read at once: the last of one reading bounds the first of the next.
+static void indices_are_walked_in_pieces(void) {
+  enum { DOCUMENTS = 1030, LENGTH = 3 };
+  static const int wrong[] = {-1, 511, 512, 513, 1024};
+  char *shard = in_folder("p.bin"), *path = in_folder("p.idx");
+  static int32_t ids[DOCUMENTS * LENGTH];
+  static int64_t starts[DOCUMENTS];
+  for (int i = 0; i < DOCUMENTS * LENGTH; i++) ids[i] = i % LENGTH ? 1 + i % 7 : 9;
+  for (int i = 0; i < DOCUMENTS; i++) starts[i] = LENGTH * i;
+  write_shard(shard, ids, DOCUMENTS * LENGTH, 2, true, 10, 9, 'a');
+  Shard s = shard_open(shard, SHARD_HEADER);
+  for (size_t w = 0; w < ARRAY_LEN(wrong); w++) {
+    const int at = wrong[w];
+    Buffer b = {0};
+    if (at >= 0) starts[at] -= LENGTH;
+    index_bytes(&b, starts, DOCUMENTS, DOCUMENTS * LENGTH, s.crc);
+    write_file(path, b.data, b.len);
+    if (at < 0) {
+      ShardIndex x;
+      char *why = NULL;
+      CHECK_EQ(CHECK_DATA(shard), 0);
+      CHECK(strstr(said.data, "index of 1030 documents right\n"));
+      CHECK_EQ(shard_index_try_open(&s, &x, &why), 0);
+      CHECK(fcntl(x.fd, F_GETFD) & FD_CLOEXEC);
+      shard_index_close(&x);
+    } else {
+      char *needle = format("p.idx: byte %d: document %d begins at token %lld, it must be %lld to %d", 32 + 8 * at, at, (long long)starts[at], (long long)starts[at] + 1, DOCUMENTS * LENGTH - DOCUMENTS + at);
+      EXPECT_FAIL(EXIT_NO, needle, CHECK_DATA(shard));
+      EXPECT_FAIL(EXIT_REQUEST, needle, WALKS);
+      free(needle);
+      starts[at] += LENGTH;
+    }
+    buffer_free(&b);
+  }
+  shard_close(&s);
+  unlink(shard), unlink(path);
+  free(shard), free(path);
+}
+
+// Documents of known lengths where no token tells where one begins: gpt data info counts them by the index, in several readings.
+static void lengths_by_the_index(void) {
+  char *text = in_folder("t.txt"), *plain = in_folder("plain.json"), *out = in_folder("d");
+  Buffer b = {0}, json = {0};
+  Tokenizer *t = tokenizer_byte(false);
+  tokenizer_json(t, &json);
+  write_file(plain, json.data, json.len);
+  tokenizer_free(t);
+  for (int i = 0; i < 1030; i++) buffer_printf(&b, "%.*s\n\n", 1 + i % 7, "xyzuvwt");
+  write_file(text, b.data, b.len);
+  CHECK_EQ(BUILD(text, "--tokenizer", plain, "--documents", "blank-line", "--out", out, "--val-fraction", "0"), 0);
+  CHECK_EQ(INFO(out, "--json"), 0);
+  buffer_append(&said, "", 1);
+  CHECK(strstr(said.data, "text       4117 bytes, 1.000 bytes a token\n") && strstr(said.data, "tokens of a document: mean 4.0, longest 7\n"));
+  CHECK(strstr(said.data, "           1 .. 1                  148  #############\n") && strstr(said.data, "           2 .. 3                  294  #########################\n"));
+  CHECK(strstr(said.data, "\"documents\": 1030,"));
+  remove_in_folder("d"), remove_in_folder("t.txt"), remove_in_folder("plain.json");
+  buffer_free(&b), buffer_free(&json);
+  free(text), free(plain), free(out);
+}
+
+// An end-of-text token whose id is 0, as a tokenizer of another program may have it: in shards, their check and what is said of them.
+static void end_of_text_may_be_id_0(void) {
+  char *text = in_folder("t.txt"), *vocabulary = in_folder("zero.json"), *out = in_folder("d"), *shard = in_folder("d/train_000000.bin"), *path = in_folder("d/train_000000.idx");
+  char *val = in_folder("d/val_000000.bin"), error[200];
+  Buffer j = {0}, plain = {0}, b = {0};
+  Tokenizer *t = tokenizer_byte(false);
+  tokenizer_json(t, &plain);
+  Json *root = json_parse(plain.data, plain.len, error, sizeof error);
+  const Json *vocab = json_get(json_get(root, "model"), "vocab");
+  buffer_printf(&j, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<|endoftext|>\"}], \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"model\": {\"type\": \"BPE\", \"vocab\": {\"<|endoftext|>\": 0");
+  for (size_t i = 0; i < vocab->length; i++) {
+    buffer_printf(&j, ", ");
+    json_write_string(&j, vocab->keys[i], vocab->key_lengths[i]);
+    buffer_printf(&j, ": %d", (int)vocab->items[i]->number + 1);
+  }
+  buffer_printf(&j, "}, \"merges\": []}}");
+  json_free(root);
+  tokenizer_free(t);
+  write_file(vocabulary, j.data, j.len);
+  write_file(text, "a\n\nbb\n\ncccc", 11);
+  CHECK_EQ(BUILD(text, "--tokenizer", vocabulary, "--documents", "blank-line", "--out", out, "--val-fraction", "0"), 0);
+  EXPECT_INDEX("d/train_000000", 0, 2, 5);
+  size_t n;
+  char *bytes = read_file(shard, "shard", 1 << 20, &n);
+  CHECK(n == SHARD_HEADER_BYTES + 22 && !memcmp(bytes + SHARD_HEADER_BYTES, "\0\0b\0\0\0c\0c\0\0\0d\0d\0d\0d\0\0\0", 22));
+  CHECK_EQ(CHECK_DATA(out, "--order", "on", "--context", "3", "--ranks", "2", "--epochs", "1"), 0);
+  buffer_append(&said, "", 1);
+  CHECK(strstr(said.data, "order of documents: context 3, batch 8, 2 ranks, seed 1337: 4 samples, 0.2 steps an epoch; in each of 1 epochs every one of 10 targets once\n"));
+  CHECK_EQ(INFO(out, "--json"), 0);
+  buffer_append(&said, "", 1);
+  CHECK(strstr(said.data, "documents  3\nvocabulary 257, end-of-text id 0\n") && strstr(said.data, "text       7 bytes, 1.000 bytes a token\n"));
+  CHECK(strstr(said.data, "tokens of a document: mean 2.3, longest 4\n"
+    "           1 .. 1                    1  ##################################################\n"
+    "           2 .. 3                    1  ##################################################\n"
+    "           4 .. 7                    1  ##################################################\nit begins:"));
+  // documents that the header has and the tokens have not; an index that has a document where none begins
+  bytes[SHARD_AT_DOCUMENTS] = 2;
+  write_file(shard, bytes, n);
+  unlink(path);
+  EXPECT_FAIL(EXIT_NO, "byte 48: 2 documents, but 4 end-of-text tokens", CHECK_DATA(shard, "--order", "on"));
+  bytes[SHARD_AT_DOCUMENTS] = 3;
+  write_file(shard, bytes, n);
+  index_bytes(&b, (const int64_t[]){0, 2, 6}, 3, 11, load_u32le((const uint8_t *)bytes + SHARD_AT_CRC));
+  write_file(path, b.data, b.len);
+  EXPECT_FAIL(EXIT_NO, "idx: byte 48: no document begins at token 5, where ", CHECK_DATA(shard));
+  remove_in_folder("d");
+  // a split of one token before its end
+  write_file(text, "ab", 2);
+  CHECK_EQ(BUILD(text, "--tokenizer", vocabulary, "--documents", "none", "--out", out, "--val-fraction", "0.5"), 0);
+  EXPECT_INDEX("d/train_000000", 0);
+  Dataloader *l = dataloader_open_shards(val, SHARD_HEADER, 0);
+  int32_t ids[2] = {7, 7};
+  CHECK_EQ(dataloader_tokens(l), 2);
+  dataloader_read(l, 0, 2, ids);
+  CHECK(ids[0] == 'b' + 1 && ids[1] == 0);
+  dataloader_close(l);
+  remove_in_folder("d"), remove_in_folder("t.txt"), remove_in_folder("zero.json");
+  buffer_free(&j), buffer_free(&plain), buffer_free(&b);
+  free(bytes), free(text), free(vocabulary), free(out), free(shard), free(path), free(val);
 }
 
 // An index that is opened anew for every question may have gone meanwhile.
@@ -446,6 +574,9 @@ int main(int argc, char **argv) {
   RUN(foreign_shards_have_none);
   RUN(wrong_indices_are_refused);
   RUN(an_index_that_went);
+  RUN(indices_are_walked_in_pieces);
+  RUN(lengths_by_the_index);
+  RUN(end_of_text_may_be_id_0);
   RUN(threads_and_reading_change_nothing);       // last: it makes threads
   end_folder();
   opened = descriptors() - open_before;

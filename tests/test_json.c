@@ -47,6 +47,11 @@ static void reads_strings(void) {
   CHECK(j->items[2]->length == 3 && memcmp(j->items[2]->string, "a\0b", 4) == 0);
   CHECK_STR(j->items[3]->string, "\xc3\xa9\xf0\x9f\x98\x80");
   json_free(j);
+  j = parse("[\"\\u09af\\u09AF\\ufFFf\\ud7ff\\uE000\\ud800\\udc00\\udbff\\udfff\\u1234\\u5678\\u0bcd\\u0BCD \x7f\"]");   // every digit, the ends of every range
+  CHECK(j != NULL);
+  if (!j) return;
+  CHECK_STR(j->items[0]->string, "\xe0\xa6\xaf\xe0\xa6\xaf\xef\xbf\xbf\xed\x9f\xbf\xee\x80\x80\xf0\x90\x80\x80\xf4\x8f\xbf\xbf\xe1\x88\xb4\xe5\x99\xb8\xe0\xaf\x8d\xe0\xaf\x8d \x7f");
+  json_free(j);
 }
 
 static void reads_numbers(void) {
@@ -87,6 +92,10 @@ static void refuses_syntax(void) {
   REFUSED("'a'", "''' where a value is expected at line 1, column 1");
   REFUSED("\xef\xbb\xbf{}", "byte 0xef where a value is expected at line 1, column 1");
   REFUSED("// x\n1", "'/' where a value is expected at line 1, column 1");
+  REFUSED("- 1", "byte 0x20 where a digit is expected at line 1, column 2");
+  REFUSED("\x7f", "byte 0x7f where a value is expected at line 1, column 1");
+  REFUSED("~", "'~' where a value is expected at line 1, column 1");
+  REFUSED("!", "'!' where a value is expected at line 1, column 1");
   REFUSED("{\"a\":1,\n\"b\":2,\n\"a\":3}", "key \"a\" stands twice in one object, again at line 3");
 }
 
@@ -132,6 +141,13 @@ static void refuses_numbers_and_strings(void) {
   REFUSED("\"\\ud800\"", "a lone high surrogate at line 1, column 2");
   REFUSED("\"\\ud800\\n\"", "a lone high surrogate at line 1, column 2");
   REFUSED("\"\\ud800\\ud800\"", "a lone high surrogate at line 1, column 2");
+  REFUSED("\"\\udfff\"", "a lone low surrogate at line 1, column 2");
+  REFUSED("\"\\ud800\\udbff\"", "a lone high surrogate at line 1, column 2");
+  REFUSED("\"\\udbff\\ue000\"", "a lone high surrogate at line 1, column 2");
+  REFUSED("\"\\udbffxudc00\"", "a lone high surrogate at line 1, column 2");
+  REFUSED("\"\\udbff\\xdc00\"", "a lone high surrogate at line 1, column 2");
+  REFUSED("\"\x1f\"", "control character 0x1f inside a string at line 1, column 2");
+  REFUSED("\"\x80\"", "byte 0x80 that is not valid UTF-8 inside a string at line 1, column 2");
   REFUSED("\"\xff\"", "byte 0xff that is not valid UTF-8 inside a string at line 1, column 2");
   REFUSED("\"\xc0\x80\"", "byte 0xc0 that is not valid UTF-8 inside a string at line 1, column 2");
   REFUSED("\"\xed\xa0\x80\"", "byte 0xed that is not valid UTF-8 inside a string at line 1, column 2");
@@ -196,7 +212,8 @@ static void indexes_many_keys(void) {
 
 // On a heap where nothing goes astray unseen: lists and objects of many lengths, every prefix of a text, room of any size for the reason.
 static void stays_inside(void) {
-  static const char good[] = "{\"a\": [1.5e3, \"\\ud83d\\ude00\\n\xc3\xa9\", true, null, -12345678901234567890.5], \"b\": {\"c\": -0.25}}";
+  static const char good[] = "{\"a\": [1.5e3, \"\\ud83d\\ude00\\n\xc3\xa9\", true, null, -12345678901234567890.5], \"b\": {\"c\": -0.25, \"of eight\": \"12345678\", \"e\": 1234567890123456}}";
+  const long before = guarded_blocks;
   guarded = true;
   for (int n = 0; n <= 40; n++) {
     Buffer b = {0};
@@ -234,6 +251,7 @@ static void stays_inside(void) {
     free(text);
   }
   guarded = false;
+  CHECK_EQ(guarded_blocks, before);   // all is given back, of texts that are refused too
 }
 
 // A key is shown in part and without what would disturb a terminal.
@@ -255,7 +273,7 @@ static void typed_reading(void) {
   CHECK_STR(json_string(j, "s", "y"), "x");
   CHECK_STR(json_string(j, "n", "y"), "y");
   CHECK(json_bool(j, "t", false) && !json_bool(j, "f", true) && json_bool(j, "n", true));
-  CHECK(json_int(j, "i", 0, 7, &i) && i == 7);
+  CHECK(json_int(j, "i", 0, 7, &i) && i == 7 && json_int(j, "i", 7, 8, &i));
   i = -5;
   CHECK(!json_int(j, "i", 8, 9, &i) && !json_int(j, "i", 0, 6, &i) && !json_int(j, "n", 0, 9, &i));
   CHECK(!json_int(j, "big", INT64_MIN, INT64_MAX, &i) && !json_int(j, "s", 0, 9, &i) && !json_int(j, "none", 0, 9, &i));
@@ -275,11 +293,11 @@ static void typed_reading(void) {
 
 static void writes_strings(void) {
   Buffer b = {0};
-  static const char raw[] = "a\"\\\n\t\r\x01\x7f \xc3\xa9\xf0\x9f\x98\x80\xff\xc3\0z";
+  static const char raw[] = "\x1f\x80" "a\"\\\n\t\r\x01\x7f \xc3\xa9\xf0\x9f\x98\x80\xff\xc3\0z";
   json_write_string(&b, raw, sizeof raw - 1);
-  CHECK_STR(b.data, "\"a\\\"\\\\\\n\\t\\r\\u0001\x7f \xc3\xa9\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\\u0000z\"");
+  CHECK_STR(b.data, "\"\\u001f\xef\xbf\xbd" "a\\\"\\\\\\n\\t\\r\\u0001\x7f \xc3\xa9\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\\u0000z\"");
   Json *j = json_parse(b.data, b.len, error, sizeof error);
-  static const char back[] = "a\"\\\n\t\r\x01\x7f \xc3\xa9\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\0z";
+  static const char back[] = "\x1f\xef\xbf\xbd" "a\"\\\n\t\r\x01\x7f \xc3\xa9\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\0z";
   CHECK(j && j->length == sizeof back - 1 && memcmp(j->string, back, sizeof back) == 0);
   json_free(j);
   buffer_free(&b);
@@ -287,7 +305,7 @@ static void writes_strings(void) {
 
 static void writes_numbers(void) {
   static const struct { double x; const char *text; } rows[] = {
-      {0, "0"}, {-0.0, "-0.0"}, {1, "1"}, {-17, "-17"}, {0.1, "0.1"}, {1e-5, "1e-05"}, {1e15, "1e+15"}, {123456789012345,
+      {0, "0"}, {-0.0, "-0.0"}, {1, "1"}, {-17, "-17"}, {0.1, "0.1"}, {4.9406564584124654e-324, "5e-324"}, {1e-5, "1e-05"}, {1e15, "1e+15"}, {123456789012345,
                                                                                                          "123456789012345"},
       {0.1 + 0.2, "0.30000000000000004"}, {1.0 / 3, "0.3333333333333333"}, {INFINITY, "null"}, {-INFINITY, "null"}, {NAN, "null"}};
   for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

@@ -51,7 +51,8 @@ static void gpt2_golden_ids(void) {
   CHECK_EQ(lines, 200);
   CHECK(tokenizer_vocab_size(t) == 50257 && tokenizer_eot(t) == 50256 && tokenizer_merge_count(t) == 50000);
   size_t n;
-  CHECK(tokenizer_decode_one(t, 50257, &n) == NULL && tokenizer_decode_one(t, -1, &n) == NULL);
+  n = 77;
+  CHECK(tokenizer_decode_one(t, 50257, &n) == NULL && n == 0 && tokenizer_decode_one(t, -1, &n) == NULL);
   char hex[65];
   tokenizer_sha256(t, hex);  // vocab.bpe and encoder.json as published give the same tokenizer.json
   CHECK_STR(hex, "bf0b7cdc84484489032cb0009d0ee810dc68a8f87842fb53b06bd3a5f20c1955");
@@ -75,6 +76,9 @@ static void special_text_is_plain_unless_asked(void) {
   CHECK_STR(back.data, text);
   int32_t wrong[] = {64, 50257, 64};
   CHECK_EQ(tokenizer_decode(t, wrong, 3, &back), 1);
+  back.len = 0;
+  CHECK_EQ(tokenizer_decode(t, wrong + 1, 2, &back), 0);   // nothing behind a wrong id
+  CHECK_STR(back.data, "");
   token_buffer_free(&plain);
   token_buffer_free(&special);
   buffer_free(&back);
@@ -348,6 +352,7 @@ static void char_tokenizer(void) {
   EXPECT_FAIL(2, "byte 0xff at line 1, column 2", tokenizer_encode_or_fail(t, "F", "a\xff", 2, &ids, SPECIAL_NONE));
   EXPECT_FAIL(2, "T: byte 0xff at line 2, column 2 is not UTF-8", tokenizer_char_from_text("T", "a\nb\xff", 4, false));
   EXPECT_FAIL(2, "0 bytes", tokenizer_char_from_text("T", "", 0, false));
+  EXPECT_FAIL(2, "T: byte 0xc3 at line 1, column 3 is not UTF-8", tokenizer_char_from_text("T", at_the_edge("ab\xc3", 3), 3, false));
   tokenizer_free(t);
   t = tokenizer_char_from_text("text", text, sizeof text - 1, true);
   CHECK(tokenizer_vocab_size(t) == 9 && tokenizer_eot(t) == 8);
@@ -356,6 +361,17 @@ static void char_tokenizer(void) {
   CHECK_EQ(ids.ids[1], 8);
   CHECK_EQ(tokenizer_encode(t, "a<|endoftext|>bz", 16, &ids, SPECIAL_ALL), -1);
   CHECK_EQ(ids.unseen, 15);
+  CHECK_EQ(tokenizer_encode(t, "a<|endoftext|>zb<|endoftext|>b", 30, &ids, SPECIAL_ALL), -1);   // not where the next special token is
+  CHECK(ids.unseen == 14 && ids.count == 3);
+  CHECK_EQ(tokenizer_encode(t, "za<|endoftext|>b", 16, &ids, SPECIAL_ALL), -1);
+  CHECK_EQ(ids.unseen, 0);
+  token_buffer_free(&ids);
+  tokenizer_free(t);
+  guarded = true;
+  t = tokenizer_char_from_text("text", "\0a\xf4\x8f\xbf\xbf", 6, false);   // the first and the last character there is
+  guarded = false;
+  CHECK(tokenizer_vocab_size(t) == 3 && tokenizer_encode(t, "a\xf4\x8f\xbf\xbf\0", 6, &ids, SPECIAL_NONE) == 3);
+  CHECK(ids.ids[0] == 1 && ids.ids[1] == 2 && ids.ids[2] == 0);
   token_buffer_free(&ids);
   tokenizer_free(t);
 }
@@ -508,11 +524,39 @@ static void tables_of_the_trainer_grow(void) {
   tokenizer_free(t);
 }
 
+// Text of all bytes until no pair is left: every pair and every word of the tables counts, more than they begin with of both. All merges are pinned.
+static void training_to_the_end(void) {
+  enum { BYTES = 40000, LENGTH = 10 };
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_NONE);
+  random_state = 99;
+  guarded = true, guarded_least = 1 << 16;   // tables lie before a page that must not be touched
+  for (int w = 0; w < BYTES / LENGTH; w++) {
+    char word[LENGTH];
+    for (int i = 0; i < LENGTH; i++) word[i] = (char)draw(256);
+    for (int again = w % 5; again >= 0; again--) tokenizer_trainer_add(trainer, word, LENGTH);
+  }
+  Tokenizer *t = tokenizer_trainer_finish(trainer, 100000, NULL, 0);
+  guarded = false, guarded_least = 0;
+  Buffer list = {0};
+  for (size_t i = 0; i < t->merge_count; i++) buffer_printf(&list, "%d %d %d\n", t->merges[i].left, t->merges[i].right, t->merges[i].result);
+  char hex[65];
+  sha256_of(list.data, list.len, hex);
+  CHECK_STR(hex, "a355e2ffb7c964b2297381aa25ce12660bfcc8826c2542f1df1436fa1fe3a1f1");
+  buffer_free(&list);
+  tokenizer_free(t);
+}
+
 static void training_rules(void) {
   Tokenizer *t = train_on("ab", 2, PATTERN_GPT2, 300, true);  // one merge is all there is
   CHECK(tokenizer_vocab_size(t) == 258 && tokenizer_merge_count(t) == 1 && tokenizer_eot(t) == 257);
   tokenizer_free(t);
   t = train_on("", 0, PATTERN_GPT2, 256, false);
+  CHECK_EQ(tokenizer_vocab_size(t), 256);
+  tokenizer_free(t);
+  t = train_on("a b", 3, PATTERN_GPT4, 300, false);   // " b" is one pair
+  CHECK_EQ(tokenizer_vocab_size(t), 257);
+  tokenizer_free(t);
+  t = train_on("a", 1, PATTERN_GPT4, 300, false);     // no pair at all
   CHECK_EQ(tokenizer_vocab_size(t), 256);
   tokenizer_free(t);
   // The order of documents does not matter, and a document's end is an end of words.
@@ -567,8 +611,13 @@ static void memory_of_the_trainer_is_counted(void) {
   for (int again = 0; again < 2; again++) tokenizer_trainer_add(trainer, word, sizeof word);
   CHECK_EQ(tokenizer_trainer_memory(trainer), 4096 * SLOT + 1001 + 12 * 1000);
   size_t words = 1, text = 1000;
+  for (; words < 2047; words++, text += 4) tokenizer_trainer_add(trainer, (char[]){(char)words, (char)(words >> 8), 'a', 'b'}, 4);
+  CHECK_EQ((tokenizer_trainer_memory(trainer) - 12 * text) / SLOT / 4096, 1);
   for (; words < 2048; words++, text += 4) tokenizer_trainer_add(trainer, (char[]){(char)words, (char)(words >> 8), 'a', 'b'}, 4);
   CHECK_EQ((tokenizer_trainer_memory(trainer) - 12 * text) / SLOT / 4096, 2);   // half full: twice as large
+  const size_t full = tokenizer_trainer_memory(trainer);
+  for (size_t i = 1; i < 2048; i++) tokenizer_trainer_add(trainer, (char[]){(char)i, (char)(i >> 8), 'a', 'b'}, 4);
+  CHECK_EQ(tokenizer_trainer_memory(trainer), full);                              // all are known still
   EXPECT_FAIL(2, "one piece of text of 2147483648 bytes, at most 2147483647 can be trained on: split it into documents", tokenizer_trainer_add(trainer, at_the_edge("", 0), (size_t)1 << 31));
   EXPECT_FAIL(2, "--vocab 536870912: the 256 bytes and 0 special tokens need at least 256 entries (at most 536870911)", tokenizer_trainer_finish(trainer, 536870912, NULL, 0));
   Tokenizer *t = tokenizer_trainer_finish(trainer, 536870911, NULL, 0);
@@ -732,6 +781,7 @@ int main(int argc, char **argv) {
   RUN(trainer_equals_a_plain_one);
   RUN(trainer_equals_the_peer_on_runs);
   RUN(tables_of_the_trainer_grow);
+  RUN(training_to_the_end);
   RUN(training_rules);
   RUN(memory_of_the_trainer_is_counted);
   RUN(encode_and_decode_commands);
