@@ -11,6 +11,7 @@
 #include <stdlib.h>      // free, qsort
 #include <errno.h>       // errno
 #include <sys/mman.h>    // mmap, madvise
+#include <sys/random.h>  // getrandom
 
 // ---- a word as a key ----
 
@@ -27,7 +28,7 @@ static const uint8_t kept_bytes[2 * sizeof(WordKey)] = {[0 ... 15] = 0xff};   //
 // `room` bytes may be read from the word.
 static inline WordKey word_key(const char *word, size_t n, size_t room) {
   WordKey key = {0}, keep;
-  if (n > KEY_BYTES) return (WordKey){n > LONG_KEY ? 0 : hash_bytes(word, n), LONG_MARK ^ (uint64_t)n << 16};
+  if (n > KEY_BYTES) return (WordKey){n > LONG_KEY ? 0 : hash_bytes(cache_key, word, n), LONG_MARK ^ (uint64_t)n << 16};
   memcpy(&keep.low, kept_bytes + sizeof keep - n, 8);
   memcpy(&keep.high, kept_bytes + sizeof keep - n + 8, 8);
   if (room >= sizeof key) {   // two loads and masks are faster than a copy of unknown length
@@ -41,6 +42,12 @@ static inline WordKey word_key(const char *word, size_t n, size_t room) {
 
 static inline uint64_t key_hash(const WordKey *key) { return (key->low ^ key->high * 0xd6e8feb86659fd93u) * 0x9e3779b97f4a7c15u; }
 
+HashKey hash_random_key(void) {
+  HashKey key;
+  if (getrandom(&key, sizeof key, 0) != (ssize_t)sizeof key) fail(EXIT_MACHINE, "the system gives no random numbers: %s", strerror(errno));
+  return key;
+}
+
 // ---- building ----
 
 Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern) {
@@ -49,6 +56,7 @@ Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern) {
   t->kind = kind;
   t->pattern = pattern;
   t->eot = -1;
+  t->token_key = hash_random_key();
   t->serial = atomic_fetch_add(&made, 1) + 1;
   t->starts = xgrow(NULL, 0, &t->starts_capacity, sizeof t->starts[0]);
   t->starts[0] = 0;
@@ -102,7 +110,7 @@ bool tokenizer_is_special(const Tokenizer *t, int64_t id) {
 
 // Slot of the token with these bytes, or the free slot where it would go.
 static int32_t *token_slot(const Tokenizer *t, const void *bytes, size_t n) {
-  for (size_t at = hash_bytes(bytes, n) & t->token_mask;; at = (at + 1) & t->token_mask) {
+  for (size_t at = hash_bytes(t->token_key, bytes, n) & t->token_mask;; at = (at + 1) & t->token_mask) {
     int32_t id = t->token_slots[at];
     if (id < 0) return &t->token_slots[at];
     size_t length;

@@ -5,6 +5,39 @@
 #include "tokenizer.h"
 #include <string.h>  // memcpy
 
+// ---- hashing ----
+// With a key that is known, words of one hash are easily made: where a factor is 0 what stood before it is forgotten. A table of such words is
+// a list, and the time for a text or a vocabulary of them grows with the square of their number. So tables that grow with their entries have a
+// key of their own, drawn at random; what they hold does not depend on it. (The idea of Crosby and Wallach 2003; the mixing is that of wyhash.)
+typedef struct { uint64_t a, b; } HashKey;
+HashKey hash_random_key(void);   // tokenizer.c
+// For the cache of words, which holds two a place whatever their hashes: the worst that a text can do is to have each word merged again.
+static const HashKey cache_key = {0x9e3779b97f4a7c15u, 0xd6e8feb86659fd93u};
+static inline uint64_t hash_mix(HashKey key, uint64_t a, uint64_t b) {
+  __extension__ typedef unsigned __int128 u128;
+  u128 product = (u128)(a ^ key.a) * (b ^ key.b);
+  return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+static inline uint64_t hash_bytes(HashKey key, const void *data, size_t n) {
+  const uint8_t *p = data;
+  uint64_t h = n, word;
+  for (; n >= 8; p += 8, n -= 8) {
+    memcpy(&word, p, 8);
+    h = hash_mix(key, h, word);
+  }
+  word = 0;
+  memcpy(&word, p, n);
+  return hash_mix(key, h, word);
+}
+// A power of two that keeps `count` entries of an open table at most half full.
+static inline size_t table_size(size_t count) {
+  size_t size = 16;
+  while (size < 2 * count) size *= 2;
+  return size;
+}
+
+// ---- the inside ----
+
 // left and right, side by side, become result; the merge with the least rank goes first, of equal ranks the leftmost.
 typedef struct { int32_t left, right, result, rank; } Merge;
 typedef struct { uint64_t pair; int32_t rank, result; } MergeSlot;  // pair = left << 32 | right, or NO_PAIR
@@ -38,6 +71,7 @@ struct Tokenizer {
   BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
+  HashKey token_key;        // of token_slots
   Seed *seeds;              // (seed_count) words that are one token, by id
   size_t seed_count;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
@@ -129,28 +163,4 @@ static inline uint8_t alphabet_in_order(int index) {
   if (index < 106) return (uint8_t)(161 + index - 94);
   if (index < 188) return (uint8_t)(174 + index - 106);
   return (uint8_t)alphabet_byte(256 + (uint32_t)index - 188);
-}
-
-// ---- hashing ----
-static inline uint64_t hash_mix(uint64_t a, uint64_t b) {
-  __extension__ typedef unsigned __int128 u128;
-  u128 product = (u128)(a ^ 0x9e3779b97f4a7c15u) * (b ^ 0xd6e8feb86659fd93u);
-  return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-static inline uint64_t hash_bytes(const void *data, size_t n) {
-  const uint8_t *p = data;
-  uint64_t h = n, word;
-  for (; n >= 8; p += 8, n -= 8) {
-    memcpy(&word, p, 8);
-    h = hash_mix(h, word);
-  }
-  word = 0;
-  memcpy(&word, p, n);
-  return hash_mix(h, word);
-}
-// A power of two that keeps `count` entries of an open table at most half full.
-static inline size_t table_size(size_t count) {
-  size_t size = 16;
-  while (size < 2 * count) size *= 2;
-  return size;
 }

@@ -18,12 +18,14 @@ struct TokenizerTrainer {
   Buffer text;              // the distinct words end to end
   CountedWord *slots;       // (mask + 1) open addressing, at most half full
   size_t mask, word_count;
+  HashKey key;              // of the table of words, and of that of tokens in training
 };
 
 TokenizerTrainer *tokenizer_trainer(TokenizerPattern pattern) {
   TokenizerTrainer *trainer = xcalloc(1, sizeof *trainer);
   trainer->pattern = pattern;
   trainer->mask = 4095;
+  trainer->key = hash_random_key();
   trainer->slots = xcalloc(trainer->mask + 1, sizeof trainer->slots[0]);
   return trainer;
 }
@@ -46,7 +48,7 @@ static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
   if (n > INT32_MAX)
     fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %d can be trained on: split it into documents", n,
          INT32_MAX);
-  uint64_t hash = hash_bytes(word, n);
+  uint64_t hash = hash_bytes(trainer->key, word, n);
   size_t at = hash & trainer->mask;
   for (;; at = (at + 1) & trainer->mask) {
     CountedWord *slot = &trainer->slots[at];
@@ -101,6 +103,7 @@ typedef struct {
   Tokenizer *names;          // the bytes of every number so far
   int32_t *by_bytes;         // (bytes_mask + 1) open addressing: bytes -> number, or -1
   size_t bytes_mask;
+  HashKey key;
   Merge *merges;
   size_t merge_count, merge_capacity;
 } Training;
@@ -211,7 +214,7 @@ static void merge_in_word(Training *tr, uint32_t number, int32_t left, int32_t r
 }
 
 static int32_t *bytes_slot(const Training *tr, const char *bytes, size_t n) {
-  for (size_t at = hash_bytes(bytes, n) & tr->bytes_mask;; at = (at + 1) & tr->bytes_mask) {
+  for (size_t at = hash_bytes(tr->key, bytes, n) & tr->bytes_mask;; at = (at + 1) & tr->bytes_mask) {
     if (tr->by_bytes[at] < 0) return &tr->by_bytes[at];
     size_t length;
     const char *token = tokenizer_token(tr->names, tr->by_bytes[at], &length);
@@ -343,7 +346,7 @@ Tokenizer *tokenizer_trainer_finish(TokenizerTrainer *trainer, int64_t vocab_siz
     fail(EXIT_REQUEST, "--vocab %lld: the 256 bytes and %zu special tokens need at least %lld entries (at most %d)",
          (long long)vocab_size, special_count,
          256 + (long long)special_count, INT32_MAX / 4);
-  Training tr = {.names = tokenizer_new(TOKENIZER_BPE, trainer->pattern)};
+  Training tr = {.names = tokenizer_new(TOKENIZER_BPE, trainer->pattern), .key = trainer->key};
   // A merge that makes a new token shortens some distinct word, so the distinct words bound the tokens as well as vocab_size does.
   size_t slots = table_size((size_t)MIN(vocab_size, (int64_t)(trainer->text.len + 256 + special_count)));
   tr.bytes_mask = slots - 1;
