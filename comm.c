@@ -134,7 +134,7 @@ static void *work(void *context) {
     free(job);
     pthread_cond_broadcast(&q->changed);
   }
-  comm_unlock(&q->mutex);
+  comm_unlock(&q->mutex);      // as it was found; nobody is left who would take it
   return NULL;
 }
 
@@ -191,7 +191,6 @@ void comm_queue_wait(CommQueue *q) {
 }
 
 CommQueueTimes comm_queue_times(CommQueue *q) {
-  if (q->comm->world == 1) return (CommQueueTimes){0};
   comm_lock(&q->mutex);
   CommQueueTimes times = q->times;
   q->times = (CommQueueTimes){0};

@@ -43,6 +43,8 @@ typedef struct { Counter posted, taken; _Atomic uint64_t bytes; } Mail;   // of 
 
 enum { FAULT_NONE, FAULT_BEING_WRITTEN, FAULT_WRITTEN };
 
+typedef struct { _Alignas(128) char staging[2][PIECE], result[2][PIECE]; } Buffers;   // of a rank
+
 typedef struct {
   _Atomic int fault;
   int fault_rank;
@@ -50,8 +52,8 @@ typedef struct {
   CommBoard board;
   Slot slots[COMM_MOST_RANKS];
   Mail mail[COMM_MOST_RANKS][COMM_MOST_RANKS];   // [from][to]
+  Buffers buffers[];       // (world)
 } Header;
-typedef struct { _Alignas(128) char staging[2][PIECE], result[2][PIECE]; } Buffers;   // of a rank
 
 typedef struct { uint32_t beat; double still, seen; } Pulse;    // what one process knows of another's heart
 
@@ -60,7 +62,6 @@ struct CommShared {        // one view: the supervisor's, or a rank's
   double still_seconds;
   size_t bytes;
   Header *header;          // shared
-  Buffers *buffers;        // shared: (world)
   Pulse pulses[COMM_MOST_RANKS];
 };
 
@@ -73,7 +74,7 @@ typedef struct {
 
 static Member *member(const Comm *c) { return c->state; }
 static Slot *slot(const Comm *c, int rank) { return &member(c)->shared->header->slots[rank]; }
-static char *staging(const Comm *c, int rank) { return member(c)->shared->buffers[rank].staging[0]; }
+static char *staging(const Comm *c, int rank) { return member(c)->shared->header->buffers[rank].staging[0]; }
 
 // ---- the memory ----
 
@@ -86,7 +87,6 @@ CommShared *comm_shared_create(int world, double still_seconds) {
   void *p = mmap(NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) fail(EXIT_MACHINE, "memory: %zu bytes to share between %d ranks were refused: %s; use fewer --ranks", s->bytes, world, strerror(errno));
   s->header = p;
-  s->buffers = (Buffers *)(s->header + 1);
   return s;
 }
 
@@ -269,8 +269,8 @@ static CommPart piece_of(const Cut *k, size_t n, int world, int rank, size_t p) 
 }
 
 // The buffers of piece p. What is staged for rank r stands at r * quantum.
-static char *staged(const Comm *c, const Cut *k, size_t p, int from, int to) { return member(c)->shared->buffers[from].staging[p % 2] + (size_t)to * k->quantum * k->size; }
-static char *result(const Comm *c, size_t p, int rank) { return member(c)->shared->buffers[rank].result[p % 2]; }
+static char *staged(const Comm *c, const Cut *k, size_t p, int from, int to) { return member(c)->shared->header->buffers[from].staging[p % 2] + (size_t)to * k->quantum * k->size; }
+static char *result(const Comm *c, size_t p, int rank) { return member(c)->shared->header->buffers[rank].result[p % 2]; }
 
 static void stage_piece(Comm *c, const char *x, size_t n, const Cut *k, size_t p) {
   for (int r = 0; r < c->world; r++) {

@@ -29,7 +29,8 @@ enum { ALIVE, LEFT, LOST };
 typedef struct {
   int data, pulse;             // sockets, neither of which ever blocks
   _Atomic int state;           // LEFT: it has said so; LOST: its connection ended without a word
-  _Atomic int still;           // seconds without a pulse
+  _Atomic int still;           // whole seconds without a pulse
+  double quiet;                // the same with its fraction; the heart's own
   _Atomic bool told;           // it has told this rank of a fault
   unsigned char news[520];     // what has come of a message on pulse; the heart's own
   size_t length;
@@ -53,6 +54,8 @@ typedef struct {
 } Member;
 
 static Member *member(const Comm *c) { return c->state; }
+
+#define FOR_OTHERS(r, o) for (int r = 0; r < (o)->world; r++) if (r != (o)->rank)     // o: a Comm or a Member; no else may follow
 
 // ---- sockets ----
 
@@ -198,8 +201,8 @@ static int introduce(const CommMeeting *m, const char *host, uint32_t port, Purp
   const double end = seconds_now() + m->seconds;
   const Hello hello = hello_of(m, purpose, own_port);
   Challenge challenge;
-  uint8_t proof[DIGEST], length[4];
-  char verdict[MOST_VERDICT + 1];
+  uint8_t proof[DIGEST], length[4] = "";
+  char verdict[MOST_VERDICT];
   int fd;
   for (;;) {                                    // who ends the connection at once may be ending, or just beginning
     fd = connect_to(host, port, end);
@@ -212,11 +215,10 @@ static int introduce(const CommMeeting *m, const char *host, uint32_t port, Purp
   hmac(m, "server", &hello, challenge.nonce, proof);
   if (!same_digest(proof, challenge.proof)) fail(EXIT_REQUEST, "rank %d: who listens at %s:%u (%s) has another token: another run, or a stranger; give all ranks of a run the same --token", m->rank, host, port, whom);
   hmac(m, "client", &hello, challenge.nonce, proof);
-  uint32_t n = MOST_VERDICT + 1;
-  if (send_message(fd, proof, DIGEST) && receive_message(fd, length, sizeof length, end)) n = load_u32le(length);
-  if (n > MOST_VERDICT || !receive_message(fd, verdict, n, end)) fail(EXIT_MACHINE, "rank %d: %s:%u (%s) ended the connection while this rank was joining", m->rank, host, port, whom);
-  verdict[n] = 0;
-  if (n) fail(EXIT_REQUEST, "rank %d was refused by %s:%u (%s): %s", m->rank, host, port, whom, verdict);
+  const bool answered = send_message(fd, proof, DIGEST) && receive_message(fd, length, sizeof length, end);
+  const uint32_t n = load_u32le(length);
+  if (!answered || n > sizeof verdict || !receive_message(fd, verdict, n, end)) fail(EXIT_MACHINE, "rank %d: %s:%u (%s) ended the connection while this rank was joining", m->rank, host, port, whom);
+  if (n) fail(EXIT_REQUEST, "rank %d was refused by %s:%u (%s): %.*s", m->rank, host, port, whom, (int)n, verdict);
   return fd;
 }
 
@@ -248,9 +250,7 @@ static void refuse_stranger(Door *d, int i, const char *why) {
 static char *objection(const Door *d, const Hello *h) {
   const uint32_t world = load_u32le(h->world), rank = load_u32le(h->rank), purpose = load_u32le(h->purpose);
   const int own = d->m->rank;
-  char version[VERSION_BYTES + 1] = {0};
-  memcpy(version, h->version, VERSION_BYTES);
-  if (strcmp(version, d->m->version)) return format("it is of version %s, rank %d of %s", version, own, d->m->version);
+  if (strncmp(h->version, d->m->version, VERSION_BYTES)) return format("it is of version %.*s, rank %d of %s", VERSION_BYTES, h->version, own, d->m->version);
   if (world != (uint32_t)d->m->world) return format("it has --world %u, rank %d has --world %d", world, own, d->m->world);
   if (memcmp(h->run, d->m->run, DIGEST)) return format("its flags or its text are not those of rank %d: all ranks of a run need the same", own);
   if (purpose > PULSE || rank >= world || (int)rank <= own) return format("rank %u has no business with rank %d", rank, own);
@@ -343,8 +343,7 @@ static bool speaks(const Member *m) {
 
 // News over pulse. 'F', mute rank, length, text: a fault. 'B': this rank ends because of one. 'Q': it has failed and said why. m->mutex is held.
 static void tell_all(Member *m, const unsigned char *news, size_t n) {
-  for (int r = 0; r < m->world; r++)
-    if (r != m->rank && atomic_load(&m->peers[r].state) == ALIVE) send_message(m->peers[r].pulse, news, n);
+  FOR_OTHERS(r, m) if (atomic_load(&m->peers[r].state) == ALIVE) send_message(m->peers[r].pulse, news, n);
 }
 
 static _Noreturn void leave_with_fault(Comm *c) {
@@ -399,7 +398,6 @@ static void note_end(Comm *c, int r) {
   char here[COMM_WHERE_ROOM];
   where_text(c, here);
   for (const double end = seconds_now() + PATIENCE; atomic_load(&m->peers[r].state) == ALIVE && seconds_now() < end;) usleep(1000);
-  if (has_fault(m)) return;
   if (atomic_load(&m->peers[r].state) == LEFT) note_fault(c, r, "rank %d has ended its part while rank %d is %s", r, c->rank, here);
   else note_fault(c, r, "rank %d has ended (killed, or out of memory, or its machine is gone) while rank %d is %s", r, c->rank, here);
 }
@@ -412,10 +410,10 @@ static _Noreturn void ended(Comm *c, int r) {
 static bool tcp_fault_known(Comm *c) {
   Member *m = member(c);
   char here[COMM_WHERE_ROOM];
-  for (int other = 0; other < c->world; other++) if (other != c->rank && atomic_load(&m->peers[other].state) == LOST) note_end(c, other);
+  FOR_OTHERS(other, c) if (atomic_load(&m->peers[other].state) == LOST) note_end(c, other);
   where_text(c, here);
-  for (int other = 0; other < c->world; other++)
-    if (other != c->rank && atomic_load(&m->peers[other].state) == ALIVE && atomic_load(&m->peers[other].still) >= m->still_seconds)
+  FOR_OTHERS(other, c)
+    if (atomic_load(&m->peers[other].state) == ALIVE && atomic_load(&m->peers[other].still) >= m->still_seconds)
       note_fault(c, other, "rank %d has stood still for %.0f seconds (stopped, or its machine or the network is down) while rank %d is %s", other, m->still_seconds, c->rank, here);
   return has_fault(m);
 }
@@ -505,9 +503,9 @@ static double enter_together(Comm *c, CommCall call, uint64_t bytes, int detail)
   const Header own = {call, (uint64_t)detail, bytes, c->step};
   Header others[COMM_MOST_RANKS];
   Traffic t[COMM_MOST_RANKS] = {{0}};
-  for (int r = 0; r < c->world; r++) if (r != c->rank) t[r] = (Traffic){(const char *)&own, sizeof own, (char *)&others[r], sizeof own};
+  FOR_OTHERS(r, c) t[r] = (Traffic){(const char *)&own, sizeof own, (char *)&others[r], sizeof own};
   exchange(c, t);
-  for (int r = 0; r < c->world; r++) if (r != c->rank) compare(c, r, &own, &others[r]);
+  FOR_OTHERS(r, c) compare(c, r, &own, &others[r]);
   return start;
 }
 
@@ -527,11 +525,12 @@ static void reduce_piece(Comm *c, char *x, size_t n, CommType type, size_t quant
   const CommPart mine = piece_of(n, c->world, c->rank, quantum, p);
   const void *parts[COMM_MOST_RANKS];
   Traffic t[COMM_MOST_RANKS] = {{0}};
-  for (int r = 0; r < c->world; r++) {
+  parts[c->rank] = x + mine.first * size;
+  FOR_OTHERS(r, c) {
     char *staged = member(c)->staging + (size_t)r * STAGING;
     const CommPart theirs = piece_of(n, c->world, r, quantum, p);
-    parts[r] = r == c->rank ? x + mine.first * size : staged;
-    if (r != c->rank) t[r] = (Traffic){x + theirs.first * size, theirs.n * size, staged, mine.n * size};
+    parts[r] = staged;
+    t[r] = (Traffic){x + theirs.first * size, theirs.n * size, staged, mine.n * size};
   }
   exchange(c, t);
   comm_add(x + mine.first * size, parts, c->world, mine.n, type);
@@ -540,8 +539,7 @@ static void reduce_piece(Comm *c, char *x, size_t n, CommType type, size_t quant
 static void gather_piece(Comm *c, char *x, size_t n, size_t size, size_t quantum, size_t p) {
   const CommPart mine = piece_of(n, c->world, c->rank, quantum, p);
   Traffic t[COMM_MOST_RANKS] = {{0}};
-  for (int r = 0; r < c->world; r++) {
-    if (r == c->rank) continue;
+  FOR_OTHERS(r, c) {
     const CommPart theirs = piece_of(n, c->world, r, quantum, p);
     t[r] = (Traffic){x + mine.first * size, mine.n * size, x + theirs.first * size, theirs.n * size};
     c->bytes_received += theirs.n * size;
@@ -573,8 +571,9 @@ static void tcp_all_gather(Comm *c, void *x, size_t n, CommType type) {
 static void tcp_broadcast(Comm *c, void *x, size_t bytes, int root) {
   const double start = enter_together(c, CALL_BROADCAST, bytes, root);
   Traffic t[COMM_MOST_RANKS] = {{0}};
-  if (c->rank == root) for (int r = 0; r < c->world; r++) t[r] = (Traffic){.out = x, .out_left = r == root ? 0 : bytes};
-  else t[root] = (Traffic){.in = x, .in_left = bytes}, c->bytes_received += bytes;
+  if (c->rank == root) {
+    FOR_OTHERS(r, c) t[r] = (Traffic){.out = x, .out_left = bytes};
+  } else t[root] = (Traffic){.in = x, .in_left = bytes}, c->bytes_received += bytes;
   exchange(c, t);
   leave(c, start);
 }
@@ -630,7 +629,7 @@ static void read_news(Member *m, int r) {
     while (used < p->length) {
       const unsigned char *at = p->news + used;
       const size_t left = p->length - used, text = at[0] == 'F' && left >= 4 ? (size_t)(at[2] | at[3] << 8) : 0;
-      if (at[0] == 'F' && (left < 4 || left < 4 + text) && text < sizeof m->fault_text) break;   // the rest is on its way
+      if (at[0] == 'F' && left < 4 + text && text < sizeof m->fault_text) break;   // the rest is on its way
       const size_t whole = at[0] == 'F' ? MIN(4 + text, left) : 1;
       used += whole;
       if (at[0] == 'L') atomic_store(&p->state, LEFT);
@@ -652,7 +651,7 @@ static void read_news(Member *m, int r) {
 
 static void *beat(void *context) {
   Member *m = context;
-  double still[COMM_MOST_RANKS] = {0}, last = seconds_now(), sent = -INFINITY;
+  double last = seconds_now(), sent = -INFINITY;
   for (;;) {
     struct pollfd fds[COMM_MOST_RANKS];
     for (int r = 0; r < m->world; r++) fds[r] = (struct pollfd){.fd = r != m->rank && atomic_load(&m->peers[r].state) == ALIVE ? m->peers[r].pulse : -1, .events = POLLIN};
@@ -667,11 +666,11 @@ static void *beat(void *context) {
     }
     comm_unlock(&m->mutex);
     if (quit) return NULL;
-    for (int r = 0; r < m->world; r++) {
-      if (fds[r].fd < 0) continue;
+    FOR_OTHERS(r, m) {
+      Peer *p = &m->peers[r];
+      p->quiet = fds[r].revents ? 0 : p->quiet + passed;
+      atomic_store(&p->still, (int)p->quiet);
       if (fds[r].revents) read_news(m, r);
-      still[r] = fds[r].revents ? 0 : still[r] + passed;
-      atomic_store(&m->peers[r].still, (int)still[r]);
     }
   }
 }
@@ -684,7 +683,7 @@ static void tcp_destroy(Comm *c) {
   tell_all(m, (const unsigned char *)"L", 1);
   comm_unlock(&m->mutex);
   pthread_join(m->heart, NULL);
-  for (int r = 0; r < m->world; r++) if (r != m->rank) { close(m->peers[r].pulse); close(m->peers[r].data); }
+  FOR_OTHERS(r, m) { close(m->peers[r].pulse); close(m->peers[r].data); }
   free(m->staging);
   free(m);
   free(c);

@@ -30,9 +30,9 @@ void ranks_catch_signals(const Comm *c) {
   // In a world of one a second signal stops at once: the handler is in force only for the first. A rank of many leaves
   // SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
   struct sigaction once = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, always = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
-  if (group) sigaction(SIGTERM, &always, NULL);
-  else { sigaction(SIGINT, &once, NULL); sigaction(SIGTERM, &once, NULL); }
-  if (group && c->rank == 0) comm_shared_board(group)->training = 1;
+  if (!group) { sigaction(SIGINT, &once, NULL); sigaction(SIGTERM, &once, NULL); return; }
+  sigaction(SIGTERM, &always, NULL);
+  if (c->rank == 0) comm_shared_board(group)->training = true;
 }
 
 void ranks_share_folder(Comm *c, const char *dir) {
@@ -69,7 +69,7 @@ typedef struct {
 } Ward;
 
 typedef struct {
-  int world, running;
+  int world;
   Ward wards[COMM_MOST_RANKS];
   bool said;               // the one line has been printed
   int code;                // exit code to end with
@@ -94,7 +94,6 @@ static void read_errors(Supervisor *s, int rank) {
   char piece[4096];
   ssize_t n;
   while (w->errors >= 0 && (n = read(w->errors, piece, sizeof piece)) != 0) {
-    if (n < 0 && errno == EINTR) continue;
     if (n < 0) return;     // nothing more for now
     for (ssize_t i = 0; i < n; i++) {
       if (piece[i] != '\n') w->line[w->length++] = piece[i];
@@ -108,6 +107,11 @@ static void read_errors(Supervisor *s, int rank) {
   w->errors = -1;
 }
 
+static bool some_run(const Supervisor *s) {
+  for (int r = 0; r < s->world; r++) if (s->wards[r].pid) return true;
+  return false;
+}
+
 static void end_with(Supervisor *s, int code) {
   if (!s->failed) s->code = code;
   s->failed = true;
@@ -116,7 +120,6 @@ static void end_with(Supervisor *s, int code) {
 static void one_ended(Supervisor *s, int rank, int status) {
   char where[COMM_WHERE_ROOM];
   s->wards[rank].pid = 0;
-  s->running--;
   read_errors(s, rank);
   comm_shared_where(group, rank, where);
   int code = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_MACHINE;
@@ -166,7 +169,7 @@ static void end_after_fault(Supervisor *s) {
   double start = seconds_now();
   say_fault(s);
   end_with(s, EXIT_MACHINE);
-  while (s->running && seconds_now() - start < GRACE) {
+  while (some_run(s) && seconds_now() - start < GRACE) {
     usleep(20000);
     for (int r = 0; r < s->world; r++) read_errors(s, r);
     collect(s);
@@ -185,7 +188,7 @@ static void pass_on_signals(Supervisor *s) {
 
 static _Noreturn void supervise(Supervisor *s) {
   struct pollfd pipes[COMM_MOST_RANKS];
-  while (s->running) {
+  while (some_run(s)) {
     for (int r = 0; r < s->world; r++) pipes[r] = (struct pollfd){.fd = s->wards[r].errors, .events = POLLIN};
     poll(pipes, (nfds_t)s->world, 100);    // a signal ends it, too
     for (int r = 0; r < s->world; r++) read_errors(s, r);
@@ -220,7 +223,6 @@ static Comm *start_here(int world) {
     close(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     s.wards[r] = (Ward){.pid = pid, .errors = ends[0]};
-    s.running++;
   }
   supervise(&s);
 }
@@ -248,14 +250,14 @@ static int launcher_here(void) {
 
 int ranks_here(const Options *o) {
   if (!o->rendezvous) return (int)o->ranks;
-  const int l = launcher_here(), here = l < 0 ? -1 : number_of(launchers[l].here);
+  const int l = launcher_here(), here = l < 0 ? 0 : number_of(launchers[l].here);
   const bool loopback = !strncmp(o->rendezvous, "127.", 4) || !strncmp(o->rendezvous, "localhost:", 10);
   return here > 0 ? here : loopback ? (int)o->ranks : 1;
 }
 
 int ranks_gpu(const Options *o, const Comm *c) {
   if (o->gpus) return c->rank;
-  const int l = o->rendezvous ? launcher_here() : -1, local = l < 0 ? -1 : number_of(launchers[l].local);
+  const int l = o->rendezvous ? launcher_here() : -1, local = l < 0 ? 0 : number_of(launchers[l].local);
   return MAX(local, 0);
 }
 
@@ -289,7 +291,7 @@ static void read_rendezvous(const char *text) {
   const char *colon = strrchr(text, ':');
   char *end = NULL;
   const long port = colon ? strtol(colon + 1, &end, 10) : 0;
-  const bool bracketed = text[0] == '[' && colon > text && colon[-1] == ']';
+  const bool bracketed = colon && text[0] == '[' && colon[-1] == ']';
   if (!colon || colon == text || (size_t)(colon - text) >= sizeof host || port < 1 || port > 65535 || *end)
     fail(EXIT_REQUEST, "--rendezvous %s: HOST:PORT is needed, as 127.0.0.1:29400 or node7:29400, port from 1 to 65535", text);
   snprintf(host, sizeof host, "%.*s", (int)(colon - text) - 2 * bracketed, text + bracketed);
@@ -329,7 +331,7 @@ void ranks_place(Options *o) {
   }
   if (o->ranks > 1) fail(EXIT_REQUEST, "--ranks %lld and --rendezvous are both given: --ranks starts ranks on this machine, with --rendezvous each process is one rank", (long long)o->ranks);
   if (o->rank == AUTO_INT) o->rank = l < 0 ? -1 : number_of(launchers[l].rank);
-  if (o->world == AUTO_INT) o->world = l < 0 ? -1 : number_of(launchers[l].world);
+  if (o->world == AUTO_INT) o->world = l < 0 ? 0 : number_of(launchers[l].world);
   if (o->rank < 0 || o->world < 1) fail(EXIT_REQUEST, "--rendezvous needs --rank and --world, for no launcher (Slurm, MPI) says which rank this is");
   if (o->rank >= o->world) fail(EXIT_REQUEST, "--rank %lld: with --world %lld ranks are numbered from 0 to %lld", (long long)o->rank, (long long)o->world, (long long)o->world - 1);
   read_rendezvous(o->rendezvous);
@@ -353,7 +355,7 @@ Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]) {
 
 static int compare_doubles(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
-  return x < y ? -1 : x > y;
+  return (x > y) - (x < y);
 }
 
 static double median(double *x, int n) {

@@ -342,7 +342,7 @@ const char *watch_finding(const Device *d) { return watch_of(d)->finding[0] ? wa
 
 static int slowest_first(const void *a, const void *b) {
   double x = ((const Record *)a)->seconds, y = ((const Record *)b)->seconds;
-  return x < y ? 1 : x > y ? -1 : 0;
+  return (x < y) - (x > y);
 }
 
 // Kernels launched for one block in the forward and in the backward pass, on average: of what lies between the embedding and the last norm, and

@@ -31,7 +31,7 @@ static double number(int rank, size_t i) { return (double)((i * 7919 + (size_t)r
 static void check_sum(size_t n, int world, CommType type, int into) {
   const size_t size = comm_type_size(type);
   char *memory[4];
-  const void *xs[4];
+  const void *xs[5] = {NULL};                              // there is no part behind the last one
   for (int r = 0; r < world; r++) {
     memory[r] = xmalloc((n + 2) * size + 1, 1);
     char *x = memory[r] + size;                            // as parts lie: on multiples of the element's size only

@@ -18,16 +18,18 @@ static void take_time(int number, siginfo_t *info, void *context) {
   usleep((useconds_t)(1e6 * slow_seconds));
   mprotect(slow_begin, (size_t)(slow_end - slow_begin), PROT_READ | PROT_WRITE);
 }
-static char *room_for(size_t bytes) {
-  char *x = mmap(NULL, round_up(bytes + 4096, 4096), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (x == MAP_FAILED) abort();
-  return x;
+static char *room_for(size_t bytes) {      // whoever reads or writes behind it ends
+  const size_t pages = round_up(bytes, 4096);
+  char *x = mmap(NULL, pages + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (x == MAP_FAILED || mprotect(x + pages, 4096, PROT_NONE)) abort();
+  return x + (pages - bytes);
 }
 // protection: PROT_NONE, or PROT_READ where only the first write is held up. Whole pages of x within [first, first + n).
 static void make_slow(char *x, size_t first, size_t n, int protection) {
   struct sigaction action = {.sa_sigaction = take_time, .sa_flags = SA_SIGINFO};
   sigaction(SIGSEGV, &action, NULL);
-  slow_begin = x + round_up(first, 4096), slow_end = x + (first + n) / 4096 * 4096;
+  const size_t begin = (uintptr_t)(x + first), end = begin + n;
+  slow_begin = x + first + (round_up(begin, 4096) - begin), slow_end = x + first + n - end % 4096;
   if (slow_begin >= slow_end || mprotect(slow_begin, (size_t)(slow_end - slow_begin), protection)) abort();
 }
 

@@ -11,59 +11,67 @@ static size_t arena_bytes;
 static uint64_t launched;
 static const real *bad_place;    // where numbers are not finite, in check mode
 
-static void *note_arena(Device *d, size_t bytes) { (void)d; arena_bytes = bytes; return arena = xcalloc(bytes, 1); }
-static void release_nothing(Device *d, void *p, size_t bytes) { (void)d; (void)bytes; free(p); }
+static Device inner;
+static void of_inner(const Device *d) { CHECK(d == &inner); }   // not the one that watches: its state is another one
+
+static size_t released;          // bytes, the last time
+static void *note_arena(Device *d, size_t bytes) {
+  of_inner(d);
+  arena_bytes = bytes, arena = xcalloc(bytes, 1);
+  if (bytes == 64) memset(arena, 0x11, bytes);       // a counter: memory of a device is not zero
+  return arena;
+}
+static void note_release(Device *d, void *p, size_t bytes) { of_inner(d); released = bytes; free(p); }
 
 // An argument as text: pointers as their number of 64 bytes in the arena, NULL as -1
 static long long of(const void *p) { return p ? (long long)((const char *)p - arena) / 64 : -1; }
 #define ASKED(...) buffer_printf(&said, __VA_ARGS__)
 
-static void fake_zero(Device *d, void *p, size_t bytes) { (void)d; if ((char *)p >= arena && (char *)p < arena + arena_bytes) ASKED("zero %lld %zu\n", of(p), bytes); else memset(p, 0, bytes); }
-static void fake_copy(Device *d, void *a, const void *b, size_t n) { (void)d; ASKED("copy %lld %lld %zu\n", of(a), of(b), n); }
-static void fake_upload_real(Device *d, real *p, const double *x, size_t n) { (void)d; ASKED("upload_real %lld %g %zu\n", of(p), *x, n); }
-static void fake_upload_acc(Device *d, acc *p, const double *x, size_t n) { (void)d; ASKED("upload_acc %lld %g %zu\n", of(p), *x, n); }
-static void fake_upload_real_float(Device *d, real *p, const float *x, size_t n) { (void)d; ASKED("upload_real_float %lld %g %zu\n", of(p), *x, n); }
-static void fake_upload_acc_float(Device *d, acc *p, const float *x, size_t n) { (void)d; ASKED("upload_acc_float %lld %g %zu\n", of(p), *x, n); }
-static void fake_upload_ids(Device *d, int32_t *p, const int32_t *x, size_t n) { (void)d; ASKED("upload_ids %lld %d %zu\n", of(p), *x, n); }
-static void fake_download_real(Device *d, double *x, const real *p, size_t n) { (void)d; *x = 5; ASKED("download_real %lld %zu\n", of(p), n); }
-static void fake_download_acc(Device *d, double *x, const acc *p, size_t n) { (void)d; *x = 6; ASKED("download_acc %lld %zu\n", of(p), n); }
-static void fake_download_stat(Device *d, double *x, const scalar *p, size_t n) { (void)d; memcpy(x, p, n * sizeof *x); }
-static void fake_sync(Device *d) { (void)d; usleep(1000); }
-static uint64_t fake_launches(const Device *d) { (void)d; usleep(1000); return launched; }
-static double fake_bandwidth(Device *d) { (void)d; return 2e9; }
-static void fake_embedding_forward(Device *d, real *a, const int32_t *b, const real *c, const real *e, size_t B, size_t T, size_t C, size_t p) { (void)d; launched += 1; ASKED("embedding_forward %lld %lld %lld %lld %zu %zu %zu %zu\n", of(a), of(b), of(c), of(e), B, T, C, p); }
-static void fake_embedding_backward(Device *d, acc *a, acc *b, const real *c, const int32_t *e, size_t B, size_t T, size_t C, size_t V) { (void)d; launched += 2; ASKED("embedding_backward %lld %lld %lld %lld %zu %zu %zu %zu\n", of(a), of(b), of(c), of(e), B, T, C, V); }
-static void fake_dropout(Device *d, real *a, size_t r, size_t w, const Dropout *x) { (void)d; launched += 3; ASKED("dropout %lld %zu %zu %d\n", of(a), r, w, x != NULL); }
-static void fake_layernorm_forward(Device *d, real *a, real *b, acc *c, acc *e, const real *f, const real *g, const real *h, const real *i, size_t r, size_t C, double eps) { (void)d; launched += 5; ASKED("layernorm_forward %lld %lld %lld %lld %lld %lld %lld %lld %zu %zu %g\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), r, C, eps); }
-static void fake_layernorm_backward(Device *d, real *a, acc *b, acc *c, const real *e, const real *f, const real *g, const real *h, const acc *i, const acc *j, size_t r, size_t C) { (void)d; launched += 7; ASKED("layernorm_backward %lld %lld %lld %lld %lld %lld %lld %lld %lld %zu %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), of(j), r, C); }
-static void fake_rmsnorm_forward(Device *d, real *a, real *b, acc *c, const real *e, const real *f, const real *g, size_t r, size_t C, double eps) { (void)d; ASKED("rmsnorm_forward %lld %lld %lld %lld %lld %lld %zu %zu %g\n", of(a), of(b), of(c), of(e), of(f), of(g), r, C, eps); }
-static void fake_rmsnorm_backward(Device *d, real *a, acc *b, const real *c, const real *e, const real *f, const real *g, const acc *h, size_t r, size_t C) { (void)d; ASKED("rmsnorm_backward %lld %lld %lld %lld %lld %lld %lld %zu %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), r, C); }
-static void fake_residual_forward(Device *d, real *a, const real *b, const real *c, size_t n) { (void)d; ASKED("residual_forward %lld %lld %lld %zu\n", of(a), of(b), of(c), n); }
-static void fake_linear_forward(Device *d, real *a, real *b, const real *c, const real *e, const real *f, size_t r, size_t I, size_t O, Activation x) { (void)d; launched += 11; ASKED("linear_forward %lld %lld %lld %lld %lld %zu %zu %zu %d\n", of(a), of(b), of(c), of(e), of(f), r, I, O, (int)x); }
-static void fake_linear_backward_input(Device *d, real *a, const real *b, const real *c, size_t r, size_t I, size_t O) { (void)d; launched += 13; ASKED("linear_backward_input %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(c), r, I, O); }
-static void fake_linear_backward_weight(Device *d, acc *a, acc *b, const real *c, const real *e, size_t r, size_t I, size_t O) { (void)d; launched += 17; ASKED("linear_backward_weight %lld %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(c), of(e), r, I, O); }
-static void fake_activation_forward(Device *d, real *a, const real *b, size_t r, size_t w, Activation x) { (void)d; ASKED("activation_forward %lld %lld %zu %zu %d\n", of(a), of(b), r, w, (int)x); }
-static void fake_activation_backward(Device *d, real *a, const real *b, const real *c, size_t r, size_t w, Activation x) { (void)d; ASKED("activation_backward %lld %lld %lld %zu %zu %d\n", of(a), of(b), of(c), r, w, (int)x); }
-static void fake_rope_table(Device *d, acc *a, size_t c, size_t h, double t) { (void)d; ASKED("rope_table %lld %zu %zu %g\n", of(a), c, h, t); }
-static void fake_rope(Device *d, real *a, const acc *b, size_t B, size_t T, size_t p, size_t h, size_t H, size_t s, int x) { (void)d; ASKED("rope %lld %lld %zu %zu %zu %zu %zu %zu %d\n", of(a), of(b), B, T, p, h, H, s, x); }
-static void fake_attention_forward(Device *d, real *a, acc *b, const real *c, const real *e, const real *f, const AttentionShape *s) { (void)d; ASKED("attention_forward %lld %lld %lld %lld %lld %zu\n", of(a), of(b), of(c), of(e), of(f), s->HS); }
-static void fake_attention_backward(Device *d, real *a, real *b, real *c, const real *e, const real *f, const real *g, const real *h, const real *i, const acc *j, const AttentionShape *s) { (void)d; ASKED("attention_backward %lld %lld %lld %lld %lld %lld %lld %lld %lld %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), of(j), s->HS); }
-static void fake_copy_rows(Device *d, real *a, size_t as, const real *b, size_t bs, size_t r, size_t w) { (void)d; ASKED("copy_rows %lld %zu %lld %zu %zu %zu\n", of(a), as, of(b), bs, r, w); }
-static void fake_crossentropy(Device *d, real *a, acc *b, const int32_t *c, size_t r, size_t V, size_t s, double k, WantGradient w) { (void)d; launched += 19; ASKED("crossentropy %lld %lld %lld %zu %zu %zu %g %d\n", of(a), of(b), of(c), r, V, s, k, (int)w); }
-static void fake_add_rows(Device *d, acc *a, const acc *b, const int32_t *i, size_t n, size_t C, size_t V) { (void)d; ASKED("add_rows %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(i), n, C, V); }
-static void fake_sum(Device *d, scalar *a, const acc *b, size_t n) { (void)d; launched += 23; ASKED("sum %lld %lld %zu\n", of(a), of(b), n); }
-static void fake_sumsq(Device *d, scalar *a, const acc *b, size_t n) { (void)d; ASKED("sumsq %lld %lld %zu\n", of(a), of(b), n); }
-static void fake_adamw(Device *d, const AdamWTensor *t, size_t n, const AdamWSettings *s, const scalar *p) { (void)d; ASKED("adamw %zu %zu %g %lld\n", t[0].n, n, s->lr, of(p)); }
-static void fake_refresh(Device *d, const real *p, size_t n) { (void)d; ASKED("refresh %lld %zu\n", of(p), n); }
-static void fake_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) { (void)d; ASKED("  numbers of %lld %zu\n", of(x), n); if (x == bad_place) *(double *)(void *)out += 12; }
-static void fake_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t n) { (void)d; ASKED("  sums of %lld %zu\n", of(x), n); if ((const void *)x == (const void *)bad_place) *(double *)(void *)out += 1; }
+static void fake_zero(Device *d, void *p, size_t bytes) { of_inner(d); if ((char *)p >= arena && (char *)p < arena + arena_bytes) ASKED("zero %lld %zu\n", of(p), bytes); else memset(p, 0, bytes); }
+static void fake_copy(Device *d, void *a, const void *b, size_t n) { of_inner(d); ASKED("copy %lld %lld %zu\n", of(a), of(b), n); }
+static void fake_upload_real(Device *d, real *p, const double *x, size_t n) { of_inner(d); ASKED("upload_real %lld %g %zu\n", of(p), *x, n); }
+static void fake_upload_acc(Device *d, acc *p, const double *x, size_t n) { of_inner(d); ASKED("upload_acc %lld %g %zu\n", of(p), *x, n); }
+static void fake_upload_real_float(Device *d, real *p, const float *x, size_t n) { of_inner(d); ASKED("upload_real_float %lld %g %zu\n", of(p), *x, n); }
+static void fake_upload_acc_float(Device *d, acc *p, const float *x, size_t n) { of_inner(d); ASKED("upload_acc_float %lld %g %zu\n", of(p), *x, n); }
+static void fake_upload_ids(Device *d, int32_t *p, const int32_t *x, size_t n) { of_inner(d); ASKED("upload_ids %lld %d %zu\n", of(p), *x, n); }
+static void fake_download_real(Device *d, double *x, const real *p, size_t n) { of_inner(d); *x = 5; ASKED("download_real %lld %zu\n", of(p), n); }
+static void fake_download_acc(Device *d, double *x, const acc *p, size_t n) { of_inner(d); *x = 6; ASKED("download_acc %lld %zu\n", of(p), n); }
+static void fake_download_stat(Device *d, double *x, const scalar *p, size_t n) { of_inner(d); CHECK_EQ(n, 1); memcpy(x, p, n * sizeof *x); }
+static void fake_sync(Device *d) { of_inner(d); usleep(1000); }
+static uint64_t fake_launches(const Device *d) { of_inner(d); usleep(1000); return launched; }
+static double fake_bandwidth(Device *d) { of_inner(d); return 2e9; }
+static void fake_embedding_forward(Device *d, real *a, const int32_t *b, const real *c, const real *e, size_t B, size_t T, size_t C, size_t p) { of_inner(d); launched += 1; ASKED("embedding_forward %lld %lld %lld %lld %zu %zu %zu %zu\n", of(a), of(b), of(c), of(e), B, T, C, p); }
+static void fake_embedding_backward(Device *d, acc *a, acc *b, const real *c, const int32_t *e, size_t B, size_t T, size_t C, size_t V) { of_inner(d); launched += 2; ASKED("embedding_backward %lld %lld %lld %lld %zu %zu %zu %zu\n", of(a), of(b), of(c), of(e), B, T, C, V); }
+static void fake_dropout(Device *d, real *a, size_t r, size_t w, const Dropout *x) { of_inner(d); launched += 3; ASKED("dropout %lld %zu %zu %d\n", of(a), r, w, x != NULL); }
+static void fake_layernorm_forward(Device *d, real *a, real *b, acc *c, acc *e, const real *f, const real *g, const real *h, const real *i, size_t r, size_t C, double eps) { of_inner(d); launched += 5; ASKED("layernorm_forward %lld %lld %lld %lld %lld %lld %lld %lld %zu %zu %g\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), r, C, eps); }
+static void fake_layernorm_backward(Device *d, real *a, acc *b, acc *c, const real *e, const real *f, const real *g, const real *h, const acc *i, const acc *j, size_t r, size_t C) { of_inner(d); launched += 7; ASKED("layernorm_backward %lld %lld %lld %lld %lld %lld %lld %lld %lld %zu %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), of(j), r, C); }
+static void fake_rmsnorm_forward(Device *d, real *a, real *b, acc *c, const real *e, const real *f, const real *g, size_t r, size_t C, double eps) { of_inner(d); ASKED("rmsnorm_forward %lld %lld %lld %lld %lld %lld %zu %zu %g\n", of(a), of(b), of(c), of(e), of(f), of(g), r, C, eps); }
+static void fake_rmsnorm_backward(Device *d, real *a, acc *b, const real *c, const real *e, const real *f, const real *g, const acc *h, size_t r, size_t C) { of_inner(d); ASKED("rmsnorm_backward %lld %lld %lld %lld %lld %lld %lld %zu %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), r, C); }
+static void fake_residual_forward(Device *d, real *a, const real *b, const real *c, size_t n) { of_inner(d); ASKED("residual_forward %lld %lld %lld %zu\n", of(a), of(b), of(c), n); }
+static void fake_linear_forward(Device *d, real *a, real *b, const real *c, const real *e, const real *f, size_t r, size_t I, size_t O, Activation x) { of_inner(d); launched += 11; ASKED("linear_forward %lld %lld %lld %lld %lld %zu %zu %zu %d\n", of(a), of(b), of(c), of(e), of(f), r, I, O, (int)x); }
+static void fake_linear_backward_input(Device *d, real *a, const real *b, const real *c, size_t r, size_t I, size_t O) { of_inner(d); launched += 13; ASKED("linear_backward_input %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(c), r, I, O); }
+static void fake_linear_backward_weight(Device *d, acc *a, acc *b, const real *c, const real *e, size_t r, size_t I, size_t O) { of_inner(d); launched += 17; ASKED("linear_backward_weight %lld %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(c), of(e), r, I, O); }
+static void fake_activation_forward(Device *d, real *a, const real *b, size_t r, size_t w, Activation x) { of_inner(d); ASKED("activation_forward %lld %lld %zu %zu %d\n", of(a), of(b), r, w, (int)x); }
+static void fake_activation_backward(Device *d, real *a, const real *b, const real *c, size_t r, size_t w, Activation x) { of_inner(d); ASKED("activation_backward %lld %lld %lld %zu %zu %d\n", of(a), of(b), of(c), r, w, (int)x); }
+static void fake_rope_table(Device *d, acc *a, size_t c, size_t h, double t) { of_inner(d); ASKED("rope_table %lld %zu %zu %g\n", of(a), c, h, t); }
+static void fake_rope(Device *d, real *a, const acc *b, size_t B, size_t T, size_t p, size_t h, size_t H, size_t s, int x) { of_inner(d); ASKED("rope %lld %lld %zu %zu %zu %zu %zu %zu %d\n", of(a), of(b), B, T, p, h, H, s, x); }
+static void fake_attention_forward(Device *d, real *a, acc *b, const real *c, const real *e, const real *f, const AttentionShape *s) { of_inner(d); ASKED("attention_forward %lld %lld %lld %lld %lld %zu\n", of(a), of(b), of(c), of(e), of(f), s->HS); }
+static void fake_attention_backward(Device *d, real *a, real *b, real *c, const real *e, const real *f, const real *g, const real *h, const real *i, const acc *j, const AttentionShape *s) { of_inner(d); ASKED("attention_backward %lld %lld %lld %lld %lld %lld %lld %lld %lld %zu\n", of(a), of(b), of(c), of(e), of(f), of(g), of(h), of(i), of(j), s->HS); }
+static void fake_copy_rows(Device *d, real *a, size_t as, const real *b, size_t bs, size_t r, size_t w) { of_inner(d); ASKED("copy_rows %lld %zu %lld %zu %zu %zu\n", of(a), as, of(b), bs, r, w); }
+static void fake_crossentropy(Device *d, real *a, acc *b, const int32_t *c, size_t r, size_t V, size_t s, double k, WantGradient w) { of_inner(d); launched += 19; ASKED("crossentropy %lld %lld %lld %zu %zu %zu %g %d\n", of(a), of(b), of(c), r, V, s, k, (int)w); }
+static void fake_add_rows(Device *d, acc *a, const acc *b, const int32_t *i, size_t n, size_t C, size_t V) { of_inner(d); ASKED("add_rows %lld %lld %lld %zu %zu %zu\n", of(a), of(b), of(i), n, C, V); }
+static void fake_sum(Device *d, scalar *a, const acc *b, size_t n) { of_inner(d); launched += 23; ASKED("sum %lld %lld %zu\n", of(a), of(b), n); }
+static void fake_sumsq(Device *d, scalar *a, const acc *b, size_t n) { of_inner(d); ASKED("sumsq %lld %lld %zu\n", of(a), of(b), n); }
+static void fake_adamw(Device *d, const AdamWTensor *t, size_t n, const AdamWSettings *s, const scalar *p) { of_inner(d); ASKED("adamw %zu %zu %g %lld\n", t[0].n, n, s->lr, of(p)); }
+static void fake_refresh(Device *d, const real *p, size_t n) { of_inner(d); ASKED("refresh %lld %zu\n", of(p), n); }
+static void fake_count_nonfinite_real(Device *d, scalar *out, const real *x, size_t n) { of_inner(d); ASKED("  numbers of %lld %zu\n", of(x), n); if (x == bad_place) *(double *)(void *)out += 12; }
+static void fake_count_nonfinite_acc(Device *d, scalar *out, const acc *x, size_t n) { of_inner(d); ASKED("  sums of %lld %zu\n", of(x), n); if ((const void *)x == (const void *)bad_place) *(double *)(void *)out += 1; }
 
-static Device inner;
 static Gpt *model;
 static void make_inner(void) {
   Device *cpu = cpu_device(1);
   inner = *cpu;
-  inner.allocate = note_arena, inner.release = release_nothing, inner.launches = fake_launches, inner.measure_bandwidth = fake_bandwidth;
+  inner.allocate = note_arena, inner.release = note_release, inner.launches = fake_launches, inner.measure_bandwidth = fake_bandwidth;
   inner.real_size = 2, inner.acc_size = 4, inner.real_is_acc = 0;
   const GptOptions o = {.config = {.family = FAMILY_GPT2, .layers = 2, .heads = 4, .kv_heads = 4, .channels = 24, .context = 13, .ffn = 37, .vocab = 29, .bias = true, .tie = false, .norm_eps = 1e-5},
                         .purpose = PURPOSE_TRAIN, .B = 3, .T = 7};
@@ -167,6 +175,7 @@ static void every_transfer(Device *d) {     // passed on, and no operation of a 
   void *q = d->allocate(d, 77);
   CHECK(arena == q && arena_bytes == 77);
   d->release(d, q, 77);
+  CHECK_EQ(released, 77);
   arena = p, arena_bytes = n;
 }
 
@@ -201,7 +210,8 @@ static double mflop_of(const char *line) {
 static void check_printed(char *text, Buffer *golden, double step_ms) {
   double all = 0, by_kind = 0, total = -1, share = 0, sum_mflop = 0, kinds_mflop = 0, kinds_ms = 0;
   attentions = 0;
-  int operations = 0, last_ms = 1 << 30;
+  double kind_ms[40], shares[40];
+  int operations = 0, kinds = 0, last_ms = 1 << 30;
   for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
     double ms, mb, gbs, gflops, percent, memory;
     char name[40];
@@ -220,7 +230,8 @@ static void check_printed(char *text, Buffer *golden, double step_ms) {
       CHECK_MSG(fabs(total - all) <= 1e-3 * operations, "%s: %g in all", line, all);
       // what noting took, at least a millisecond for each, belongs to no operation
       CHECK_MSG(ms < step_ms - operations && ms > step_ms - 3 * operations - 200, "%s", line);
-      CHECK_MSG(fabs(percent - 100 * total / ms) < 0.06, "%s", line);
+      CHECK_MSG(total <= ms && fabs(percent - 100 * total / ms) < 0.06, "%s", line);
+      for (int k = 0; k < kinds; k++) CHECK_MSG(fabs(shares[k] - 100 * kind_ms[k] / ms) < 0.051 + 0.05 / ms, "%g ms are not %g%% of %g ms", kind_ms[k], shares[k], ms);
       CHECK_MSG(fabs(share - percent) < 0.06 * 30, "%g and %g", share, percent);
     } else if (!strncmp(line, "sum    memory", 13) || strstr(line, "kernels launched")) buffer_printf(golden, "%s\n", line);
     else {
@@ -230,6 +241,7 @@ static void check_printed(char *text, Buffer *golden, double step_ms) {
       CHECK_MSG(ms <= last_ms, "%s: not the slowest first", line);
       last_ms = (int)ms + 1;
       by_kind += ms, share += percent;
+      if (kinds < 40) kind_ms[kinds] = ms, shares[kinds++] = percent;
       char *behind = strstr(line, "GFLOP/s") + 7, *of_memory = strstr(line, " MB,");
       if (of_memory) {
         CHECK_MSG(sscanf(of_memory, " MB, %lf%%", &memory) == 1 && fabs(memory - 100 * gbs / 2) < 0.51 + 100 * 0.05 / 2, "%s", line);
@@ -278,13 +290,14 @@ static void golden(void) {
   CHECK(!strstr(text, "launch") && !strstr(text, "memory"));
   free(text);
   d->destroy(d);               // as its users may: the inner device lives on
+  CHECK_EQ(released, 64);
   said.len = 0;
   d = watching(WATCH_CHECK);
   every_operation(d);
   CHECK(watch_finding(d) == NULL);
   buffer_append(&out, said.data, said.len);
   text = printed(d, 1);
-  CHECK(strstr(text, "sum    0 operations 0.000 ms"));
+  CHECK(strstr(text, "sum    0 operations 0.000 ms, 0.0% of the step's 1000.000 ms"));
   free(text);
   watch_destroy(d);
   // in fp64 or fp32 a master copy is the weights themselves
@@ -309,6 +322,18 @@ static void golden(void) {
   }
   free(expected);
   buffer_free(&out);
+}
+
+// The counter is set to zero before the first output, of whatever kind.
+static void a_counter_begins_at_zero(void) {
+  make_inner();
+  for (int kind = 0; kind < 2; kind++) {
+    Device *d = watching(WATCH_CHECK);
+    if (kind) d->add_rows(d, A("layer 1 qkv", 1), A("layer 1 qkv", 2), NULL, 3, 5, 7);
+    else d->residual_forward(d, R("layer 1 qkv", 0), R("layer 1 qkv", 1), R("layer 1 qkv", 2), 7);
+    CHECK(watch_finding(d) == NULL);
+    watch_destroy(d);
+  }
 }
 
 // The first bad output counts, of whatever kind, with its name; nothing is looked at behind it.
@@ -354,7 +379,7 @@ static void one_step(Device *d, int forward, int backward, bool norm) {
 static void check_launches(int forward, int backward, bool norm, int steps, const char *expected) {
   make_inner();
   Device *d = watching(WATCH_TRACE);
-  d->zero(d, at("layer 1 qkv", 0), 64);
+  for (int i = 0; i < 2; i++) d->zero(d, at("layer 1 qkv", 0), 64);
   for (int i = 0; i < steps; i++) one_step(d, forward, backward, norm);
   char *text = printed(d, 10), *found = strstr(text, " kernels launched");
   while (found && found[-1] != '\n') found--;
@@ -375,6 +400,7 @@ static void launches(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(golden);
+  RUN(a_counter_begins_at_zero);
   RUN(findings);
   RUN(launches);
   return TEST_END();
