@@ -1002,6 +1002,12 @@ static void own_failures(void) {
   close_hand(h);
 }
 
+// By none of the ranks so far.
+static void standard_input_is_left_alone(void) {
+  char byte;
+  CHECK(recv(standard_input[0], &byte, 1, MSG_DONTWAIT) < 0);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   make_notes();
@@ -1038,8 +1044,7 @@ int main(int argc, char **argv) {
   RUN(stopped_itself);
   RUN(wrong_peers);
   RUN(own_failures);
+  RUN(standard_input_is_left_alone);
   unlink(log_path);
-  char byte;
-  CHECK(recv(standard_input[0], &byte, 1, MSG_DONTWAIT) < 0);
   return TEST_END();
 }
