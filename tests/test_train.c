@@ -584,11 +584,11 @@ static void a_step_is_said(void) {
     t.state.step = 999999; trainer_after_step(&t, &good, 61);
   });
   CHECK_STR(out, "step      7/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  0.5 ms  128.0k tok/s  215% of peak  eta 8:19\n"
-                 "step      8/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  0.5 ms  133.3k tok/s  224% of peak  eta 7:59\n"
-                 "step      9/1000000  loss 5.1250  lr 2.00e-03  norm 70.50  0.6 ms  113.9k tok/s  191% of peak  eta 9:21\n"
-                 "step     10/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  25.5 ms  2.5k tok/s  16862047064% of peak  eta 425:05\n"
-                 "step     11/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  223.0 ms  0.3k tok/s  eta 3715:52\n"
-                 "step 999999/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  6300.7 ms  0.0k tok/s  eta 0:06\n");
+                 "step      8/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  0.3 ms  213.3k tok/s  358% of peak  eta 4:59\n"
+                 "step      9/1000000  loss 5.1250  lr 2.00e-03  norm 70.50  0.8 ms  80.0k tok/s  134% of peak  eta 13:19\n"
+                 "step     10/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  83.9 ms  0.8k tok/s  5128139905% of peak  eta 1397:45\n"
+                 "step     11/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  562.9 ms  0.1k tok/s  eta 9381:33\n"
+                 "step 999999/1000000  loss 5.2500  lr 1.00e-03  norm 1.50  12650.3 ms  0.0k tok/s  eta 0:12\n");
   CHECK_STR(err, "gpt: warning: step 9: rank 1 is slow\n"
                  "gpt: warning: step 9: gradient norm 70.5 lies over --skip-outliers 3 deviations: the step was dropped\n"
                  "gpt: warning: step 11: rank 0 is slow\n");
