@@ -66,19 +66,20 @@ static real *copy_real(Device *d, const real *from, size_t n) {
 static double real_value(Device *d, const real *p, size_t i) { double x; d->download_real(d, &x, d->real_at((real *)(uintptr_t)p, i), 1); return x; }
 static double acc_value(Device *d, const acc *p, size_t i) { double x; d->download_acc(d, &x, d->acc_at((acc *)(uintptr_t)p, i), 1); return x; }
 static double stat_value(Device *d, const scalar *p) { double x; d->download_stat(d, &x, p, 1); return x; }
-static bool equal_real(Device *d, const real *a, const real *b, size_t n) {
-  double *x = xmalloc(n, 8), *y = xmalloc(n, 8);
-  d->download_real(d, x, a, n), d->download_real(d, y, b, n);
-  bool equal = !memcmp(x, y, n * 8);
+static bool equal_then_free(double *x, double *y, size_t n) {   // of the same bits
+  bool equal = !memcmp(x, y, n * sizeof *x);
   free(x), free(y);
   return equal;
 }
+static bool equal_real(Device *d, const real *a, const real *b, size_t n) {
+  double *x = xmalloc(n, sizeof *x), *y = xmalloc(n, sizeof *y);
+  d->download_real(d, x, a, n), d->download_real(d, y, b, n);
+  return equal_then_free(x, y, n);
+}
 static bool equal_acc(Device *d, const acc *a, const acc *b, size_t n) {
-  double *x = xmalloc(n, 8), *y = xmalloc(n, 8);
+  double *x = xmalloc(n, sizeof *x), *y = xmalloc(n, sizeof *y);
   d->download_acc(d, x, a, n), d->download_acc(d, y, b, n);
-  bool equal = !memcmp(x, y, n * 8);
-  free(x), free(y);
-  return equal;
+  return equal_then_free(x, y, n);
 }
 
 static AdamWSettings some_settings(void) {
