@@ -56,7 +56,7 @@ NVCC_FLAGS   := -std=c++17 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall
 Q = $(if $(V),,@echo "  cc  $(notdir $@)";)
 ALL_FLAGS = $(BASE) $(OPT) $(OMP_FLAGS) $(if $(AMX),-DCPU_BUILDS_AMX) $(CFLAGS)
 
-.PHONY: all demo test test-cuda test-nccl test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers bench-peers-gemm clean help print-logits print-build
+.PHONY: all demo test test-cuda test-nccl test-launchers test-slow mutants cuda-mutants cuda-waits parallel-ladder gemm-ladder model-check bench-comm bench-tokenizer bench-peers bench-peers-gemm clean help print-logits print-build
 all: gpt
 
 $(FOUND): dev/probe.sh
@@ -124,6 +124,10 @@ test-cuda: emulated-gpt $(CUDA_TESTS:%=$(EMULATED)/%) $(CUDA_TESTS:%=$(EMULATED)
 # several GPUs and NCCL, both emulated: every collective, training, faults
 test-nccl: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked $(EMULATED)/emulator_nccl
 	@bash tests/nccl.sh $(EMULATED)
+
+# the launchers that are installed: Open MPI, MPICH, Slurm
+test-launchers: gpt
+	@bash tests/launchers.sh
 
 # N random mutants of the sources, each to be caught by a test; SUITE=off: by the tests of its own file
 mutants: $(BUILD)/mutate
@@ -214,6 +218,7 @@ help:
 	@echo "make test-slow  the long ones"
 	@echo "make test-cuda  the CUDA device, emulated: no GPU needed"
 	@echo "make test-nccl  several GPUs and NCCL, both emulated"
+	@echo "make test-launchers   ranks started by Open MPI, MPICH and Slurm, those that are installed"
 	@echo "make mutants    N=8 SEED=1: change the sources at random; every change must make a test fail"
 	@echo "make cuda-mutants     N=8 SEED=1: likewise the kernels; make cuda-waits: each barrier and wait deleted in turn"
 	@echo "make cuda-report      registers, spills, occupancy, bytes moved, bank conflicts of every kernel (needs nvcc, no GPU)"

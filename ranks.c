@@ -229,11 +229,14 @@ static Comm *start_here(int world) {
 
 // ---- ranks that others started ----
 
-// Numbers that launchers give to each process they start: Slurm (a step's tasks), Open MPI, and MPICH with its kin.
-static const struct { const char *launcher, *rank, *world, *here, *local; } launchers[] = {
-  {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"},
-  {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
-  {"MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"},
+// Numbers that launchers give to each process they start: Open MPI, MPICH with its kin, and Slurm (a step's tasks). The innermost first:
+// mpirun in a job of Slurm has a helper started on each node, whose numbers its processes inherit. Slurm's own PMI (srun --mpi=pmi2)
+// says rank and world only; the rest is then Slurm's.
+typedef struct { const char *name, *rank, *world, *local, *here, *node; } Launcher;   // node: where `here` tells of all nodes, which one this is
+static const Launcher launchers[] = {
+  {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", NULL},
+  {"MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", NULL},
+  {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID"},
 };
 // -1: it is not there, or is no number of a rank.
 static int number_of(const char *variable) {
@@ -242,22 +245,46 @@ static int number_of(const char *variable) {
   long n = text && *text ? strtol(text, &end, 10) : -1;
   return n < 0 || *end || n > COMM_MOST_RANKS ? -1 : (int)n;
 }
-// The launcher that started this process as one of several; -1: none did.
-static int launcher_here(void) {
-  for (int l = 0; l < (int)ARRAY_LEN(launchers); l++) if (number_of(launchers[l].rank) >= 0 && number_of(launchers[l].world) > 1) return l;
-  return -1;
+// The launcher that started this process as one of several; the end of the table: none did.
+static const Launcher *const no_launcher = launchers + ARRAY_LEN(launchers);
+static const Launcher *launcher_here(void) {
+  const Launcher *l = launchers;
+  while (l < no_launcher && (number_of(l->rank) < 0 || number_of(l->world) < 2)) l++;
+  return l;
+}
+
+// Processes on this node. Slurm says it of all nodes in runs, "2(x3),1" for 2, 2, 2 and 1; others say the number alone. 0: it is not there, or is neither.
+static int tasks_here(const Launcher *l) {
+  const char *text = getenv(l->here);
+  long node = l->node ? MAX(number_of(l->node), 0) : 0;
+  while (text) {
+    char *end;
+    long tasks = strtol(text, &end, 10), nodes = 1;
+    if (end == text || tasks < 1 || tasks > COMM_MOST_RANKS) return 0;
+    if (!strncmp(end, "(x", 2)) {
+      nodes = strtol(end + 2, &end, 10);
+      if (nodes < 1 || *end++ != ')') return 0;
+    }
+    if (*end && *end != ',') return 0;
+    if (node < nodes) return (int)tasks;
+    node -= nodes;
+    text = *end ? end + 1 : NULL;
+  }
+  return 0;
 }
 
 int ranks_here(const Options *o) {
   if (!o->rendezvous) return (int)o->ranks;
-  const int l = launcher_here(), here = l < 0 ? 0 : number_of(launchers[l].here);
   const bool loopback = !strncmp(o->rendezvous, "127.", 4) || !strncmp(o->rendezvous, "localhost:", 10);
+  int here = 0;
+  for (const Launcher *l = launcher_here(); l < no_launcher && here == 0; l++) here = tasks_here(l);
   return here > 0 ? here : loopback ? (int)o->ranks : 1;
 }
 
 int ranks_gpu(const Options *o, const Comm *c) {
   if (o->gpus) return c->rank;
-  const int l = o->rendezvous ? launcher_here() : -1, local = l < 0 ? 0 : number_of(launchers[l].local);
+  int local = -1;
+  for (const Launcher *l = o->rendezvous ? launcher_here() : no_launcher; l < no_launcher && local < 0; l++) local = number_of(l->local);
   return MAX(local, 0);
 }
 
@@ -315,7 +342,8 @@ static void read_token(const Options *o) {
 static void say(const char *text) { say_loss(text, folder); }
 
 void ranks_place(Options *o) {
-  const int l = launcher_here();
+  const Launcher *l = launcher_here();
+  const bool launched = l < no_launcher;
   if (o->gpus && o->ranks > 1) fail(EXIT_REQUEST, "--gpus %lld and --ranks %lld are both given: --gpus starts one rank for each GPU, --ranks starts them on the CPU", (long long)o->gpus, (long long)o->ranks);
   if (o->gpus && o->rendezvous) fail(EXIT_REQUEST, "--gpus %lld and --rendezvous are both given: --gpus starts ranks on this machine, with --rendezvous each process is one rank; it takes a GPU with --device cuda", (long long)o->gpus);
   // one of the two says how many ranks there are, and what a resumed run has stored of the other does not count
@@ -324,14 +352,14 @@ void ranks_place(Options *o) {
   const char *alone = o->token ? "token" : o->rank != AUTO_INT ? "rank" : o->world != AUTO_INT ? "world" : NULL;
   if (!o->rendezvous) {
     if (alone) fail(EXIT_REQUEST, "--%s needs --rendezvous HOST:PORT, where the ranks meet; or let --ranks N start them on this machine", alone);
-    if (l >= 0 && o->ranks == 1 && o->gpus <= 1)
+    if (launched && o->ranks == 1 && o->gpus <= 1)
       fail(EXIT_REQUEST, "%s started %d processes: for one run give all --rendezvous HOST:PORT --token FILE (README, Several machines); or start one process, with --ranks %d",
-           launchers[l].launcher, number_of(launchers[l].world), number_of(launchers[l].world));
+           l->name, number_of(l->world), number_of(l->world));
     return;
   }
   if (o->ranks > 1) fail(EXIT_REQUEST, "--ranks %lld and --rendezvous are both given: --ranks starts ranks on this machine, with --rendezvous each process is one rank", (long long)o->ranks);
-  if (o->rank == AUTO_INT) o->rank = l < 0 ? -1 : number_of(launchers[l].rank);
-  if (o->world == AUTO_INT) o->world = l < 0 ? 0 : number_of(launchers[l].world);
+  if (o->rank == AUTO_INT) o->rank = launched ? number_of(l->rank) : -1;
+  if (o->world == AUTO_INT) o->world = launched ? number_of(l->world) : 0;
   if (o->rank < 0 || o->world < 1) fail(EXIT_REQUEST, "--rendezvous needs --rank and --world, for no launcher (Slurm, MPI) says which rank this is");
   if (o->rank >= o->world) fail(EXIT_REQUEST, "--rank %lld: with --world %lld ranks are numbered from 0 to %lld", (long long)o->rank, (long long)o->world, (long long)o->world - 1);
   read_rendezvous(o->rendezvous);

@@ -53,7 +53,7 @@ check "... with --zero 1 the weights of without, but for the order in which the 
 check "... the bits of --ranks 3 --zero 1" same_model zero_here zero
 
 by_launcher
-environment() { echo "SLURM_PROCID=$1 SLURM_STEP_NUM_TASKS=$2 SLURM_NTASKS_PER_NODE=$2"; }
+environment() { echo "SLURM_PROCID=$1 SLURM_STEP_NUM_TASKS=$2 SLURM_STEP_TASKS_PER_NODE=$2 SLURM_NODEID=0"; }
 begin 2 text.txt $tiny --steps 4 --out slurm; end
 check "Slurm's environment" test "$codes" = " 0 0" -a -n "$(newest slurm)"
 environment() { echo "OMPI_COMM_WORLD_RANK=$1 OMPI_COMM_WORLD_SIZE=$2 OMPI_COMM_WORLD_LOCAL_SIZE=$2"; }

@@ -372,7 +372,7 @@ static void tokens(void) {
 
 static void launchers(void) {
   static const struct { const char *rank, *world, *here, *local; } names[] = {
-    {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"},
+    {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_LOCALID"},
     {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
     {"PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"}};
   static const char *const started[] = {"Slurm started 4 processes", "Open MPI started 4 processes", "MPI started 4 processes"};
@@ -426,6 +426,32 @@ static void launchers(void) {
     EXPECT_FAIL(EXIT_REQUEST, started[l], place(many));
     for (int i = 0; i < 4; i++) set((&names[l].rank)[i], NULL);
   }
+}
+
+// What a Slurm of several nodes really says (22.05, `srun -N3 -n4 env`), and what it and mpirun say of each other's processes.
+static void launchers_within_launchers(void) {
+  static const struct { const char *tasks, *node; int here; } cases[] = {
+    {"2,1(x2)", "0", 2}, {"2,1(x2)", "1", 1}, {"2,1(x2)", "2", 1}, {"2,1(x2)", "3", 1 /* there is none: as if nothing were said */}, {"4(x3),7", "2", 4}, {"4(x3),7", "3", 7}, {"5", NULL, 5}, {"5,6", NULL, 5},
+    {"64", "0", 64}, {"65", "0", 1}, {"0", "0", 1}, {"-1", "0", 1}, {"2(x", "0", 1}, {"2(x0),3", "0", 1}, {"2(x3", "0", 1}, {"2(x3)9", "0", 1}, {"2;3", "0", 1}, {"2,", "1", 1}, {",2", "0", 1}, {"2(y3)", "0", 1}};
+  const Comm comm = {.rank = 5, .world = 8};
+  Options o = meet("node7:29400");
+  set("SLURM_PROCID", "1"), set("SLURM_STEP_NUM_TASKS", "3"), set("SLURM_LOCALID", "1");
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    set("SLURM_STEP_TASKS_PER_NODE", cases[i].tasks), set("SLURM_NODEID", cases[i].node);
+    CHECK_MSG(ranks_here(&o) == cases[i].here, "%s on node %s: %d here", cases[i].tasks, cases[i].node ? cases[i].node : "not said", ranks_here(&o));
+  }
+  set("SLURM_STEP_TASKS_PER_NODE", "2(x3)"), set("SLURM_NODEID", "1");
+  set("PMI_RANK", "4"), set("PMI_SIZE", "6");   // srun --mpi=pmi2: rank and world; the rest from Slurm
+  CHECK(ranks_here(&o) == 2 && ranks_gpu(&o, &comm) == 1);
+  set("MPI_LOCALNRANKS", "4"), set("MPI_LOCALRANKID", "3");   // mpiexec in a job
+  CHECK(ranks_here(&o) == 4 && ranks_gpu(&o, &comm) == 3);
+  write_token(16, "", 0600);
+  o.rank = o.world = AUTO_INT;
+  set("OMPI_COMM_WORLD_RANK", "0"), set("OMPI_COMM_WORLD_SIZE", "9");   // mpirun in a job: Slurm's numbers are those of mpirun's helper
+  ranks_place(&o);
+  CHECK(o.rank == 0 && o.world == 9);
+  static const char *const used[] = {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NODEID", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"};
+  for (size_t i = 0; i < ARRAY_LEN(used); i++) set(used[i], NULL);
 }
 
 static void count_with_no_room(void) {
@@ -625,6 +651,7 @@ int main(int argc, char **argv) {
   RUN(just_not_slow);
   RUN(wishes);
   RUN(launchers);
+  RUN(launchers_within_launchers);
   RUN(flags);
   RUN(meetings);
   RUN(tokens);
