@@ -69,9 +69,11 @@ void tokenizer_free(Tokenizer *t) {
   free(t->starts);
   free(t->merges);
   free(t->specials);
+  free(t->small_slots);
   free(t->merge_slots);
+  free(t->rank_result);
   free(t->merge_filter);
-  free(t->byte_pairs);
+  free(t->byte_ranks);
   free(t->token_slots);
   free(t->seeds);
   free(t->char_id);
@@ -146,28 +148,47 @@ int32_t tokenizer_index_tokens(Tokenizer *t, int32_t *earlier) {
   return repeated;
 }
 
+static void place_merge(Tokenizer *t, const Merge *m, uint64_t pair, uint64_t hash) {
+  size_t at = merge_place(t, hash);
+  if (t->small_slots) {
+    uint64_t small = small_pair(m->left, m->right);
+    while (t->small_slots[at] != NO_PAIR && !is_small_pair(t->small_slots[at], small)) at = (at + 1) & t->merge_mask;
+    t->small_slots[at] = (uint64_t)m->rank << 2 * SMALL_ID_BITS | small;
+  } else {
+    while (t->merge_slots[at].pair != NO_PAIR && t->merge_slots[at].pair != pair) at = (at + 1) & t->merge_mask;
+    t->merge_slots[at] = (MergeSlot){pair, m->rank};
+  }
+}
+
 static void index_merges(Tokenizer *t) {
+  for (size_t i = 0; i < t->merge_count; i++) t->rank_end = MAX(t->rank_end, t->merges[i].rank + 1);
+  t->rank_result = xmalloc((size_t)t->rank_end, sizeof t->rank_result[0]);
+  const bool small = t->size <= SMALL_IDS && t->rank_end <= SMALL_RANKS;
   size_t slots = table_size(t->merge_count);
+  if (small && 5 * t->merge_count <= 4 * (slots / 2)) slots /= 2;   // the filter keeps most that are not there away: it may be four fifths full
   t->merge_mask = slots - 1;
-  t->merge_slots = xmalloc(slots + 1, sizeof t->merge_slots[0]);
-  for (size_t i = 0; i <= slots; i++) t->merge_slots[i] = (MergeSlot){NO_PAIR, INT32_MAX, -1};
+  if (small) {
+    t->small_slots = xmalloc(slots + 1, sizeof t->small_slots[0]);
+    for (size_t i = 0; i <= slots; i++) t->small_slots[i] = NO_PAIR;
+  } else {
+    t->merge_slots = xmalloc(slots + 1, sizeof t->merge_slots[0]);
+    for (size_t i = 0; i <= slots; i++) t->merge_slots[i] = (MergeSlot){NO_PAIR, NO_RANK};
+  }
   int filter_bits = 6;
   while ((size_t)1 << filter_bits < 16 * t->merge_count) filter_bits++;   // one in sixteen pairs that do not merge is looked up for nothing
   t->filter_shift = 64 - filter_bits;
   t->merge_filter = xcalloc((size_t)1 << (filter_bits - 6), sizeof t->merge_filter[0]);
-  t->byte_pairs = xmalloc((size_t)256 * 256, sizeof t->byte_pairs[0]);
-  for (size_t i = 0; i < 256 * 256; i++) t->byte_pairs[i] = (BytePair){INT32_MAX, -1};
+  t->byte_ranks = xmalloc((size_t)256 * 256, sizeof t->byte_ranks[0]);
+  for (size_t i = 0; i < 256 * 256; i++) t->byte_ranks[i] = NO_RANK;
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
-    uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right;
-    uint64_t hash = pair_hash(pair);
-    size_t at = merge_place(t, hash);
+    uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, hash = pair_hash(pair);
     *filter_word(t, hash) |= filter_bit(t, hash);
-    while (t->merge_slots[at].pair != NO_PAIR && t->merge_slots[at].pair != pair) at = (at + 1) & t->merge_mask;
-    t->merge_slots[at] = (MergeSlot){pair, m->rank, m->result};
+    place_merge(t, m, pair, hash);
+    t->rank_result[m->rank] = m->result;
     size_t left, right;
     const char *a = tokenizer_token(t, m->left, &left), *b = tokenizer_token(t, m->right, &right);
-    if (left == 1 && right == 1) t->byte_pairs[(size_t)(uint8_t)*a << 8 | (uint8_t)*b] = (BytePair){m->rank, m->result};
+    if (left == 1 && right == 1) t->byte_ranks[(size_t)(uint8_t)*a << 8 | (uint8_t)*b] = m->rank;
   }
 }
 
@@ -176,10 +197,7 @@ static void index_order(Tokenizer *t) {
   int32_t *made = xmalloc((size_t)t->size, sizeof made[0]);   // the last rank that makes the token, or -1
   for (int32_t id = 0; id < t->size; id++) made[id] = -1;
   t->ordered = t->merge_count > 0;
-  for (size_t i = 0; i < t->merge_count; i++) {
-    made[t->merges[i].result] = MAX(made[t->merges[i].result], t->merges[i].rank);
-    t->rank_end = MAX(t->rank_end, t->merges[i].rank + 1);
-  }
+  for (size_t i = 0; i < t->merge_count; i++) made[t->merges[i].result] = MAX(made[t->merges[i].result], t->merges[i].rank);
   for (size_t i = 0; i < t->merge_count; i++)
     t->ordered &= t->merges[i].rank > made[t->merges[i].left] && t->merges[i].rank > made[t->merges[i].right];
   for (int byte = 0; byte < 256; byte++) t->ordered &= t->byte_id[byte] >= 0;
@@ -539,14 +557,10 @@ static bool encode_plain(const Tokenizer *t, const char *text, size_t n, TokenBu
   prepare_cache(t, out, n);
   reserve(out, n / 4);   // about what text needs; what is not used takes no memory
   size_t ends[BATCH];
-  for (size_t at = 0; at < n; ) {
-    size_t count = 0, end = at;
-    while (end < n && count + TOKENIZER_CUT <= BATCH) {
-      count += tokenizer_cut(t->pattern, text, n, end, ends + count);
-      end = ends[count - 1];
-    }
+  for (TokenizerCut cut = {.pattern = t->pattern, .text = text, .n = n}; cut.end < n;) {
+    size_t at = cut.end, count = 0;
+    while (cut.end < n && count + TOKENIZER_CUT <= BATCH) count += tokenizer_cut(&cut, ends + count);
     encode_words(t, text, n, at, ends, count, out);
-    at = end;
   }
   return true;
 }

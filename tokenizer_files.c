@@ -217,7 +217,7 @@ static void read_merge(const char *name, int64_t line, Tokenizer *t, const char 
 static void check_merges(const char *name, const Tokenizer *t) {
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
-    int32_t rank = tokenizer_find_merge(t, m->left, m->right).rank;
+    int32_t rank = tokenizer_merge_rank(t, m->left, m->right);
     if (rank != m->rank) refuse(name, 0, "merges %d and %d are the same pair", m->rank, rank);
   }
 }

@@ -38,11 +38,12 @@ static inline size_t table_size(size_t count) {
 
 // ---- the inside ----
 
-// left and right, side by side, become result; the merge with the least rank goes first, of equal ranks the leftmost.
+// left and right, side by side, become result; the merge with the least rank goes first, of equal ranks the leftmost. Merges of one rank
+// have one result.
 typedef struct { int32_t left, right, result, rank; } Merge;
-typedef struct { uint64_t pair; int32_t rank, result; } MergeSlot;  // pair = left << 32 | right, or NO_PAIR
+typedef struct { uint64_t pair; int32_t rank; } MergeSlot;  // pair = left << 32 | right, or NO_PAIR
 #define NO_PAIR UINT64_MAX
-typedef struct { int32_t rank, result; } BytePair;   // rank INT32_MAX: they do not merge
+enum { NO_RANK = INT32_MAX };   // of two that do not merge
 
 // The bytes of a word of at most 15, zeros behind them; the last byte is the length (0: no word). A longer word: its hash.
 typedef struct { uint64_t low, high; } WordKey;
@@ -62,13 +63,15 @@ struct Tokenizer {
   size_t special_count, special_capacity;
   int32_t eot;              // or -1
   // indexes, built by tokenizer_finish
-  MergeSlot *merge_slots;   // (merge_mask + 1) open addressing, and an empty one behind
+  uint64_t *small_slots;    // (merge_mask + 1) open addressing, and an empty one behind; NULL where ids or ranks do not fit:
+  MergeSlot *merge_slots;   // likewise
   size_t merge_mask;
+  int32_t *rank_result;     // (rank_end) what a merge of this rank makes
   uint64_t *merge_filter;   // a bit for every hash >> filter_shift: 0: no merge has it
   int filter_shift;
   bool ordered;             // every merge comes after those that make its parts, and every byte has an id
   int32_t rank_end;         // ranks are below
-  BytePair *byte_pairs;     // (256 * 256) the merge of two single bytes, first << 8 | second
+  int32_t *byte_ranks;      // (256 * 256) the rank of the merge of two single bytes, first << 8 | second, or NO_RANK
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
   HashKey token_key;        // of token_slots
@@ -105,13 +108,22 @@ static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (ha
 // processor's cache where the 2 MiB of the merges themselves do not. (Bloom 1970, with one hash.)
 static inline uint64_t *filter_word(const Tokenizer *t, uint64_t hash) { return &t->merge_filter[hash >> t->filter_shift >> 6]; }
 static inline uint64_t filter_bit(const Tokenizer *t, uint64_t hash) { return (uint64_t)1 << (hash >> t->filter_shift & 63); }
-// After tokenizer_finish; rank INT32_MAX, result -1: they do not merge. The filter chooses the place, the last is empty: no branch.
-static inline MergeSlot tokenizer_find_merge(const Tokenizer *t, int32_t left, int32_t right) {
+// A merge in eight bytes, if ids and ranks are of the usual size: GPT-2's take 512 KiB, a quarter of what they take else. The last id is none: -1.
+enum { SMALL_ID_BITS = 21, SMALL_IDS = (1 << SMALL_ID_BITS) - 1, SMALL_RANKS = (1 << (64 - 2 * SMALL_ID_BITS)) - 1 };
+static inline uint64_t small_pair(int32_t left, int32_t right) { return (uint64_t)(left & SMALL_IDS) << SMALL_ID_BITS | (uint64_t)(right & SMALL_IDS); }
+static inline bool is_small_pair(uint64_t slot, uint64_t pair) { return (slot ^ pair) << (64 - 2 * SMALL_ID_BITS) == 0; }
+// Rank of the merge of two ids (-1: of nothing), or NO_RANK. After tokenizer_finish. The filter chooses the place, the last is empty: no branch.
+static inline int32_t tokenizer_merge_rank(const Tokenizer *t, int32_t left, int32_t right) {
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, hash = pair_hash(pair);
   size_t at = *filter_word(t, hash) & filter_bit(t, hash) ? merge_place(t, hash) : t->merge_mask + 1;
+  if (LIKELY(t->small_slots != NULL)) {
+    uint64_t small = small_pair(left, right), slot = t->small_slots[at];
+    while (!LIKELY(is_small_pair(slot, small) || slot == NO_PAIR)) slot = t->small_slots[at = (at + 1) & t->merge_mask];
+    return slot == NO_PAIR ? NO_RANK : (int32_t)(slot >> 2 * SMALL_ID_BITS);
+  }
   MergeSlot m = t->merge_slots[at];
   while (!LIKELY(m.pair == pair || m.pair == NO_PAIR)) m = t->merge_slots[at = (at + 1) & t->merge_mask];
-  return m;
+  return m.rank;
 }
 
 // How many words tokenizer_encode had to merge for this buffer: the others were in its cache.
@@ -120,9 +132,13 @@ size_t tokenizer_words_merged(const TokenBuffer *b);
 // ---- cutting text into pieces (tokenizer_pieces.c) ----
 // End of the piece that begins at `at` < n: what merges never cross. Pieces depend on the text from `at` on only.
 size_t tokenizer_piece_end(TokenizerPattern pattern, const char *text, size_t n, size_t at);
-// The same for as many pieces from `at` < n on as can be seen at once, at least one: their ends, in order. Returns how many.
+// A walk over the pieces of a text: begin with the first three set. end: of the last piece told, where the next begins; window: where to look next.
+typedef struct { TokenizerPattern pattern; const char *text; size_t n, end, window; } TokenizerCut;
+// The ends of the next pieces, in order, as many as can be seen at once, at least one; while c->end < c->n. Returns how many; what ends has
+// behind them is overwritten. _any: as a processor without AVX-512 does it, for tests.
 enum { TOKENIZER_CUT = 64 };
-size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_t at, size_t ends[TOKENIZER_CUT]);
+size_t tokenizer_cut(TokenizerCut *c, size_t ends[TOKENIZER_CUT]);
+size_t tokenizer_cut_any(TokenizerCut *c, size_t ends[TOKENIZER_CUT]);
 
 // ---- merging the bytes of one word (tokenizer_merge.c) ----
 enum { SHORT_WORD = 48 };

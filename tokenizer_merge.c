@@ -10,43 +10,37 @@
 // ---- a short word ----
 
 // Its rank << 32 | at, by which the next pair to merge is chosen.
-static inline uint64_t pair_order(const Tokenizer *t, int32_t left, int32_t right, size_t at, int32_t *result) {
-  MergeSlot m = tokenizer_find_merge(t, left, right);
-  *result = m.result;
-  return (uint64_t)(uint32_t)m.rank << 32 | at;
-}
+static inline uint64_t pair_order(const Tokenizer *t, int32_t left, int32_t right, size_t at) { return (uint64_t)(uint32_t)tokenizer_merge_rank(t, left, right) << 32 | at; }
 
-// The merge of the two bytes at p, by table: half of all look-ups are for these.
-static inline const BytePair *byte_pair(const Tokenizer *t, const char *p) { return &t->byte_pairs[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
+// The rank of the merge of the two bytes at p, by table: half of all look-ups are for these.
+static inline int32_t byte_rank(const Tokenizer *t, const char *p) { return t->byte_ranks[(size_t)(uint8_t)p[0] << 8 | (uint8_t)p[1]]; }
 
 // A short word: looks through all pairs for the least rank again and again, and has hardly a branch that depends on what it finds: the
 // processor would guess half of them wrongly. A part stays where its first byte is, byte i at i + 1, between two that merge with nothing.
 size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]) {
-  enum { PLACES = SHORT_WORD + 2 };
-  int32_t parts[PLACES], results[PLACES];   // results: of the pair that begins here
-  uint64_t order[PLACES];                   // its rank << 32 | here
-  const uint64_t none = (uint64_t)INT32_MAX << 32;
+  enum { AT_ONCE = 4, PLACES = SHORT_WORD + 2 + AT_ONCE };
+  int32_t parts[PLACES];
+  uint64_t order[PLACES];                   // of the pair that begins here: its rank << 32 | here
+  const uint64_t none = (uint64_t)NO_RANK << 32;
   uint64_t alive = ((uint64_t)4 << n) - 1;  // bit i: a part begins here
   parts[0] = parts[n + 1] = -1;
   for (size_t i = 1; i <= n; i++) parts[i] = t->byte_id[(uint8_t)word[i - 1]];
-  for (size_t i = 1; i < n; i++) {
-    const BytePair *p = byte_pair(t, word + i - 1);
-    order[i] = (uint64_t)(uint32_t)p->rank << 32 | i;
-    results[i] = p->result;
-  }
-  order[n] = none;
+  for (size_t i = 1; i < n; i++) order[i] = (uint64_t)(uint32_t)byte_rank(t, word + i - 1) << 32 | i;
+  for (size_t i = n; i < n + AT_ONCE; i++) order[i] = none;
   for (;;) {
-    uint64_t least = order[1];
-    for (size_t i = 2; i < n; i++) least = MIN(least, order[i]);
+    uint64_t a = order[1], b = order[2], c = order[3], d = order[4];   // four at once: each comparison waits for the one before it
+    for (size_t i = 1 + AT_ONCE; i < n; i += AT_ONCE) a = MIN(a, order[i]), b = MIN(b, order[i + 1]), c = MIN(c, order[i + 2]), d = MIN(d, order[i + 3]);
+    a = MIN(a, b), c = MIN(c, d);
+    const uint64_t least = MIN(a, c);
     if (least >= none) break;
     size_t at = (uint32_t)least, previous = 63 - (size_t)__builtin_clzll(alive & (((uint64_t)1 << at) - 1));
     uint64_t behind = alive & ~(((uint64_t)2 << at) - 1);
     size_t right = (size_t)__builtin_ctzll(behind), next = (size_t)__builtin_ctzll(behind & (behind - 1));
     alive &= ~((uint64_t)1 << right);
     order[right] = none;
-    parts[at] = results[at];
-    order[at] = pair_order(t, parts[at], parts[next], at, &results[at]);
-    order[previous] = pair_order(t, parts[previous], parts[at], previous, &results[previous]);
+    parts[at] = t->rank_result[least >> 32];
+    order[at] = pair_order(t, parts[at], parts[next], at);
+    order[previous] = pair_order(t, parts[previous], parts[at], previous);
   }
   size_t count = 0;
   for (alive &= ((uint64_t)2 << n) - 2; alive; alive &= alive - 1) ids[count++] = parts[__builtin_ctzll(alive)];
@@ -90,8 +84,8 @@ enum { NOWHERE = UINT32_MAX };
 // Puts the pair that begins at symbol `at` on the heap, if there is one that merges.
 static void push_pair(const Tokenizer *t, MergeScratch *c, uint32_t at) {
   uint32_t next = c->symbols[at].next;
-  int32_t rank = next == NOWHERE ? INT32_MAX : tokenizer_find_merge(t, c->symbols[at].id, c->symbols[next].id).rank;
-  if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
+  int32_t rank = next == NOWHERE ? NO_RANK : tokenizer_merge_rank(t, c->symbols[at].id, c->symbols[next].id);
+  if (rank != NO_RANK) heap_push(c, (uint64_t)(uint32_t)rank << 32 | at);
 }
 
 // A word of any length: a linked list of parts and a heap of the pairs that may merge; n log n. A pair on the heap
@@ -101,16 +95,16 @@ void tokenizer_merge_heap(const Tokenizer *t, const char *word, size_t n, MergeS
   for (size_t i = 0; i < n; i++)
     symbols[i] = (Symbol){t->byte_id[(uint8_t)word[i]], i ? (uint32_t)i - 1 : NOWHERE, i + 1 < n ? (uint32_t)i + 1 : NOWHERE};
   for (size_t i = 0; i + 1 < n; i++) {   // the heap is empty: whoever used it before has taken all
-    int32_t rank = byte_pair(t, word + i)->rank;
-    if (rank != INT32_MAX) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
+    int32_t rank = byte_rank(t, word + i);
+    if (rank != NO_RANK) heap_push(c, (uint64_t)(uint32_t)rank << 32 | i);
   }
   while (c->heap_count > 0) {
     uint64_t top = heap_pop(c);
     uint32_t at = (uint32_t)top, next = symbols[at].next;
     if (symbols[at].id < 0 || next == NOWHERE) continue;
-    MergeSlot m = tokenizer_find_merge(t, symbols[at].id, symbols[next].id);
-    if (m.rank != (int32_t)(top >> 32)) continue;
-    symbols[at].id = m.result;
+    const int32_t rank = (int32_t)(top >> 32);
+    if (tokenizer_merge_rank(t, symbols[at].id, symbols[next].id) != rank) continue;
+    symbols[at].id = t->rank_result[rank];
     symbols[at].next = symbols[next].next;
     symbols[next].id = -1;
     if (symbols[at].next != NOWHERE) symbols[symbols[at].next].previous = at;
@@ -158,8 +152,8 @@ static void wait_for_rank(Sweep *s, int32_t rank, size_t at) {
 
 // The pair of the parts that begin at `left` and `right`.
 static void wait_as_pair(Sweep *s, size_t left, size_t right) {
-  int32_t rank = tokenizer_find_merge(s->t, s->parts[left], s->parts[right]).rank;
-  if (rank != INT32_MAX) wait_for_rank(s, rank, left);
+  int32_t rank = tokenizer_merge_rank(s->t, s->parts[left], s->parts[right]);
+  if (rank != NO_RANK) wait_for_rank(s, rank, left);
 }
 
 static int by_place(const void *a, const void *b) {
@@ -193,10 +187,10 @@ static void merge_at(Sweep *s, size_t at, int32_t rank) {
   if (s->parts[at] < 0) return;
   size_t right = at + token_length(s->t, s->parts[at]);
   if (right >= s->n) return;
-  MergeSlot m = tokenizer_find_merge(s->t, s->parts[at], s->parts[right]);
-  if (m.rank != rank) return;
-  size_t length = token_length(s->t, m.result), end = at + length;
-  s->parts[at] = m.result;
+  if (tokenizer_merge_rank(s->t, s->parts[at], s->parts[right]) != rank) return;
+  const int32_t result = s->t->rank_result[rank];
+  size_t length = token_length(s->t, result), end = at + length;
+  s->parts[at] = result;
   s->parts[right] = -1;
   s->parts[end - 1] = -(int32_t)length;
   if (end < s->n) wait_as_pair(s, at, end);
@@ -208,8 +202,8 @@ void tokenizer_merge_sweep(const Tokenizer *t, const char *word, size_t n, Token
   for (int32_t rank = 0; rank < t->rank_end; rank++) s.heads[rank] = NOWHERE;
   for (size_t i = 0; i < n; i++) s.parts[i] = t->byte_id[(uint8_t)word[i]];
   for (size_t i = 0; i + 1 < n; i++) {
-    int32_t rank = byte_pair(t, word + i)->rank;
-    if (rank != INT32_MAX) wait_for_rank(&s, rank, i);
+    int32_t rank = byte_rank(t, word + i);
+    if (rank != NO_RANK) wait_for_rank(&s, rank, i);
   }
   for (int32_t rank = 0; rank < t->rank_end; rank++) {
     if (s.heads[rank] == NOWHERE) continue;

@@ -2,13 +2,19 @@
 //
 // Promises: a piece depends on the text from its start on only; constant stack; time linear in the text. Two ways to the same ends:
 // character by character (tokenizer_piece_end: the plain one), and 64 bytes at once (tokenizer_cut). The second is
-// what makes encoding fast: a word has five bytes, and a branch taken wrongly costs as much as looking a word up.
+// what makes encoding fast: a word has five bytes, and a branch taken wrongly costs as much as looking a word up. It is there once for
+// any processor and once for those with AVX-512 VBMI2.
 // Tests: tests/test_pieces.c (both ways against each other); dev/peers/tokenizer_peers.py
 #include "tokenizer_internal.h"
 #include "unicode.h"     // unicode_class
 #include "utf8.h"        // utf8_decode
 #if defined(__SSE2__)
 #include <emmintrin.h>   // sixteen bytes compared at once; every x86-64 has it
+#endif
+#if defined(__x86_64__) && __GNUC__ >= 4
+#include <immintrin.h>   // sixty-four, where the processor can: AVX-512 VBMI2
+#define BUILDS_VBMI2 1
+#define VBMI2 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,bmi,bmi2,lzcnt,popcnt")))
 #endif
 
 // ---- character by character ----
@@ -123,7 +129,7 @@ static inline __m128i in_range(__m128i c, char low, char span) {
 }
 static inline uint64_t bits(__m128i mask, int part) { return (uint64_t)(uint32_t)_mm_movemask_epi8(mask) << 16 * part; }
 
-static inline Classes classes_of(const char *text) {
+static inline Classes classes_any(const char *text) {
   Classes c = {0};
   for (int part = 0; part < WINDOW / 16; part++) {
     __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(text + 16 * part));
@@ -139,7 +145,7 @@ static inline Classes classes_of(const char *text) {
   return c;
 }
 #else
-static inline Classes classes_of(const char *text) {
+static inline Classes classes_any(const char *text) {
   Classes c = {0};
   for (int i = 0; i < WINDOW; i++) {
     uint64_t bit = (uint64_t)1 << i;
@@ -215,20 +221,94 @@ static inline size_t gpt4_window_end(const Classes *c, size_t at, size_t limit) 
   return end < limit ? end : 0;
 }
 
-size_t tokenizer_cut(TokenizerPattern pattern, const char *text, size_t n, size_t at, size_t ends[TOKENIZER_CUT]) {
-  if (pattern == PATTERN_NONE || n - at < WINDOW) {
-    ends[0] = tokenizer_piece_end(pattern, text, n, at);
-    return 1;
-  }
-  Classes c = classes_of(text + at);
-  look_at_wide(&c, pattern, text + at);
-  size_t limit = c.wide ? (size_t)lowest(c.wide) : WINDOW, count = 0;
-  if (pattern == PATTERN_GPT2 && limit > 2) {
-    uint64_t starts = gpt2_starts(text + at, &c) & (((uint64_t)1 << (limit - 1)) - 2);   // the first is known, the last not settled
-    for (; starts; starts &= starts - 1) ends[count++] = at + (size_t)lowest(starts);
-  }
-  if (pattern == PATTERN_GPT4)
-    for (size_t start = 0, end; (end = gpt4_window_end(&c, start, limit)) > 0; start = end) ends[count++] = at + end;
-  if (count == 0) ends[count++] = tokenizer_piece_end(pattern, text, n, at);
+// Writes at + i for each bit i of starts, which is not 0, and returns how many. Eight at once: a branch a piece would be guessed wrongly at the last.
+static inline size_t write_ends_any(uint64_t starts, size_t at, size_t ends[TOKENIZER_CUT]) {
+  uint64_t x = starts - (starts >> 1 & 0x5555555555555555u);   // how many in each two bits, four, eight: not every x86-64 has an instruction for it
+  x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  const uint64_t last = (uint64_t)1 << (WINDOW - 1);   // stands in where no bit is left; what it gives is not read
+#define END(i) ends[i] = at + (size_t)lowest(starts | last), starts &= starts - 1
+  for (; starts; ends += 8) { END(0); END(1); END(2); END(3); END(4); END(5); END(6); END(7); }
+#undef END
+  return (size_t)(x * 0x0101010101010101u >> 56);
+}
+
+#if BUILDS_VBMI2
+// The same as classes_any and write_ends_any: a comparison gives the bits at once, and one instruction collects the numbers of those that are set.
+VBMI2 static inline Classes classes_vbmi2(const char *text) {
+  __m512i x = _mm512_loadu_si512(text), lower = _mm512_or_si512(x, _mm512_set1_epi8(0x20));
+#define FROM(x, low, span) _mm512_cmple_epu8_mask(_mm512_sub_epi8(x, _mm512_set1_epi8(low)), _mm512_set1_epi8(span))
+#define IS(c) _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(c))
+  Classes c = {.letter = FROM(lower, 'a', 25), .number = FROM(x, '0', 9), .blank = IS(' '), .quote = IS('\''), .newline = IS('\n') | IS('\r'), .wide = _mm512_movepi8_mask(x)};
+  c.space = c.blank | FROM(x, '\t', 4);
+#undef FROM
+#undef IS
+  return c;
+}
+
+VBMI2 static inline size_t write_ends_vbmi2(uint64_t starts, size_t at, size_t ends[TOKENIZER_CUT]) {
+  static const uint8_t numbers[WINDOW] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  uint8_t set[WINDOW];
+  const size_t count = (size_t)__builtin_popcountll(starts);
+  _mm512_storeu_si512(set, _mm512_maskz_compress_epi8(starts, _mm512_loadu_si512(numbers)));
+  const __m512i base = _mm512_set1_epi64((long long)at);
+#define EIGHT(i) _mm512_storeu_si512(ends + (i), _mm512_add_epi64(base, _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(set + (i))))))
+  EIGHT(0), EIGHT(8), EIGHT(16);
+  for (size_t i = 24; i < count; i += 8) EIGHT(i);
+#undef EIGHT
   return count;
 }
+#endif
+
+// The walk, for each way to see a window: inlined in both.
+typedef Classes ClassesOf(const char *text);
+typedef size_t WriteEnds(uint64_t starts, size_t at, size_t ends[TOKENIZER_CUT]);
+static inline __attribute__((always_inline)) size_t cut_by(TokenizerCut *c, size_t ends[TOKENIZER_CUT], ClassesOf classes_of, WriteEnds write_ends) {
+  // Of a window that follows one of bytes of one character each, the first CONTEXT bits are told already and make the others right: a bit
+  // depends on the three before it (a contraction) and theirs. So the next window's place does not depend on what this one shows, and the
+  // processor looks at several at once.
+  enum { CONTEXT = 4, STRIDE = WINDOW - 1 - CONTEXT };
+  while (c->pattern != PATTERN_NONE && c->n - c->window >= WINDOW) {
+    const char *text = c->text + c->window;
+    Classes k = classes_of(text);
+    if (LIKELY(c->pattern == PATTERN_GPT2 && k.wide == 0)) {
+      const uint64_t told = c->window == c->end ? 1 : ((uint64_t)1 << CONTEXT) - 1, settled = UINT64_MAX >> 1;
+      const uint64_t starts = gpt2_starts(text, &k) & ~told & settled;
+      const size_t at = c->window;
+      c->window += STRIDE;
+      if (!starts) continue;   // one piece goes through
+      c->end = at + (WINDOW - 1) - (size_t)__builtin_clzll(starts);
+      return write_ends(starts, at, ends);
+    }
+    if (c->window != c->end) {   // look again from the piece's begin on, if this window's trouble is then seen; else the piece is long
+      if (c->window + (size_t)lowest(k.wide) - c->end >= WINDOW) break;
+      c->window = c->end;
+      continue;
+    }
+    look_at_wide(&k, c->pattern, text);
+    const size_t limit = k.wide ? (size_t)lowest(k.wide) : WINDOW;
+    size_t count = 0;
+    if (c->pattern == PATTERN_GPT2 && limit > 2) {
+      const uint64_t starts = gpt2_starts(text, &k) & (((uint64_t)1 << (limit - 1)) - 2);   // the first is known, the last not settled
+      if (starts) count = write_ends(starts, c->window, ends);
+    }
+    if (c->pattern == PATTERN_GPT4)
+      for (size_t start = 0, end; (end = gpt4_window_end(&k, start, limit)) > 0; start = end) ends[count++] = c->window + end;
+    if (count == 0) break;
+    c->window = c->end = ends[count - 1];
+    return count;
+  }
+  ends[0] = c->window = c->end = tokenizer_piece_end(c->pattern, c->text, c->n, c->end);
+  return 1;
+}
+
+size_t tokenizer_cut_any(TokenizerCut *c, size_t ends[TOKENIZER_CUT]) { return cut_by(c, ends, classes_any, write_ends_any); }
+#if BUILDS_VBMI2
+VBMI2 static size_t cut_vbmi2(TokenizerCut *c, size_t ends[TOKENIZER_CUT]) { return cut_by(c, ends, classes_vbmi2, write_ends_vbmi2); }
+size_t tokenizer_cut(TokenizerCut *c, size_t ends[TOKENIZER_CUT]) {   // who has VBMI2 has the others
+  return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? cut_vbmi2(c, ends) : tokenizer_cut_any(c, ends);
+}
+#else
+size_t tokenizer_cut(TokenizerCut *c, size_t ends[TOKENIZER_CUT]) { return tokenizer_cut_any(c, ends); }
+#endif

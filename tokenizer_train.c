@@ -65,8 +65,8 @@ static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
 
 void tokenizer_trainer_add(TokenizerTrainer *trainer, const char *document, size_t n) {
   size_t ends[TOKENIZER_CUT];
-  for (size_t at = 0; at < n;) {
-    size_t count = tokenizer_cut(trainer->pattern, document, n, at, ends);
+  for (TokenizerCut cut = {.pattern = trainer->pattern, .text = document, .n = n}; cut.end < n;) {
+    size_t at = cut.end, count = tokenizer_cut(&cut, ends);
     for (size_t i = 0; i < count; at = ends[i++]) count_word(trainer, document + at, ends[i] - at);
   }
 }

@@ -225,14 +225,14 @@ static void long_words_come_back(void) {
 static size_t merge_by_hand(const Tokenizer *t, const char *word, size_t n, int32_t *ids) {
   for (size_t i = 0; i < n; i++) ids[i] = t->byte_id[(uint8_t)word[i]];
   for (;;) {
-    MergeSlot best = {.rank = INT32_MAX};
+    int32_t least = NO_RANK;
     size_t place = 0;
     for (size_t i = 0; i + 1 < n; i++) {
-      MergeSlot m = tokenizer_find_merge(t, ids[i], ids[i + 1]);
-      if (m.rank < best.rank) best = m, place = i;
+      const int32_t rank = tokenizer_merge_rank(t, ids[i], ids[i + 1]);
+      if (rank < least) least = rank, place = i;
     }
-    if (best.rank == INT32_MAX) return n;
-    ids[place] = best.result;
+    if (least == NO_RANK) return n;
+    ids[place] = t->rank_result[least];
     for (size_t i = place + 1; i + 1 < n; i++) ids[i] = ids[i + 1];
     n--;
   }
