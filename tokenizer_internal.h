@@ -112,7 +112,7 @@ static inline uint64_t filter_bit(const Tokenizer *t, uint64_t hash) { return (u
 enum { SMALL_ID_BITS = 21, SMALL_IDS = (1 << SMALL_ID_BITS) - 1, SMALL_RANKS = (1 << (64 - 2 * SMALL_ID_BITS)) - 1 };
 static inline uint64_t small_pair(int32_t left, int32_t right) { return (uint64_t)(left & SMALL_IDS) << SMALL_ID_BITS | (uint64_t)(right & SMALL_IDS); }
 static inline bool is_small_pair(uint64_t slot, uint64_t pair) { return (slot ^ pair) << (64 - 2 * SMALL_ID_BITS) == 0; }
-// Rank of the merge of two ids (-1: of nothing), or NO_RANK. After tokenizer_finish. The filter chooses the place, the last is empty: no branch.
+// Rank of the merge of two ids (-1: of nothing), or NO_RANK. After tokenizer_finish. The filter chooses the place, the last is empty.
 static inline int32_t tokenizer_merge_rank(const Tokenizer *t, int32_t left, int32_t right) {
   uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, hash = pair_hash(pair);
   size_t at = *filter_word(t, hash) & filter_bit(t, hash) ? merge_place(t, hash) : t->merge_mask + 1;
