@@ -626,18 +626,25 @@ int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, B
     buffer_reserve(out, 4 * count);
     wish_for_large_pages(out->data + out->len, 4 * count);
   }
-  for (size_t i = 0; i < count && bad < 0; i++) {
-    size_t n;
-    const char *bytes = tokenizer_decode_one(t, ids[i], &n);
-    if (!bytes) {
+  const char *tokens = t->bytes.data;
+  char *data = out->data;   // what `out` has is kept here: bytes written might be its fields, as far as the compiler knows, and it would read them again for each id
+  size_t len = out->len, cap = out->cap;
+  for (size_t i = 0; i < count; i++) {
+    if (ids[i] < 0 || ids[i] >= t->size) {
       bad = (int64_t)i;
-    } else {
-      if (out->cap - out->len < n + DECODE_COPY) buffer_reserve(out, n + DECODE_COPY);
-      if (n <= DECODE_COPY) memcpy(out->data + out->len, bytes, DECODE_COPY);   // the bytes behind are written over or cut off
-      else memcpy(out->data + out->len, bytes, n);
-      out->len += n;
+      break;
     }
+    const size_t start = t->starts[ids[i]], n = t->starts[ids[i] + 1] - start;
+    if (cap - len < n + DECODE_COPY) {
+      out->len = len;
+      buffer_reserve(out, n + DECODE_COPY);
+      data = out->data, cap = out->cap;
+    }
+    if (n <= DECODE_COPY) memcpy(data + len, tokens + start, DECODE_COPY);   // the bytes behind are written over or cut off
+    else memcpy(data + len, tokens + start, n);
+    len += n;
   }
+  out->len = len;
   if (out->data) out->data[out->len] = 0;
   return bad;
 }
