@@ -134,7 +134,7 @@ mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(if $(SUITE),--suite $(SUITE)) $(FILES)
 
 # the same of kernels, judged by the emulated device; and each of their barriers, waits and commits deleted in turn
-KERNELS := train_gpt.cu gemm.cuh attention.cuh cuda.cuh
+KERNELS := train_gpt.cu gemm.cuh attention.cuh cuda.cuh cublaslt.cuh
 cuda-mutants: $(BUILD)/mutate
 	@$(BUILD)/mutate --count $(or $(N),8) --seed $(or $(SEED),1) --least $(or $(LEAST),95) $(if $(SUITE),--suite $(SUITE)) $(KERNELS)
 cuda-waits: $(BUILD)/mutate

@@ -4,17 +4,18 @@
 // cuBLAS documentation, "Using the cublasLt API"). The library counts columns first, so a product is asked for transposed: out^T = b^T a^T.
 // A product is taken if every row of its matrices starts at a multiple of 16 bytes and ends at one; the others stay with gemm.cuh.
 // Activations and bias gradients are kernels of our own, behind and beside it: so recomputing gives the same bits as keeping.
-// Tests: tests/test_ops.c (linear_*) with TEST_DEVICE=cuda-cublaslt and cuda-bf16-cublaslt, on a GPU only (dev/gpu_check.sh)
+// Tests: tests/test_ops.c (linear_*) and tests/test_cuda.c (library_*) with TEST_DEVICE=cuda-cublaslt and cuda-bf16-cublaslt: on a GPU (dev/gpu_check.sh), and
+// emulated beside a stand-in that checks what it is given (dev/cuda_on_cpu/cublaslt.cpp)
 #pragma once
 #include "gemm.cuh"     // Gemm, Direction
 #include <dlfcn.h>      // dlopen, dlsym
 #include <stdio.h>      // snprintf
 
 struct LtResult { uint64_t algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; };   // cublasLtMatmulHeuristicResult_t
-enum { LT_COMPUTE_32F = 68, LT_R_32F = 0, LT_R_16BF = 14, LT_TRANSA = 3, LT_TRANSB = 4, LT_EPILOGUE = 7, LT_BIAS_POINTER = 8, LT_EPILOGUE_BIAS = 4, LT_MAX_WORKSPACE = 1 };
+enum { LT_COMPUTE_32F = 68, LT_R_32F = 0, LT_R_16BF = 14, LT_TRANSA = 3, LT_TRANSB = 4, LT_EPILOGUE = 7, LT_BIAS_POINTER = 8, LT_EPILOGUE_BIAS = 4, LT_MAX_WORKSPACE = 1, LT_MIN_ALIGNMENT_A = 5, LT_MIN_ALIGNMENT_D = 8 };
 
-// What has been asked for once: the library's answer for this kind and size of product.
-struct LtPlan { Direction direction; size_t M, N, K; bool bias, bf16s; void *operation, *a, *b, *out; LtResult result; };
+// What has been asked for once: the library's answer for this kind and size of product. alignment: bytes, 16 to 256, of which all matrices begin at a multiple.
+struct LtPlan { Direction direction; size_t M, N, K; bool bias; uint32_t alignment; void *operation, *a, *b, *out; LtResult result; };
 enum { LT_PLANS = 128 };
 
 struct CublasLt {
@@ -69,7 +70,7 @@ static void cublaslt_close(CublasLt *lt) {
 
 // The library's own factors are first our b, then our a. ld: elements of a row of ours.
 template <class Real> static bool lt_plan(CublasLt *lt, LtPlan *p, size_t workspace) {
-  const int type = p->bf16s ? LT_R_16BF : LT_R_32F, sum_type = p->direction == BACKWARD_WEIGHT ? LT_R_32F : type;
+  const int type = sizeof(Real) == 2 ? LT_R_16BF : LT_R_32F, sum_type = p->direction == BACKWARD_WEIGHT ? LT_R_32F : type;
   const int b_transposed = p->direction == FORWARD, a_transposed = p->direction == BACKWARD_WEIGHT, epilogue = LT_EPILOGUE_BIAS;
   void *preference = NULL;
   int found = 0;
@@ -78,8 +79,9 @@ template <class Real> static bool lt_plan(CublasLt *lt, LtPlan *p, size_t worksp
             !lt->layout_create(&p->b, type, b_transposed ? p->K : p->N, b_transposed ? p->N : p->K, (int64_t)(b_transposed ? p->K : p->N)) &&
             !lt->layout_create(&p->a, type, a_transposed ? p->M : p->K, a_transposed ? p->K : p->M, (int64_t)(a_transposed ? p->M : p->K)) &&
             !lt->layout_create(&p->out, sum_type, p->N, p->M, (int64_t)p->N) && !lt->preference_create(&preference) &&
-            !lt->preference_set(preference, LT_MAX_WORKSPACE, &workspace, sizeof workspace) &&
-            !lt->choose(lt->handle, p->operation, p->b, p->a, p->out, p->out, preference, 1, &p->result, &found) && found == 1;
+            !lt->preference_set(preference, LT_MAX_WORKSPACE, &workspace, sizeof workspace);
+  for (int which = LT_MIN_ALIGNMENT_A; ok && which <= LT_MIN_ALIGNMENT_D; which++) ok = !lt->preference_set(preference, which, &p->alignment, sizeof p->alignment);   // else 256
+  ok = ok && !lt->choose(lt->handle, p->operation, p->b, p->a, p->out, p->out, preference, 1, &p->result, &found) && found == 1 && p->result.state == 0;
   if (preference) lt->preference_destroy(preference);
   if (!ok) lt_forget(lt, p);
   return ok;
@@ -88,11 +90,14 @@ template <class Real> static bool lt_plan(CublasLt *lt, LtPlan *p, size_t worksp
 // out = start + a b, as Gemm says, without activation and without the bias's gradient. false: the library does not take it.
 template <Direction DIR, class Real> static bool cublaslt_multiply(CublasLt *lt, const Gemm<Real> &g, void *workspace, size_t workspace_bytes, cudaStream_t stream) {
   LtPlan wanted = {};
-  wanted.direction = DIR, wanted.M = g.M, wanted.N = g.N, wanted.K = g.K, wanted.bias = DIR == FORWARD && g.bias, wanted.bf16s = sizeof(Real) == 2;
-  if (!g.wide || !g.wide_out || (DIR != BACKWARD_WEIGHT && !g.pre)) return false;
+  void *out = DIR == BACKWARD_WEIGHT ? static_cast<void *>(g.sum) : static_cast<void *>(g.pre);
+  if (!g.wide || !g.wide_out || !out) return false;
+  const uintptr_t places = 256 | reinterpret_cast<uintptr_t>(g.a) | reinterpret_cast<uintptr_t>(g.b) | reinterpret_cast<uintptr_t>(out);
+  wanted.direction = DIR, wanted.M = g.M, wanted.N = g.N, wanted.K = g.K, wanted.bias = DIR == FORWARD && g.bias;
+  wanted.alignment = (uint32_t)(places & -places);
   LtPlan *p = NULL;
   for (LtPlan &known : lt->plans)
-    if (known.operation && known.direction == DIR && known.M == g.M && known.N == g.N && known.K == g.K && known.bias == wanted.bias && known.bf16s == wanted.bf16s) p = &known;
+    if (known.operation && known.direction == DIR && known.M == g.M && known.N == g.N && known.K == g.K && known.bias == wanted.bias && known.alignment == wanted.alignment) p = &known;
   if (!p) {
     p = &lt->plans[lt->count++ % LT_PLANS];
     lt_forget(lt, p);
@@ -101,7 +106,6 @@ template <Direction DIR, class Real> static bool cublaslt_multiply(CublasLt *lt,
   }
   if (wanted.bias && lt->operation_set(p->operation, LT_BIAS_POINTER, &g.bias, sizeof g.bias)) return false;
   const float one = 1, beta = DIR == BACKWARD_WEIGHT;
-  void *out = DIR == BACKWARD_WEIGHT ? static_cast<void *>(g.sum) : static_cast<void *>(g.pre);
   return !lt->multiply(lt->handle, p->operation, &one, g.b, p->b, g.a, p->a, &beta, out, p->out, out, p->out, p->result.algorithm, workspace, workspace_bytes, stream);
 }
 

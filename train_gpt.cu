@@ -44,7 +44,7 @@ struct TensorEntry { void *param; float *master; const float *grad; float *m, *v
 struct Scratch {
   alignas(16) NormEntry norms[NORM_ENTRIES];
   TensorEntry tensors[TENSOR_ENTRIES];
-  alignas(16) unsigned char work[WORK_BYTES];   // of one operation at a time
+  alignas(256) unsigned char work[WORK_BYTES];   // of one operation at a time; cuBLASLt wants it at a multiple of 256
 };
 
 struct CudaState {
@@ -707,7 +707,7 @@ template <Direction DIR, Activation ACT, class Real> static bool library_product
   CudaState *state = state_of(d);
   if (!state->cublaslt || !cublaslt_multiply<DIR>(state->cublaslt, g, state->scratch->work, WORK_BYTES, state->stream)) return false;
   if (DIR == BACKWARD_WEIGHT && g.bias_sum) {
-    const size_t room = WORK_BYTES / sizeof(float) / (2 * g.M), slice = CEIL_DIV(g.K, smaller(CEIL_DIV(g.K, (size_t)64), smaller(128, room)));
+    const size_t room = work_bytes / sizeof(float) / (2 * g.M), slice = CEIL_DIV(g.K, smaller(CEIL_DIV(g.K, (size_t)64), smaller(128, room)));
     column_sum_kernel<Real, W><<<dim3(grid_for(g.M / W, 128), (unsigned)CEIL_DIV(g.K, slice)), 128, 0, state->stream>>>(g.partial, g.a, g.K, g.M, slice);
     norm_backward_sum_kernel<<<grid_for(g.M, WARP), PART_WARPS * WARP, 0, state->stream>>>(g.bias_sum, (float *)NULL, g.partial, CEIL_DIV(g.K, slice), g.M);
     launched("sum of columns", 2);

@@ -80,11 +80,12 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"util.c", false, "test_util"},
   {"watch.c", false, "test_watch test_train"},
   // kernels: in the order of `emulated`
-  {"attention.cuh", false, "attention_bf16 attention_fp32 cuda bank_conflicts"},
+  {"attention.cuh", false, "attention_bf16 attention_fp32 cuda bank_conflicts attention_bf16_checked attention_fp32_checked"},
+  {"cublaslt.cuh", false, "library library_fp32 library_bf16"},
   {"cuda.cuh", false, "operations_bf16 operations_fp32 attention_bf16 attention_fp32 cuda"},
   {"gemm.cuh", false, "operations_bf16 operations_fp32 wgmma cuda"},
   {"ptx.cuh", false, "operations_bf16 attention_bf16 wgmma cuda"},
-  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda wgmma cuda_random"},
+  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda wgmma library cuda_random"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
 
@@ -97,6 +98,9 @@ static const struct { const char *name, *program, *environment; } emulated[] = {
   {"attention_fp32", "test_attention", "TEST_DEVICE=cuda"},
   {"wgmma", "test_cuda", "TEST_DEVICE=cuda-bf16-wgmma"},
   {"cuda", "test_cuda", ""},
+  {"library", "test_cuda", "TEST_DEVICE=cuda-cublaslt"},
+  {"library_bf16", "test_ops", "TEST_DEVICE=cuda-bf16-cublaslt"},
+  {"library_fp32", "test_ops", "TEST_DEVICE=cuda-cublaslt"},
   {"operations_bf16_reverse", "test_ops", "TEST_DEVICE=cuda-bf16 GPT_CUDA_SCHED=reverse"},
   {"operations_fp32_reverse", "test_ops", "TEST_DEVICE=cuda GPT_CUDA_SCHED=reverse"},
   {"attention_bf16_reverse", "test_attention", "TEST_DEVICE=cuda-bf16 GPT_CUDA_SCHED=reverse"},

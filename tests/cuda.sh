@@ -3,7 +3,7 @@
 #   ops      every operation against the reference, fp32 and bf16, 42 shapes each, in the plain build: forward, reverse, random order and lazily run streams
 #   checked  the same in the checked build (races, barriers, bounds, uninitialised memory), and training, sampling, evaluation
 #   ptx      the same as the PTX that nvcc makes: sm_80 in order, sm_90a in random order; where there is nvcc
-#            products by wgmma, too, in all of these but sm_80
+#            products by wgmma, too, in all of these but sm_80; products by a stand-in for cuBLASLt in all
 #   train    30 steps of a tiny model of both families beside the CPU device; stopped and resumed; one to four micro-batches; sampling, evaluation
 # Passing here is not having run on a GPU. CUDA_TESTS="ops train ..." runs only those parts. Last line: "N passed, N failed".
 set -u
@@ -47,6 +47,8 @@ operations() {   # name, environment, suffix of the program
     job program "$1, operations, $device" "TEST_DEVICE=$device $2" "$folder/test_ops$3"
   done
   job program "$1, the device" "$2" "$folder/test_cuda$3"
+  for device in cuda cuda-bf16; do job program "$1, products by cuBLASLt's stand-in, $device" "TEST_DEVICE=$device-cublaslt $2" "$folder/test_ops$3 linear"; done
+  job program "$1, what the library is asked" "TEST_DEVICE=cuda-cublaslt $2" "$folder/test_cuda$3"
   case $1 in *sm_80*) return ;; esac   # which has no wgmma
   job program "$1, products by wgmma" "TEST_DEVICE=cuda-bf16-wgmma $2" "$folder/test_ops$3 linear"
   job program "$1, large products by wgmma" "TEST_DEVICE=cuda-bf16-wgmma $2" "$folder/test_cuda$3 products"
@@ -88,6 +90,8 @@ beside_the_cpu() {   # family and its flags: fp32
   within "$name fp32, 30 steps beside the CPU, relative" "$(difference cpu cuda 30 relative)" 2e-5
   train again $base --device cuda
   same_weights "$name fp32, twice" cuda again
+  train library $base --device cuda --gemm cublaslt
+  within "$name fp32, --gemm cublaslt, 30 steps beside the CPU, relative" "$(difference cpu library 30 relative)" 2e-5
   for batch in 1 2; do   # four and two micro-batches
     train cut --family $1 --batch $batch --device cuda --steps 30
     within "$name fp32, micro-batches of $batch, 30 steps, relative" "$(difference cuda cut 30 relative)" 2e-5
@@ -113,9 +117,13 @@ half_precision() {   # the same in bf16
   within "$name bf16, 30 steps beside the CPU, absolute" "$(difference cpu bf16 30 absolute)" 1e-2
   GPT_CUDA_STREAMS=lazy:5 GPT_CUDA_SCHED=random:9 train lazy $base --device cuda --precision bf16
   same_weights "$name bf16, lazy streams, random order" bf16 lazy
+  train library $base --device cuda --precision bf16 --gemm cublaslt
+  within "$name bf16, --gemm cublaslt, 30 steps beside the CPU, absolute" "$(difference cpu library 30 absolute)" 1e-2
   for recompute in light block; do
     train recomputed $base --device cuda --precision bf16 --recompute $recompute
     same_weights "$name bf16, recompute $recompute" bf16 recomputed
+    train recomputed $base --device cuda --precision bf16 --gemm cublaslt --recompute $recompute
+    same_weights "$name bf16, --gemm cublaslt, recompute $recompute" library recomputed
   done
   train cut --family $1 --batch 1 --device cuda --precision bf16 --steps 30
   within "$name bf16, four micro-batches, 30 steps, absolute" "$(difference bf16 cut 30 absolute)" 1e-3   # a weight's last bit is 0.4 % of it

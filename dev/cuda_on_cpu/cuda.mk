@@ -21,17 +21,19 @@ EMU_BASE    := -std=c++17 -g1 -gdwarf-4 -fopenmp -ffp-contract=off -Wall -Wextra
 EMU_PLAIN   := $(EMU_BASE) -O2 $(EMU_ISA)
 # The compiler announces every access to the functions in check.cpp, which stand where ThreadSanitizer's would; its own run time is not linked.
 EMU_WATCHED := $(EMU_BASE) -O1 -fsanitize=thread -fsanitize=bounds,alignment -fno-sanitize-recover=all $(if $(findstring clang,$(EMU_CXX)),,-Wno-tsan)
-# libnccl.so.2, the stand-in for NCCL, lies beside the programs, which it calls: -rdynamic. LD_LIBRARY_PATH goes before: with it a program finds NVIDIA's.
+# libnccl.so.2 and libcublasLt.so.13, the stand-ins for NCCL and cuBLASLt, lie beside the programs, which they call: -rdynamic. LD_LIBRARY_PATH goes before: with
+# it a program finds NVIDIA's.
 EMU_LINK    := -fopenmp -lrt -lm -ldl -pthread -rdynamic -Wl,--enable-new-dtags,-rpath,'$$ORIGIN'
 
 EMU_PARTS        := emulator warp_ops wgmma memory runtime symbols profile ptx_parse ptx_ops ptx_run
 EMULATOR         := $(EMU_PARTS:%=$(EMULATED)/%.o)
 EMULATOR_CHECKED := $(EMULATOR) $(EMULATED)/check.o
+STAND_INS        := $(EMULATED)/libnccl.so.2 $(EMULATED)/libcublasLt.so.13
 EMU_OBJECTS      := $(filter-out %/cuda_missing.o %/comm_nccl.o $(CUDA_OBJECT),$(OBJECTS)) $(BUILD)/comm_nccl.o
 
 .PHONY: emulated-gpt emulator-tests cuda-report
 .PRECIOUS: $(EMULATED)/%.cpp $(EMULATED)/%.plain.o $(EMULATED)/%.checked.o
-emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(EMULATED)/libnccl.so.2 $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
+emulated-gpt: $(EMULATED)/gpt $(EMULATED)/gpt_checked $(STAND_INS) $(if $(NVCC),$(PTX_ARCHS:%=$(EMULATED)/train_gpt.%.ptx))
 
 # -lineinfo: messages name lines of the .cu. nvcc takes an option that it does not understand for another's value, so the target is looked up in what it wrote.
 define emu_ptx
@@ -64,9 +66,12 @@ $(EMULATED)/%.o: $(EMU_HOME)/%.cpp $(EMU_HOME)/cuda.mk
 	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -c -o $@ $<
 
 $(EMULATED)/test_nccl $(EMULATED)/test_nccl_checked: | $(EMULATED)/libnccl.so.2
-$(EMULATED)/libnccl.so.2: $(EMU_HOME)/nccl.cpp $(EMU_HOME)/cuda.mk
+$(EMULATED)/test_ops $(EMULATED)/test_ops_checked $(EMULATED)/test_cuda $(EMULATED)/test_cuda_checked: | $(EMULATED)/libcublasLt.so.13
+$(EMULATED)/libnccl.so.2: $(EMU_HOME)/nccl.cpp
+$(EMULATED)/libcublasLt.so.13: $(EMU_HOME)/cublaslt.cpp
+$(STAND_INS): $(EMU_HOME)/cuda.mk
 	@mkdir -p $(EMULATED)
-	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -fPIC -shared -pthread -Wl,-soname,libnccl.so.2 -o $@ $<
+	$(EMU_Q)$(EMU_CXX) $(EMU_PLAIN) -fPIC -shared -pthread -Wl,-soname,$(notdir $@) -o $@ $(filter %.cpp,$^)
 
 # ---- programs of the project with the emulated device ----
 
