@@ -54,6 +54,24 @@ operations() {   # name, environment, suffix of the program
   job program "$1, large products by wgmma" "TEST_DEVICE=cuda-bf16-wgmma $2" "$folder/test_cuda$3 products"
 }
 
+# Where no stand-in lies beside the program, and where one lies there that lacks a function. Without a libcublasLt of the machine's.
+library_missing() {
+  local said code
+  ask() { said=$(elsewhere/gpt bench gemm --device cuda --gemm cublaslt --model tiny --steps 1 2>&1); code=$?; }
+  mkdir elsewhere && cp "$folder/gpt" elsewhere/
+  ask
+  if [ $code = 0 ] || [[ $said == *"cublasLtCreate failed"* ]]; then verdict "a missing cuBLASLt is not tested: there is one on this machine" 0; return; fi
+  [ $code = 3 ] && [[ $said == *"gpt: --gemm cublaslt: libcublasLt.so.13 and .12 were not found: it comes with the CUDA toolkit; set LD_LIBRARY_PATH to its folder; or use --gemm own" ]]
+  verdict "no cuBLASLt" $? "exit code $code: $said"
+  for version in 13 12; do
+    rm -f elsewhere/*.so*
+    echo 'int cublasLtCreate(void **handle) { return handle == 0; }' | ${CC:-cc} -shared -fPIC -x c -o elsewhere/libcublasLt.so.$version -
+    ask
+    [ $code = 3 ] && [[ $said == *"gpt: --gemm cublaslt: the libcublasLt found here lacks a function; versions 12 and 13 are known to have all; or use --gemm own" ]]
+    verdict "a libcublasLt.so.$version that lacks a function" $? "exit code $code: $said"
+  done
+}
+
 # ---- training ----
 
 train_with() {   # program, run folder, flags...
@@ -197,6 +215,7 @@ if wanted ptx; then
   done
 fi
 if wanted ops; then
+  job library_missing
   operations "forward" "GPT_CUDA_SCHED=forward" ""
   operations "reverse" "GPT_CUDA_SCHED=reverse" ""
   operations "random, lazy streams" "GPT_CUDA_SCHED=random:7 GPT_CUDA_STREAMS=lazy:3" ""

@@ -92,6 +92,31 @@ static void library_is_asked_once_for_a_product(void) {
   library_log_end();
 }
 
+// Products that differ in one thing alone are asked for apart.
+static void library_tells_products_apart(void) {
+  library_log();
+  Device *d = opened();
+  const LibraryArrays r = library_arrays(d);
+  enum { SIDE = 16 };
+  d->linear_forward(d, r.pre, NULL, r.x, r.w, NULL, SIDE, SIDE, SIDE, ACTIVATION_NONE), d->linear_backward_input(d, r.pre, r.x, r.w, SIDE, SIDE, SIDE);
+  d->linear_backward_weight(d, r.dw, NULL, r.w, r.x, SIDE, SIDE, SIDE), d->linear_forward(d, r.pre, NULL, r.x, r.w, r.b, SIDE, SIDE, SIDE, ACTIVATION_NONE);
+  d->linear_forward(d, r.pre, NULL, r.x, r.w, NULL, SIDE, SIDE, 2 * SIDE, ACTIVATION_NONE), d->linear_forward(d, r.pre, NULL, r.x, r.w, NULL, 2 * SIDE, SIDE, SIDE, ACTIVATION_NONE);
+  d->linear_forward(d, r.pre, NULL, r.x, r.w, NULL, SIDE, 2 * SIDE, SIDE, ACTIVATION_NONE);
+  static const char *const asked[] = {"16x16x16 %s%.0s TN, ", "16x16x16 %s%.0s NN, ", "16x16x16 %s%s NT, ", "16x16x16 %s%.0s TN + bias, ", "32x16x16 %s%.0s TN, ", "16x32x16 %s%.0s TN, ", "16x16x32 %s%.0s TN, "};
+  Buffer want = {0};
+  for (size_t i = 0; i < ARRAY_LEN(asked); i++)
+    for (int product = 0; product < 2; product++) {
+      buffer_printf(&want, product ? "multiply " : "choose ");
+      buffer_printf(&want, asked[i], precision == CUDA_BF16 ? "bf16" : "fp32", precision == CUDA_BF16 ? " to fp32" : "");
+      if (product) buffer_printf(&want, "beta %d\n", i == 2);
+      else buffer_printf(&want, "alignment 256 256 256 256, workspace 33554432\n");
+    }
+  LIBRARY_SAYS(want.data);
+  buffer_free(&want);
+  d->destroy(d);
+  library_log_end();
+}
+
 // 128 answers are kept; the one after takes the first one's place, and so on.
 static void library_plans_are_replaced(void) {
   library_log();

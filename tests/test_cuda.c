@@ -1057,6 +1057,7 @@ static void test_library(void) {
     RUN(library_bias_gradients_are_their_sums);
     if (!emulated_launches) { RUN(large_products_are_the_references); continue; }
     RUN(library_is_asked_once_for_a_product);
+    RUN(library_tells_products_apart);
     RUN(library_plans_are_replaced);
     RUN(library_failures_are_own_products);
     RUN(library_without_an_algorithm);

@@ -181,7 +181,7 @@ static double silu_bound(double x) { return 6 * U * fabs(x * sigmoid_of(x)) + 2e
 
 static void linear_forward_shape(Case *c) {
   size_t rows = c->dim[0] = odd_size(c, 0, 129), IC = c->dim[1] = odd_size(c, 1, 193), OC = c->dim[2] = 2 * odd_size(c, 2, 129);
-  c->dim[3] = (size_t)c->number / 3 % 3, c->dim[4] = (size_t)c->number % 2;   // activation; bias
+  c->dim[3] = (size_t)c->number / 3 % 3, c->dim[4] = (size_t)c->number / 2 % 2;   // activation; bias: in half of those that are aligned too
   output(c, "pre", rows * OC), input(c, "x", rows * IC), array_add(c, "weight", KIND_REAL, IN, OC * IC, 1), input(c, "bias", OC);
   if (activation_of(c->dim[3]) != ACTIVATION_NONE) output(c, "post", activation_of(c->dim[3]) == ACTIVATION_GELU ? rows * OC : rows * OC / 2);
 }
