@@ -198,7 +198,7 @@ $(foreach s,$(GEMM_SETS),$(SCALAR_STEPS:%=$(BUILD)/gemm_%.$s.o)): NO_VECTORS := 
 model-check:
 	@sh dev/parallel/model/check.sh
 
-# any bytes as tokenizer.json, rank file, shard, text: no crash, no leak, no long time, not much memory (clang)
+# any bytes as tokenizer.json, rank file, shard, index, text: no crash, no leak, no long time, not much memory (clang)
 include dev/fuzz/fuzz.mk
 
 # dev/print_logits.c: logits as text, for comparing with other programs

@@ -1,6 +1,7 @@
-// fuzz.c: owns the fuzz targets (libFuzzer with AddressSanitizer and UBSan): any bytes as tokenizer.json, as .tiktoken file, as shard, as text.
+// fuzz.c: owns the fuzz targets (libFuzzer with AddressSanitizer and UBSan): any bytes as tokenizer.json, as .tiktoken file, as shard, as a
+// shard's index of documents, as text.
 //
-// Built once per target, -DTARGET=fuzz_json|fuzz_ranks|fuzz_shard|fuzz_encode (`make fuzz`, dev/fuzz/fuzz.mk). An input ends in one of two ways: it is taken,
+// Built once per target, -DTARGET=fuzz_json and so on (`make fuzz`, dev/fuzz/fuzz.mk has their list). An input ends in one of two ways: it is taken,
 // then everything it took is given back; or fail() is called, whose handler jumps back here instead of ending the process, and what was
 // taken is freed for it. Neither may take more than 64 MiB above the input, nor longer than a second (libFuzzer's -timeout).
 #include "../../dataloader.h"
@@ -10,7 +11,7 @@
 #include <unistd.h>   // getpid
 
 // ---- memory that an input has taken ----
-#undef malloc   // from here on the real ones
+#undef malloc   // from here on the real ones: what the program has taken (xmalloc) is given back with tracked_free, never with free
 #undef calloc
 #undef realloc
 #undef free
@@ -116,6 +117,45 @@ __attribute__((unused)) static void fuzz_shard(const uint8_t *data, size_t n) {
   int64_t windows = dataloader_windows(opened), counted = 0;
   for (int64_t i = 0; i < windows && i < 2000; i++) counted += dataloader_sample(opened, i, inputs, targets);
   require(windows > 2000 || counted == dataloader_tokens(opened) - 1, "a token is no target, or twice one");
+  dataloader_close(opened);
+  opened = NULL;
+}
+
+// The index of a shard that has as many documents as fit the input. Its header is made, for by chance none would belong to the shard and to the
+// starts that follow, and then one byte of it is changed as the input's first byte says (below 32: none; 255: the header is the input's own).
+__attribute__((unused)) static void fuzz_index(const uint8_t *data, size_t n) {
+  enum { TOKENS = 2000, OWN_HEADER = 255 };
+  static uint8_t shard[SHARD_HEADER_BYTES + 2 * TOKENS], index[1 << 15];
+  static int64_t starts[TOKENS];
+  static char path[100];
+  const int change = n ? data[0] : 0;
+  n = MIN(n, sizeof index);
+  if (n) memcpy(index, data + 1, --n);
+  Shard s = {.width = 2, .count = TOKENS, .vocab = 10, .eot = 9, .crc = 0x12345678};
+  if (n > INDEX_HEADER_BYTES) s.documents = MIN((int64_t)(n - INDEX_HEADER_BYTES) / 8, (int64_t)TOKENS);
+  shard_header(&s, shard);
+  if (n >= INDEX_HEADER_BYTES && change != OWN_HEADER) {
+    const ShardIndex x = {.count = s.documents, .tokens = TOKENS, .shard_crc = s.crc, .crc = crc32c(0, index + INDEX_HEADER_BYTES, n - INDEX_HEADER_BYTES)};
+    shard_index_header(&x, index);
+    index[change % INDEX_HEADER_BYTES] ^= (uint8_t)(change / INDEX_HEADER_BYTES);
+  }
+  strcpy(path, file_of(shard, sizeof shard, ".bin"));
+  file_of(index, n, ".idx");
+  opened = dataloader_open_paths(&(char *){path}, 1, SHARD_HEADER, 0);
+  const int64_t documents = dataloader_documents(opened);
+  require(documents == s.documents, "an index was taken with another number of documents than the shard's");
+  dataloader_document_starts(opened, 0, documents, starts);
+  for (int64_t i = 0; i < documents; i++) require(starts[i] > (i ? starts[i - 1] : -1) && starts[i] < TOKENS, "starts are not in order");
+  for (int64_t at = 0; at < TOKENS; at += 37) {
+    const int64_t number = dataloader_document_at(opened, at);
+    require((number < 0 || starts[number] <= at) && (number + 1 == documents || starts[number + 1] > at), "a token is in another document");
+  }
+  require(dataloader_longest_document(opened) < TOKENS, "a document longer than the shard");
+  dataloader_arrange(opened, 7, ORDER_DOCUMENTS, 1);
+  int32_t inputs[7], targets[7];
+  int64_t counted = 0;
+  for (int64_t i = 0; i < dataloader_windows(opened); i++) counted += dataloader_sample(opened, i, inputs, targets);
+  require(counted == TOKENS - 1, "a token is no target, or twice one");
   dataloader_close(opened);
   opened = NULL;
 }
