@@ -102,7 +102,7 @@ static void refuses_syntax(void) {
 // Nothing is read behind the text: whatever stands there, the result is the same.
 static void ends_where_the_text_ends(void) {
   static const char *const texts[] = {"1", "-", "0", "1.", "1.5", "1e", "1e+", "1e5", "t", "tru", "true", "\"ab", "\"a\\", "\"a\\u12", "\"a\\ud83d", "\"a\\ud83d\\",
-                                      "\"\xc3", "[", "[1", "[1,", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "", " ", "[]", "nul"};
+                                      "\"\xc3", "[", "[1", "[1,", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "", " ", "[]", "nul", "      tru", "[[[[nul"};
   static const char *const behind[] = {".5", "e5", "5", "+1", "\"", "]", "}", ",", ":", ":1}", " ", "e", "ue", "l", "\\ude00\"", "ude00\"", "34\"", "\xa9\"", "1]", "\"a\":1}", "n\""};
   for (size_t i = 0; i < ARRAY_LEN(texts); i++)
     for (size_t k = 0; k < ARRAY_LEN(behind); k++) {
