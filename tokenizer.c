@@ -56,7 +56,7 @@ Tokenizer *tokenizer_new(TokenizerKind kind, TokenizerPattern pattern) {
   t->kind = kind;
   t->pattern = pattern;
   t->eot = -1;
-  t->token_key = hash_random_key();
+  t->key = hash_random_key();
   t->serial = atomic_fetch_add(&made, 1) + 1;
   t->starts = xgrow(NULL, 0, &t->starts_capacity, sizeof t->starts[0]);
   t->starts[0] = 0;
@@ -112,7 +112,7 @@ bool tokenizer_is_special(const Tokenizer *t, int64_t id) {
 
 // Slot of the token with these bytes, or the free slot where it would go.
 static int32_t *token_slot(const Tokenizer *t, const void *bytes, size_t n) {
-  for (size_t at = hash_bytes(t->token_key, bytes, n) & t->token_mask;; at = (at + 1) & t->token_mask) {
+  for (size_t at = hash_bytes(t->key, bytes, n) & t->token_mask;; at = (at + 1) & t->token_mask) {
     int32_t id = t->token_slots[at];
     if (id < 0) return &t->token_slots[at];
     size_t length;
@@ -182,7 +182,7 @@ static void index_merges(Tokenizer *t) {
   for (size_t i = 0; i < 256 * 256; i++) t->byte_ranks[i] = NO_RANK;
   for (size_t i = 0; i < t->merge_count; i++) {
     const Merge *m = &t->merges[i];
-    uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, hash = pair_hash(pair);
+    uint64_t pair = (uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, hash = pair_hash(t->key, m->left, m->right);
     *filter_word(t, hash) |= filter_bit(t, hash);
     place_merge(t, m, pair, hash);
     t->rank_result[m->rank] = m->result;

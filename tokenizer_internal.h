@@ -74,7 +74,7 @@ struct Tokenizer {
   int32_t *byte_ranks;      // (256 * 256) the rank of the merge of two single bytes, first << 8 | second, or NO_RANK
   int32_t *token_slots;     // (token_mask + 1) open addressing: bytes -> id of a token that is not special, or -1
   size_t token_mask;
-  HashKey token_key;        // of token_slots
+  HashKey key;              // of token_slots and of the merges' slots and filter
   Seed *seeds;              // (seed_count) words that are one token, by id
   size_t seed_count;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
@@ -102,8 +102,9 @@ static inline const char *tokenizer_token(const Tokenizer *t, int32_t id, size_t
 
 // ---- the merge of a pair ----
 #define LIKELY(x) __builtin_expect(!!(x), 1)
-static inline uint64_t pair_hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
-static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return (hash ^ hash >> 32) & t->merge_mask; }
+// With the key of a table: a tokenizer.json may hold any merges, and a text for training has the pairs that it likes.
+static inline uint64_t pair_hash(HashKey key, int32_t left, int32_t right) { return hash_mix(key, (uint32_t)left, (uint32_t)right); }
+static inline size_t merge_place(const Tokenizer *t, uint64_t hash) { return hash & t->merge_mask; }
 // Most pairs that are looked up do not merge. A bit for the pair's hash says so: 128 KiB for GPT-2's 50,000 merges, which stay in the
 // processor's cache where the 2 MiB of the merges themselves do not. (Bloom 1970, with one hash.)
 static inline uint64_t *filter_word(const Tokenizer *t, uint64_t hash) { return &t->merge_filter[hash >> t->filter_shift >> 6]; }
@@ -114,7 +115,7 @@ static inline uint64_t small_pair(int32_t left, int32_t right) { return (uint64_
 static inline bool is_small_pair(uint64_t slot, uint64_t pair) { return (slot ^ pair) << (64 - 2 * SMALL_ID_BITS) == 0; }
 // Rank of the merge of two ids (-1: of nothing), or NO_RANK. After tokenizer_finish. The filter chooses the place, the last is empty.
 static inline int32_t tokenizer_merge_rank(const Tokenizer *t, int32_t left, int32_t right) {
-  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, hash = pair_hash(pair);
+  uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, hash = pair_hash(t->key, left, right);
   size_t at = *filter_word(t, hash) & filter_bit(t, hash) ? merge_place(t, hash) : t->merge_mask + 1;
   if (LIKELY(t->small_slots != NULL)) {
     uint64_t small = small_pair(left, right), slot = t->small_slots[at];

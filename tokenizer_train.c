@@ -18,7 +18,7 @@ struct TokenizerTrainer {
   Buffer text;              // the distinct words end to end
   CountedWord *slots;       // (mask + 1) open addressing, at most half full
   size_t mask, word_count;
-  HashKey key;              // of the table of words, and of that of tokens in training
+  HashKey key;              // of the table of words, and of those of pairs and tokens in training
 };
 
 TokenizerTrainer *tokenizer_trainer(TokenizerPattern pattern) {
@@ -109,8 +109,7 @@ typedef struct {
 } Training;
 
 static size_t pair_place(const Training *tr, uint64_t pair) {
-  uint64_t h = pair * 0x9e3779b97f4a7c15u;
-  return (h ^ h >> 32) & tr->pair_mask;
+  return pair_hash(tr->key, (int32_t)(pair >> 32), (int32_t)(pair & UINT32_MAX)) & tr->pair_mask;
 }
 
 static PairCount *find_pair(Training *tr, uint64_t pair) {

@@ -594,6 +594,37 @@ static void words_cannot_be_chosen_to_collide(void) {
   CHECK(a.a != b.a && a.b != b.b && a.a != a.b);
 }
 
+// Merges that all lie in one place of a tokenizer's table lie as any others do in that of another with the same tokens.
+static void pairs_cannot_be_chosen_to_collide(void) {
+  enum { TOKENS = 2048, MERGES = 1000, MASK = 2047 };
+  for (int32_t first = 0; first <= SMALL_RANKS; first += SMALL_RANKS) {   // slots of both kinds
+    Tokenizer *t[2];
+    for (int k = 0; k < 2; k++) {
+      t[k] = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+      for (int i = 0; i < TOKENS; i++) tokenizer_add_token(t[k], (char[]){(char)(i >> 8), (char)i}, 2);
+    }
+    int32_t rank = first;
+    for (int32_t pair = 0; pair < TOKENS * TOKENS && rank < first + MERGES; pair++) {
+      const int32_t left = pair % TOKENS, right = pair / TOKENS;
+      if (pair_hash(t[0]->key, left, right) & MASK) continue;
+      for (int k = 0; k < 2; k++) tokenizer_add_merge(t[k], left, right, 0, rank);
+      rank++;
+    }
+    CHECK_EQ(rank, first + MERGES);
+    size_t longest[2] = {0, 0};
+    for (int k = 0; k < 2; k++) {
+      tokenizer_finish(t[k]);
+      CHECK_EQ(t[k]->merge_mask, MASK);
+      for (size_t at = 0, run = 0; at <= MASK; at++) {
+        run = (first ? t[k]->merge_slots[at].pair : t[k]->small_slots[at]) == NO_PAIR ? 0 : run + 1;
+        longest[k] = MAX(longest[k], run);
+      }
+      tokenizer_free(t[k]);
+    }
+    CHECK_MSG(longest[0] >= MERGES && longest[1] < 200, "%zu and %zu places side by side are taken", longest[0], longest[1]);   // half full: by chance some 30
+  }
+}
+
 // Never are ids written where there is no room, however much there was left.
 static void room_is_made_before_ids_are_written(void) {
   enum { CAPACITY = 1000, MORE = 1000, MARK = -77 };
@@ -687,6 +718,7 @@ int main(int argc, char **argv) {
   RUN(long_texts_begin_with_the_vocabulary);
   RUN(words_of_one_hash_are_told_apart);
   RUN(words_cannot_be_chosen_to_collide);
+  RUN(pairs_cannot_be_chosen_to_collide);
   RUN(room_is_made_before_ids_are_written);
   RUN(cache_changes_nothing);
   return TEST_END();
