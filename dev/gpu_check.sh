@@ -49,6 +49,9 @@ if wanted tests; then
       program "products by cuBLASLt, $device" env TEST_DEVICE=$device-cublaslt "$build/test_ops" linear
     fi
   done
+  if ./gpt bench gemm --device cuda --gemm cublaslt --model tiny --steps 1 > /dev/null 2>&1; then
+    program "the device with cuBLASLt" env TEST_DEVICE=cuda-cublaslt "$build/test_cuda"
+  fi
   program "the device" "$build/test_cuda"
   if ./gpt bench gemm --device cuda --precision bf16 --gemm wgmma --model tiny --steps 1 > /dev/null 2>&1; then
     program "products by wgmma" env TEST_DEVICE=cuda-bf16-wgmma "$build/test_ops" linear

@@ -85,7 +85,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"cuda.cuh", false, "operations_bf16 operations_fp32 attention_bf16 attention_fp32 cuda"},
   {"gemm.cuh", false, "operations_bf16 operations_fp32 wgmma cuda"},
   {"ptx.cuh", false, "operations_bf16 attention_bf16 wgmma cuda"},
-  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda wgmma library cuda_random"},
+  {"train_gpt.cu", false, "operations_bf16 operations_fp32 cuda wgmma library cuda_random operations_fp32_checked"},
 };
 enum { HOMES = sizeof homes / sizeof *homes, MAX_TESTS = 100 };
 
