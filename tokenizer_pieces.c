@@ -11,7 +11,7 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>   // sixteen bytes compared at once; every x86-64 has it
 #endif
-#if defined(__x86_64__) && __GNUC__ >= 4
+#if defined(__x86_64__) && (__GNUC__ >= 8 || __clang_major__ >= 7)   // older compilers do not know the instructions
 #include <immintrin.h>   // sixty-four, where the processor can: AVX-512 VBMI2
 #define BUILDS_VBMI2 1
 #define VBMI2 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,bmi,bmi2,lzcnt,popcnt")))

@@ -2,12 +2,17 @@
 # starts on this machine and ends again), by the words of recipes/. Those that are not installed are named and left out.
 # `make test-launchers`; GPT=./gpt. Debian: apt-get install openmpi-bin mpich slurm-wlm
 gpt=$(realpath "${GPT:-./gpt}")
-recipes=$(realpath "$(dirname "$0")/../recipes")
+tests=$(realpath "$(dirname "$0")")
+recipes=$tests/../recipes
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1   # more ranks than cores
 passed=0 failed=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpt_launchers_XXXXXX") || exit 1
-end_cluster() { for pid in "$work"/cluster/*.pid; do [ -s "$pid" ] && kill "$(cat "$pid")" 2> /dev/null; done; }
+end_cluster() {   # and waits: they write to the folder until they end
+  local daemons=$(cat "$work"/cluster/*.pid 2> /dev/null)
+  [ -n "$daemons" ] && kill $daemons 2> /dev/null
+  for _ in $(seq 100); do [ -n "$daemons" ] && kill -0 $daemons 2> /dev/null || return 0; sleep 0.1; done
+}
 trap 'end_cluster; rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
@@ -15,15 +20,10 @@ pass() { passed=$((passed + 1)); }
 miss() { failed=$((failed + 1)); printf 'FAILED tests/launchers.sh: %s\n' "$*"; tail -n 5 out err 2> /dev/null; }
 check() { local name=$1; shift; if "$@"; then pass; else miss "$name"; fi; }    # check NAME COMMAND...
 
-awk -v s=7 'BEGIN { n = split("the old bear found a red key and sang slept ran home with his friend", w, " ")
-  for (i = 0; i < 3500; i++) { s = s * 16807 % 2147483647; printf "%s%s", w[s % n + 1], i % 9 == 8 ? ".\n" : " " } }' > my.txt
-tiny="--tokenizer byte --layers 2 --channels 32 --heads 2 --context 16 --val-every 0 --sample-every 0 --tokens-per-step 384 --dropout 0.1 --warmup 2 --schedule constant --batch 4"
+. "$tests/joined.sh"
 (umask 077; head -c 32 /dev/urandom | base64 > token)
 port=$((20000 + $$ % 10000))
 next_port() { port=$((port + 1)); join="--rendezvous 127.0.0.1:$port --token token"; }
-newest() { ls -d "$1"/step_* 2> /dev/null | tail -1; }
-same_model() { cmp "$(newest "$1")/model.safetensors" "$(newest "$2")/model.safetensors" && cmp "$(newest "$1")/trainer.safetensors" "$(newest "$2")/trainer.safetensors"; }
-wait_for_saves() { for _ in $(seq 600); do [ "$(grep -c '"kind": "save"' "$1/log.jsonl" 2> /dev/null)" -ge "$2" ] 2> /dev/null && return 0; sleep 0.05; done; return 1; }
 rank_of_run() { pgrep -f "^$gpt train .*--out $1( |\$)" | tail -1; }    # some rank's process
 left() { for _ in $(seq 100); do pgrep -f "^$gpt train .*--out $1( |\$)" > /dev/null || return 1; sleep 0.1; done; }
 
