@@ -49,14 +49,15 @@ static void batch_close(Batch *b) {
   free(b->losses);
 }
 
-Score evaluate_loader(Gpt *m, Dataloader *data, const double *token_bytes, int64_t most_tokens) {
+Score evaluate_loader(Gpt *m, Dataloader *data, const double *token_bytes, int64_t most_tokens, int (*stop)(void)) {
   const GptOptions *o = gpt_options(m);
   Batch b = batch_open(m, o->B, o->T, token_bytes);
   int64_t windows = dataloader_sequential_count(data);
   if (most_tokens > 0) windows = MIN(windows, MAX(1, most_tokens / b.T));
-  for (int64_t w = 0; w < windows; w++) {
+  for (int64_t w = 0; w < windows && !b.score.stopped; w++) {
     dataloader_sequential(data, w, b.ids + b.filled * b.T, b.targets + b.filled * b.T);
     if (++b.filled == b.B) batch_score(&b);
+    b.score.stopped = b.filled == 0 && stop && stop();
   }
   batch_score(&b);
   batch_close(&b);

@@ -425,10 +425,12 @@ static void name_slow_rank(StepTimes *t, int world, char slow[128]) {
   }
 }
 
+int ranks_signal(void) { return group ? comm_shared_board(group)->stop_signal : stop_signal; }
+
 int ranks_agree(Comm *c, StepTimes *t, char slow[128]) {
   enum { SIGNALS = 2 };
   double v[SIGNALS + COMM_MOST_RANKS * PHASE_COUNT] = {0};    // each rank fills in its own places; the sum is everybody's
-  int signal_number = group ? comm_shared_board(group)->stop_signal : stop_signal;
+  int signal_number = ranks_signal();
   v[0] = signal_number == SIGINT;
   v[1] = signal_number == SIGTERM;
   for (int p = 0; p < PHASE_COUNT; p++) v[SIGNALS + c->rank * PHASE_COUNT + p] = t->own[p];

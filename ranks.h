@@ -39,6 +39,8 @@ typedef struct {
   int steps;                                          // in the window
   int slow_rank;                                      // the one that `slow` names
 } StepTimes;
+// The signal that has asked this rank to stop, or 0.
+int ranks_signal(void);
 // Collective. Returns the signal that asks to stop, on any rank, or 0: the same on all ranks. Takes times->own, and sets it to
 // zero. Every 10 steps `slow` names a rank that computes 1.25 times as long as the median of the others (and a millisecond longer), with the phase that
 // lags most; else it is "". Of the ten steps the median counts: one that another program disturbed says nothing.

@@ -225,15 +225,18 @@ static void print_step(const Trainer *t, const StepResult *s, double ms, double 
   fflush(stdout);
 }
 
-static void validate_and_log(Trainer *t, int64_t most_tokens) {
+// False: a signal has ended it, and nothing is said.
+static bool validate_and_log(Trainer *t, int64_t most_tokens) {
   Run *r = t->run;
-  if (!r->val) return;
-  Score score = evaluate_loader(t->model, r->val, r->token_bytes, most_tokens);
+  if (!r->val) return true;
+  Score score = evaluate_loader(t->model, r->val, r->token_bytes, most_tokens, ranks_signal);
+  if (score.stopped) return false;
   double loss = score_loss(&score), bits = score_bits_per_byte(&score);
   printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
   fflush(stdout);
   run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %s, \"bits_per_byte\": %s, \"tokens\": %lld", (long long)t->state.step,
           run_number(loss).text, run_number(bits).text, (long long)score.tokens);
+  return true;
 }
 
 static void sample_and_log(Trainer *t) {
@@ -378,25 +381,26 @@ static StepResult traced_step(Trainer *t) {
   return result;
 }
 
-static int leave_on_signal(Trainer *t) {
-  int code = 128 + t->stop_signal;
-  save(t);
-  if (t->comm->rank > 0) return code;
-  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, t->stop_signal == SIGINT ? "SIGINT" : "SIGTERM");
+// What is saved stays. The exit code.
+static int leave_on_signal(Trainer *t, int signal) {
+  if (t->comm->rank > 0) return 128 + signal;
+  run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"%s\"", (long long)t->state.step, signal == SIGINT ? "SIGINT" : "SIGTERM");
   report_write_run(t->run->dir);
   printf("stopped after step %lld; go on with: gpt train --resume %s\n", (long long)t->state.step, t->run->dir);
-  return code;
+  return 128 + signal;
 }
 
-static void finish(Trainer *t) {
+static int finish(Trainer *t) {
   save(t);                                 // first of all: nothing below may cost a trained model
-  if (t->comm->rank > 0) return;
-  validate_and_log(t, 0);
+  if (t->comm->rank > 0) return 0;
+  // All of the split, which may take hours. Resumed, the finished run begins with it.
+  if (!validate_and_log(t, 0)) return leave_on_signal(t, ranks_signal());
   sample_and_log(t);
   if (t->judge) story_report(t->judge, t->run, t->model, t->sampler);
   run_log(t->run, "end", ", \"step\": %lld, \"reason\": \"done\"", (long long)t->state.step);
   report_write_run(t->run->dir);
   printf("done: %s has checkpoints, log.jsonl and report.html; try: gpt sample %s\n", t->run->dir, t->run->dir);
+  return 0;
 }
 
 static int train_loop(Trainer *t) {
@@ -405,12 +409,13 @@ static int train_loop(Trainer *t) {
     double start = seconds_now();
     t->comm->step = t->state.step + 1;
     StepResult result = first && o->trace ? traced_step(t) : train_step(t);
-    t->stop_signal = ranks_agree(t->comm, &t->times, t->slow);
+    int stop = ranks_agree(t->comm, &t->times, t->slow);
     trainer_after_step(t, &result, seconds_now() - start);
-    if (t->stop_signal) return leave_on_signal(t);
+    if (!stop) continue;
+    save(t);
+    return leave_on_signal(t, stop);
   }
-  finish(t);
-  return 0;
+  return finish(t);
 }
 
 // ---- gpt train ----

@@ -14,7 +14,6 @@ typedef struct {
   StepTimes times;
   char slow[128];              // "", or which rank holds up the others
   int said_slow;               // the slow rank that was warned of last; -1: none
-  int stop_signal;             // all ranks leave after this step; 0: go on
   Device *device;
   Gpt *model, *sampler;        // the sampler looks at the model's weights
   TrainerState state;

@@ -118,6 +118,19 @@ wait $pid
 check "a second signal: exit code" expect_code $? 130
 check "a second signal: no step was done" test ! -e slow/step_00000001
 
+# The last validation takes the whole split, which may be long: a signal ends it, with all that was trained saved
+awk 'BEGIN { for (i = 0; i < 400000; i++) print "to be, or not to be: line", i }' > long.txt
+"$gpt" train long.txt --tokenizer byte --layers 4 --channels 256 --heads 4 --context 128 --batch 2 --tokens-per-step 256 --threads 1 --steps 1 --out validated > out 2> err &
+pid=$!
+for _ in $(seq 500); do sleep 0.02; [ -d validated/step_00000001 ] && break; done
+sleep 0.2; kill -INT $pid 2> /dev/null
+wait $pid
+check "SIGINT in the last validation: exit code" expect_code $? 130
+check "... the checkpoint is there, the way on is printed" sh -c "test -d validated/step_00000001 && grep -q 'stopped after step 1; go on with: gpt train --resume validated' out"
+check "... no validation is claimed" sh -c "! grep -q '^eval' out && ! grep -q '\"kind\": \"eval\"' validated/log.jsonl"
+check "... the log says so" grep -q '"reason": "SIGINT"' validated/log.jsonl
+rm -r validated long.txt
+
 # A run that was ended before its first checkpoint begins again
 train text.txt $tiny --steps 3 --out whole3 && train text.txt $tiny --steps 3 --out begun && rm -r begun/step_*
 check "a run without a checkpoint begins again" train --resume begun

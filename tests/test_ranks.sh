@@ -204,6 +204,17 @@ for signal in INT TERM; do
   check "SIG$signal: --resume goes on" goes_on stop$signal
 done
 
+# Rank 0 validates at the end, the others have left
+awk 'BEGIN { for (i = 0; i < 400000; i++) print "to be, or not to be: line", i }' > long.txt
+start long.txt --tokenizer byte --layers 4 --channels 256 --heads 4 --context 128 --batch 2 --tokens-per-step 512 --ranks 2 --steps 1 --out validated
+for _ in $(seq 1000); do sleep 0.02; [ -d validated/step_00000001 ] && break; done
+sleep 0.2; ranks=$(kids $pid)
+kill -INT $ranks $pid 2> /dev/null; finish
+check "SIGINT in the last validation: exit code" expect_code $? 130
+check "... the way on is printed, no validation" sh -c "grep -q 'stopped after step 1; go on with: gpt train --resume' out && ! grep -q '^eval' out"
+check "... no process is left" gone "$ranks"
+rm -r long.txt validated
+
 start $tiny --ranks 2 --batch 2 --steps 100000 --save-every 0 --out orphans
 wait_for_a_step orphans
 ranks=$(kids $pid); kill -9 $pid; wait $pid 2> /dev/null
