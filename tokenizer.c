@@ -15,31 +15,8 @@
 
 // ---- a word as a key ----
 
-enum { KEY_BYTES = 15, LONG_KEY = 255 };
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-enum { LENGTH_SHIFT = 56 };   // where the length stands: in the last byte
-#else
-enum { LENGTH_SHIFT = 0 };
-#endif
-static const uint8_t kept_bytes[2 * sizeof(WordKey)] = {[0 ... 15] = 0xff};   // from 16 - n on: n bytes are kept, the others not
-#define LONG_MARK ((uint64_t)0x7f << LENGTH_SHIFT)
+enum { LONG_KEY = 255 };   // longer words are not kept
 #define POOLED ((uint64_t)0x80 << LENGTH_SHIFT)
-
-// `room` bytes may be read from the word.
-static inline WordKey word_key(const char *word, size_t n, size_t room) {
-  WordKey key = {0}, keep;
-  if (n > KEY_BYTES) return (WordKey){n > LONG_KEY ? 0 : hash_bytes(cache_key, word, n), LONG_MARK ^ (uint64_t)n << 16};
-  memcpy(&keep.low, kept_bytes + sizeof keep - n, 8);
-  memcpy(&keep.high, kept_bytes + sizeof keep - n + 8, 8);
-  if (room >= sizeof key) {   // two loads and masks are faster than a copy of unknown length
-    memcpy(&key.low, word, 8);
-    memcpy(&key.high, word + 8, 8);
-  } else {
-    memcpy(&key, word, n);
-  }
-  return (WordKey){key.low & keep.low, (key.high & keep.high) | (uint64_t)n << LENGTH_SHIFT};
-}
-
 static inline uint64_t key_hash(const WordKey *key) { return (key->low ^ key->high * 0xd6e8feb86659fd93u) * 0x9e3779b97f4a7c15u; }
 
 HashKey hash_random_key(void) {
@@ -213,7 +190,7 @@ static void index_seeds(Tokenizer *t) {
     int32_t parts[SHORT_WORD];
     if (n > KEY_BYTES || tokenizer_find(t, token, n) != id) continue;   // not the special ones
     if (!t->whole_words && tokenizer_merge_short(t, token, n, parts) != 1) continue;
-    t->seeds[t->seed_count++] = (Seed){word_key(token, n, n), id};
+    t->seeds[t->seed_count++] = (Seed){word_key(cache_key, token, n, n), id};
   }
 }
 
@@ -383,7 +360,7 @@ void token_buffer_free(TokenBuffer *b) {
 }
 
 static inline CacheLine *line_of(const WordCache *c, const WordKey *key) { return &c->lines[key_hash(key) >> (64 - c->line_bits)]; }
-static inline bool is_word(const CachedWord *w, const WordKey *key) { return !((w->key.low ^ key->low) | (w->key.high ^ key->high)); }
+static inline bool is_word(const CachedWord *w, const WordKey *key) { return same_key(w->key, *key); }
 
 static inline void put_word(CacheLine *line, const CachedWord *word) {
   line->words[1] = line->words[0];
@@ -512,7 +489,7 @@ static void encode_words(const Tokenizer *t, const char *text, size_t n, size_t 
   WordCache *c = out->cache;
   if (c->words > (size_t)1 << c->line_bits && c->line_bits < LINE_BITS_MOST) grow_table(c);
   for (size_t i = 0, at = start; i < count; at = ends[i++]) {
-    keys[i] = word_key(text + at, ends[i] - at, n - at);
+    keys[i] = word_key(cache_key, text + at, ends[i] - at, n - at);
     lines[i] = line_of(c, &keys[i]);
     __builtin_prefetch(lines[i]);
   }

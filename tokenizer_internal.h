@@ -45,8 +45,36 @@ typedef struct { uint64_t pair; int32_t rank; } MergeSlot;  // pair = left << 32
 #define NO_PAIR UINT64_MAX
 enum { NO_RANK = INT32_MAX };   // of two that do not merge
 
-// The bytes of a word of at most 15, zeros behind them; the last byte is the length (0: no word). A longer word: its hash.
+// The bytes of a word of at most 15, zeros behind them; the last byte is the length (0: no word). A longer word: its hash and length.
 typedef struct { uint64_t low, high; } WordKey;
+enum { KEY_BYTES = 15 };
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+enum { LENGTH_SHIFT = 56 };   // where the length stands: in the last byte
+#else
+enum { LENGTH_SHIFT = 0 };
+#endif
+#define LONG_MARK ((uint64_t)0x7f << LENGTH_SHIFT)
+static const uint8_t kept_bytes[2 * sizeof(WordKey)] = {[0 ... 15] = 0xff};   // from 16 - n on: n bytes are kept, the others not
+
+// `room` bytes may be read from the word, n of them are its own; n < 2^40. hash: of the long ones.
+static inline WordKey word_key(HashKey hash, const char *word, size_t n, size_t room) {
+  WordKey key = {0}, keep;
+  if (n > KEY_BYTES) return (WordKey){hash_bytes(hash, word, n), LONG_MARK ^ (uint64_t)n << 16};
+  memcpy(&keep.low, kept_bytes + sizeof keep - n, 8);
+  memcpy(&keep.high, kept_bytes + sizeof keep - n + 8, 8);
+  if (room >= sizeof key) {   // two loads and masks are faster than a copy of unknown length
+    memcpy(&key.low, word, 8);
+    memcpy(&key.high, word + 8, 8);
+  } else {
+    memcpy(&key, word, n);
+  }
+  return (WordKey){key.low & keep.low, (key.high & keep.high) | (uint64_t)n << LENGTH_SHIFT};
+}
+static inline size_t key_length(WordKey key) {
+  uint64_t length = key.high >> LENGTH_SHIFT & 0xff;
+  return length <= KEY_BYTES ? length : (key.high ^ LONG_MARK) >> 16;
+}
+static inline bool same_key(WordKey a, WordKey b) { return !((a.low ^ b.low) | (a.high ^ b.high)); }
 typedef struct { WordKey key; int32_t id; } Seed;
 
 struct Tokenizer {

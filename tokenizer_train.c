@@ -11,7 +11,8 @@
 
 // ---- counting words ----
 
-typedef struct { uint64_t hash; size_t start; uint32_t length; bool used; int64_t count; } CountedWord;
+// Half a line of the processor's cache, with the bytes of a short word in it: nearly all are told apart without a look at the text.
+typedef struct { WordKey key; size_t start; int64_t count; } CountedWord;   // count 0: none
 
 struct TokenizerTrainer {
   TokenizerPattern pattern;
@@ -30,44 +31,54 @@ TokenizerTrainer *tokenizer_trainer(TokenizerPattern pattern) {
   return trainer;
 }
 
+static CountedWord *word_place(const TokenizerTrainer *trainer, const WordKey *key) {
+  return &trainer->slots[hash_mix(trainer->key, key->low, key->high) & trainer->mask];
+}
+static CountedWord *next_place(const TokenizerTrainer *trainer, CountedWord *slot) {
+  return slot == trainer->slots + trainer->mask ? trainer->slots : slot + 1;
+}
+
 static void grow_table(TokenizerTrainer *trainer) {
   CountedWord *old = trainer->slots;
   size_t old_size = trainer->mask + 1;
   trainer->mask = 2 * old_size - 1;
   trainer->slots = xcalloc(2 * old_size, sizeof old[0]);
   for (size_t i = 0; i < old_size; i++) {
-    if (!old[i].used) continue;
-    size_t at = old[i].hash & trainer->mask;
-    while (trainer->slots[at].used) at = (at + 1) & trainer->mask;
-    trainer->slots[at] = old[i];
+    if (old[i].count == 0) continue;
+    CountedWord *slot = word_place(trainer, &old[i].key);
+    while (slot->count) slot = next_place(trainer, slot);
+    *slot = old[i];
   }
   free(old);
 }
 
-static void count_word(TokenizerTrainer *trainer, const char *word, size_t n) {
-  if (n > INT32_MAX)
-    fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %d can be trained on: split it into documents", n,
-         INT32_MAX);
-  uint64_t hash = hash_bytes(trainer->key, word, n);
-  size_t at = hash & trainer->mask;
-  for (;; at = (at + 1) & trainer->mask) {
-    CountedWord *slot = &trainer->slots[at];
-    if (!slot->used) break;
-    if (slot->hash == hash && slot->length == n && memcmp(trainer->text.data + slot->start, word, n) == 0) {
-      slot->count++;
-      return;
-    }
+static void count_word(TokenizerTrainer *trainer, const char *word, size_t n, const WordKey *key) {
+  CountedWord *slot = word_place(trainer, key);
+  for (; slot->count; slot = next_place(trainer, slot)) {
+    if (!same_key(slot->key, *key) || (n > KEY_BYTES && memcmp(trainer->text.data + slot->start, word, n) != 0)) continue;
+    slot->count++;
+    return;
   }
-  trainer->slots[at] = (CountedWord){hash, trainer->text.len, (uint32_t)n, true, 1};
+  *slot = (CountedWord){*key, trainer->text.len, 1};
   buffer_append(&trainer->text, word, n);
-  if (2 * ++trainer->word_count > trainer->mask) grow_table(trainer);
+  trainer->word_count++;
 }
 
 void tokenizer_trainer_add(TokenizerTrainer *trainer, const char *document, size_t n) {
   size_t ends[TOKENIZER_CUT];
+  WordKey keys[TOKENIZER_CUT];
   for (TokenizerCut cut = {.pattern = trainer->pattern, .text = document, .n = n}; cut.end < n;) {
-    size_t at = cut.end, count = tokenizer_cut(&cut, ends);
-    for (size_t i = 0; i < count; at = ends[i++]) count_word(trainer, document + at, ends[i] - at);
+    size_t start = cut.end, count = tokenizer_cut(&cut, ends);
+    if (2 * (trainer->word_count + count) > trainer->mask) grow_table(trainer);
+    // First the place of each, so that the processor fetches many at once: one after the other it would wait for each.
+    for (size_t i = 0, at = start; i < count; at = ends[i++]) {
+      if (ends[i] - at > INT32_MAX)
+        fail(EXIT_REQUEST, "one piece of text of %zu bytes, at most %d can be trained on: split it into documents", ends[i] - at,
+             INT32_MAX);
+      keys[i] = word_key(trainer->key, document + at, ends[i] - at, n - at);
+      __builtin_prefetch(word_place(trainer, &keys[i]));
+    }
+    for (size_t i = 0, at = start; i < count; at = ends[i++]) count_word(trainer, document + at, ends[i] - at, &keys[i]);
   }
 }
 
@@ -212,6 +223,16 @@ static void merge_in_word(Training *tr, uint32_t number, int32_t left, int32_t r
   w->length = kept;
 }
 
+// Words lie anywhere in memory: those that come next are fetched while one is merged, first where its symbols are, then they.
+static void merge_in_words(Training *tr, Places places, int32_t left, int32_t right, int32_t made) {
+  enum { AHEAD = 8 };
+  for (uint32_t i = 0; i < places.count; i++) {
+    if (i + 2 * AHEAD < places.count) __builtin_prefetch(&tr->words[places.words[i + 2 * AHEAD]], 1);
+    if (i + AHEAD < places.count) __builtin_prefetch(tr->words[places.words[i + AHEAD]].symbols, 1);
+    merge_in_word(tr, places.words[i], left, right, made);
+  }
+}
+
 static int32_t *bytes_slot(const Training *tr, const char *bytes, size_t n) {
   for (size_t at = hash_bytes(tr->key, bytes, n) & tr->bytes_mask;; at = (at + 1) & tr->bytes_mask) {
     if (tr->by_bytes[at] < 0) return &tr->by_bytes[at];
@@ -236,10 +257,11 @@ static void start_words(Training *tr, const TokenizerTrainer *trainer, int32_t *
   tr->words = xmalloc(trainer->word_count, sizeof tr->words[0]);
   for (size_t slot = 0; slot <= trainer->mask; slot++) {
     const CountedWord *from = &trainer->slots[slot];
-    if (!from->used) continue;
+    if (slot + 16 <= trainer->mask) __builtin_prefetch(trainer->text.data + from[16].start);
+    if (from->count == 0) continue;
     Word *w = &tr->words[tr->word_count];
-    *w = (Word){symbols + from->start, (int32_t)from->length, from->count};
-    for (uint32_t i = 0; i < from->length; i++) w->symbols[i] = number_of_byte[(uint8_t)trainer->text.data[from->start + i]];
+    *w = (Word){symbols + from->start, (int32_t)key_length(from->key), from->count};
+    for (int32_t i = 0; i < w->length; i++) w->symbols[i] = number_of_byte[(uint8_t)trainer->text.data[from->start + (size_t)i]];
     for (int32_t i = 0; i + 1 < w->length; i++)
       change_pair(tr, w->symbols[i], w->symbols[i + 1], w->count, (uint32_t)tr->word_count);
     tr->word_count++;
@@ -275,7 +297,7 @@ static void merge_pairs(Training *tr, int64_t vocab_size) {
     }
     int32_t made = number_of(tr, bytes.data, bytes.len);
     add_merge(tr, (Merge){.left = left, .right = right, .result = made});
-    for (uint32_t i = 0; i < top.places.count; i++) merge_in_word(tr, top.places.words[i], left, right, made);
+    merge_in_words(tr, top.places, left, right, made);
     free(top.places.words);
     add_candidates(tr);
   }
