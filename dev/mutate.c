@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>    // prctl
 #include <sys/resource.h> // setrlimit
 #include <sys/stat.h>     // stat
 #include <sys/wait.h>     // waitpid
@@ -191,6 +192,16 @@ static bool failure_in_log(off_t *seen) {
   return found;
 }
 
+// Processes that have left their group, as supervisors' ranks do, become children of this one when their parents are gone.
+static void end_orphans(void) {
+  FILE *children;
+  do {
+    if (!(children = fopen("/proc/thread-self/children", "r"))) return;
+    for (int pid; fscanf(children, "%d", &pid) == 1;) kill(pid, SIGKILL);
+    fclose(children);
+  } while (waitpid(-1, NULL, 0) > 0);      // a killed one may leave others
+}
+
 // Runs a shell command in the copy, its words into scratch/log, and kills it with all its children after `limit` seconds, or
 // once it has printed a line FAILED. Returns its exit code, 128 + a signal, TOO_LATE or FAILED_LINE.
 static int run(double limit, const char *command) {
@@ -214,7 +225,9 @@ static int run(double limit, const char *command) {
   double start = seconds_now();
   int status, result = 0;
   off_t seen = 0;
-  for (useconds_t pause = 1000; waitpid(child, &status, WNOHANG) == 0; pause = pause < 20000 ? pause * 2 : pause) {
+  pid_t ended;                             // orphans are waited for too: to their tests they are there until then
+  for (useconds_t pause = 1000; (ended = waitpid(-1, &status, WNOHANG)) != child; pause = pause < 20000 ? pause * 2 : pause) {
+    if (ended > 0) continue;
     if (failure_in_log(&seen)) result = FAILED_LINE;
     if (stopped || seconds_now() - start > limit) result = TOO_LATE;
     if (result) {
@@ -225,6 +238,7 @@ static int run(double limit, const char *command) {
     usleep(pause);
   }
   kill(-child, SIGKILL);                   // what it left behind
+  end_orphans();
   if (stopped) exit(128 + stopped);        // the copy is removed by atexit
   return result < 0 ? result : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
@@ -966,6 +980,7 @@ int main(int argc, char **argv) {
   struct sigaction action = {.sa_handler = stop};
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   setvbuf(stdout, NULL, _IOLBF, 0);
   copy_tree(argv[0]);
   find_tests();
