@@ -47,6 +47,7 @@ void tokenizer_free(Tokenizer *t) {
   free(t->merges);
   free(t->specials);
   free(t->small_slots);
+  free(t->decoded);
   free(t->merge_slots);
   free(t->rank_result);
   free(t->merge_filter);
@@ -207,17 +208,22 @@ static void index_characters(Tokenizer *t) {
   }
 }
 
-// Most tokens have a few bytes: a copy of a known length is faster than one of the right length (tokenizer_decode).
-enum { DECODE_COPY = 16 };
+static void index_decoded(Tokenizer *t) {
+  t->decoded = xcalloc((size_t)t->size, sizeof t->decoded[0]);
+  for (int32_t id = 0; id < t->size; id++) {
+    size_t n;
+    const char *bytes = tokenizer_token(t, id, &n);
+    if (n <= KEY_BYTES) t->decoded[id] = word_key(cache_key, bytes, n, n);
+  }
+}
 
 void tokenizer_finish(Tokenizer *t) {
   int32_t earlier;
-  buffer_reserve(&t->bytes, DECODE_COPY);   // may be read behind the last token
-  memset(t->bytes.data + t->bytes.len, 0, DECODE_COPY);
   if (!t->token_slots) tokenizer_index_tokens(t, &earlier);
   index_merges(t);
   index_order(t);
   index_seeds(t);
+  index_decoded(t);
   if (t->kind == TOKENIZER_CHAR) index_characters(t);
 }
 
@@ -603,7 +609,6 @@ int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, B
     buffer_reserve(out, 4 * count);
     wish_for_large_pages(out->data + out->len, 4 * count);
   }
-  const char *tokens = t->bytes.data;
   char *data = out->data;   // what `out` has is kept here: bytes written might be its fields, as far as the compiler knows, and it would read them again for each id
   size_t len = out->len, cap = out->cap;
   for (size_t i = 0; i < count; i++) {
@@ -611,14 +616,17 @@ int64_t tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, B
       bad = (int64_t)i;
       break;
     }
-    const size_t start = t->starts[ids[i]], n = t->starts[ids[i] + 1] - start;
-    if (cap - len < n + DECODE_COPY) {
+    const WordKey token = t->decoded[ids[i]];
+    const char *bytes = NULL;
+    size_t n = token.high >> LENGTH_SHIFT & 0xff;
+    if (!LIKELY(n)) bytes = tokenizer_token(t, ids[i], &n);
+    if (cap - len < n + sizeof token) {
       out->len = len;
-      buffer_reserve(out, n + DECODE_COPY);
+      buffer_reserve(out, n + sizeof token);
       data = out->data, cap = out->cap;
     }
-    if (n <= DECODE_COPY) memcpy(data + len, tokens + start, DECODE_COPY);   // the bytes behind are written over or cut off
-    else memcpy(data + len, tokens + start, n);
+    if (LIKELY(!bytes)) memcpy(data + len, &token, sizeof token);   // faster than one of the right length: the bytes behind are written over or cut off
+    else memcpy(data + len, bytes, n);
     len += n;
   }
   out->len = len;

@@ -106,6 +106,7 @@ struct Tokenizer {
   Seed *seeds;              // (seed_count) words that are one token, by id
   size_t seed_count;
   int32_t byte_id[256];     // id of the token that is this byte, or -1
+  WordKey *decoded;         // (size) the bytes of each token, side by side with their number; of one over KEY_BYTES: zeros
   int32_t *char_id;         // char: code point -> id or -1
   bool special_first[256];  // some special token begins with this byte
   uint64_t serial;          // tells a TokenBuffer's cache whose words it holds
