@@ -56,8 +56,11 @@ static void cpu_embedding_forward(Device *d, real *out, const int32_t *ids, cons
       const stored *token = const_reals(wte) + (size_t)ids[r] * C;
       if (!wpe) { memcpy(row, token, C * sizeof *row); continue; }
       const stored *place = const_reals(wpe) + (position + r % T) * C;
-      for (size_t c = 0; c < C; c += LANES)
+      const stored *next = const_reals(wte) + (size_t)ids[MIN(r + 1, rows.end - 1)] * C;   // anywhere in memory: asked for ahead
+      for (size_t c = 0; c < C; c += LANES) {
+        __builtin_prefetch(next + c);
         vec_store_row(row + c, vec_add(vec_load_row(token + c, C - c), vec_load_row(place + c, C - c)), C - c);
+      }
     }
   }
 }

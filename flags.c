@@ -294,7 +294,7 @@ void options_write_config(const Options *o, Buffer *out) {
 
 const char *options_result_changer(const Options *o) {
   for (int i = 0; i < FLAG_COUNT; i++) {
-    bool loads = i == FLAG_init || i == FLAG_out || i == FLAG_overwrite || i == FLAG_minutes;
+    bool loads = i == FLAG_out || i == FLAG_overwrite || i == FLAG_minutes;
     if (o->given[i] && (flags[i].rule == FIXED || loads)) return flags[i].name;
   }
   return NULL;

@@ -72,7 +72,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(REAL,   minutes,       "minutes",       "auto",   0, 1e7, "", COMMAND_TRAINING, NOT_STORED, "length", "length in time: speed is measured once and written as steps into config.txt") \
   FLAG(TEXT,   out,           "out",           NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "run folder (run; taken: run2, run3, ...)") \
   FLAG(TEXT,   resume,        "resume",        NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "RUN: go on from its newest checkpoint, bit for bit") \
-  FLAG(TEXT,   init,          "init",          NULL,     0, 0, "", COMMAND_TRAINING, NOT_STORED, "run", "MODEL: start a new run from these weights") \
+  FLAG(TEXT,   init,          "init",          NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "run", "MODEL: start a new run from these weights") \
   FLAG(SWITCH, overwrite,     "overwrite",     "off",    0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "replace the run folder named by --out") \
   FLAG(INT,    seed,          "seed",          "1337",   0, 9e18, "", COMMAND_TRAINING | COMMAND_SAMPLE | COMMAND_DATA_CHECK | COMMAND_BENCH_TRAIN, FIXED, "run", "of initial weights, order of samples, dropout, sampling") \
   FLAG(INT,    save_every,    "save-every",    "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between checkpoints; 0: only the last") \

@@ -40,26 +40,36 @@ static void resume_options(Run *r) {
   r->resumed = true;
   if (!o->rendezvous || o->rank == 0) checkpoint_lock(r->dir);   // of several ranks rank 0 writes
   r->init = checkpoint_newest(r->dir);
-  if (r->init) snprintf(r->run_id, sizeof r->run_id, "%s", r->init->run_id);
+  r->continues = r->init != NULL;
+  if (r->continues) snprintf(r->run_id, sizeof r->run_id, "%s", r->init->run_id);
   if (!longer) return;
   Options asked = *o;
   asked.steps = steps;
-  check_more_steps(o, &asked, r->init ? r->init->step : 0);
+  check_more_steps(o, &asked, r->continues ? r->init->step : 0);
   o->steps = steps;
 }
 
 // ---- what the flags left open ----
 
+// Its shape is that of its weights. A flag that says the same is allowed, as the config.txt of such a run has them all.
+static void check_shape(const Options *o, const GptConfig *c) {
+  const struct { int flag; int64_t asked, has; } rows[] = {
+    {FLAG_family, o->family, c->family}, {FLAG_layers, o->layers, c->layers}, {FLAG_heads, o->heads, c->heads}, {FLAG_kv_heads, o->kv_heads, c->kv_heads},
+    {FLAG_channels, o->channels, c->channels}, {FLAG_ffn, o->ffn, c->ffn}, {FLAG_bias, o->bias, c->bias}, {FLAG_tie, o->tie, c->tie}};
+  if (o->given[FLAG_model]) fail(EXIT_REQUEST, "--model %s cannot be given beside --init: the model is that of %s", o->model, o->init);
+  for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+    if (o->given[rows[i].flag] && rows[i].asked != rows[i].has)
+      fail(EXIT_REQUEST, "--%s cannot be another beside --init: the model's shape is that of %s; leave the flag out", flag_name(rows[i].flag), o->init);
+}
+
 static void resolve_model(Run *r) {
   Options *o = r->o;
   GptConfig *c = &r->config;
-  if (r->init && !r->resumed) {           // --init: the model is given; only what may differ is taken from flags
-    static const int fixed[] = {FLAG_model, FLAG_family, FLAG_layers, FLAG_heads, FLAG_kv_heads, FLAG_channels, FLAG_ffn, FLAG_bias, FLAG_tie};
-    for (size_t i = 0; i < ARRAY_LEN(fixed); i++)
-      if (o->given[fixed[i]]) fail(EXIT_REQUEST, "--%s cannot be given beside --init: the model's shape is that of %s", flag_name(fixed[i]), o->init);
+  if (r->init) {           // the model is given, with what no flag can say; only what may differ is taken from flags
     char *path = format("%s/config.json", r->init->dir);
     config_read_json(c, r->init->config, path);
     free(path);
+    if (!r->resumed) check_shape(o, c);
   } else {
     config_preset(c, o->model ? o->model : o->family == FAMILY_LLAMA ? "llama-tiny" : "tiny");
     if (o->model && !o->given[FLAG_family]) o->family = (int64_t)c->family;
@@ -80,7 +90,7 @@ static void resolve_model(Run *r) {
   c->dropout = o->dropout;
   if (o->init_std == AUTO_REAL) o->init_std = 0.02;
   c->init_std = o->init_std;
-  if (c->vocab < r->vocab) fail(EXIT_REQUEST, "the tokenizer has %d ids, the model's vocabulary %lld: take the model's own with --tokenizer %s", r->vocab, (long long)c->vocab, o->init);
+  if (c->vocab < r->vocab) fail(EXIT_REQUEST, "the tokenizer has %d ids, the model's vocabulary %lld: take the model's own with --tokenizer %s", r->vocab, (long long)c->vocab, o->init ? o->init : r->init->dir);
 }
 
 // A row is at most a quarter of the text, so that there is something to shuffle.
@@ -88,13 +98,13 @@ static void resolve_context(Run *r) {
   Options *o = r->o;
   int64_t tokens = dataloader_tokens(r->train);
   if (o->context == AUTO_INT) {
-    o->context = r->init && !r->resumed ? r->config.context : o->model ? r->config.context : 256;
+    o->context = r->init ? r->config.context : o->model ? r->config.context : 256;
     while (o->context > 16 && o->context > tokens / 4) o->context /= 2;
   }
   if (tokens < o->context + 1)
     fail(EXIT_REQUEST, "the text is too short: %lld tokens are there for training, %lld are needed for one row of --context %lld; take a longer text or a smaller --context",
          (long long)tokens, (long long)o->context + 1, (long long)o->context);
-  if (r->init && !r->resumed) {
+  if (r->init) {
     if (o->context > r->config.context && r->config.family == FAMILY_GPT2)
       fail(EXIT_REQUEST, "--context %lld is more than the %lld learned positions of %s", (long long)o->context, (long long)r->config.context, o->init);
     if (r->config.family == FAMILY_LLAMA) r->config.context = MAX(o->context, r->config.context);
@@ -189,7 +199,7 @@ static void resolve_length(Run *r) {
 // Higher for narrow models, as the best rate falls with width: 6.4e-4 at 768 channels, GPT-2 124M's usual value.
 static void resolve_optimizer(Run *r) {
   Options *o = r->o;
-  if (o->lr == AUTO_REAL) o->lr = r->init && !r->resumed ? 1e-4 : 2.5e-3 * pow(128 / (double)r->config.channels, 0.76);
+  if (o->lr == AUTO_REAL) o->lr = r->init ? 1e-4 : 2.5e-3 * pow(128 / (double)r->config.channels, 0.76);
   if (o->min_lr == AUTO_REAL) o->min_lr = o->lr / 10;
   if (o->min_lr > o->lr) fail(EXIT_REQUEST, "--min-lr %g is more than --lr %g", o->min_lr, o->lr);
   if (o->beta2 == AUTO_REAL) o->beta2 = o->tokens_per_step < 100000 ? 0.99 : 0.95;   // few tokens a step: a longer memory
@@ -226,7 +236,7 @@ Run *run_prepare(Options *o) {
   Run *r = xcalloc(1, sizeof *r);
   r->o = o;
   if (o->resume) resume_options(r);
-  else if (o->init) r->init = checkpoint_resolve(o->init);
+  if (o->init && !r->init) r->init = checkpoint_resolve(o->init);
   if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
   if (o->ranks > 1 && o->device == DEVICE_CUDA && !o->rendezvous)
@@ -248,7 +258,7 @@ Run *run_prepare(Options *o) {
   config_check(&r->config);
   r->gpt = (GptOptions){.config = r->config, .purpose = PURPOSE_TRAIN, .B = o->batch, .T = o->context, .recompute = (Recompute)o->recompute, .no_master = o->stochastic_rounding,
                        .micro_batches = r->micro_batches, .shards = o->zero ? (int)o->ranks : 0};
-  o->layers = r->config.layers; o->heads = r->config.heads; o->kv_heads = r->config.kv_heads;
+  o->family = (int64_t)r->config.family; o->layers = r->config.layers; o->heads = r->config.heads; o->kv_heads = r->config.kv_heads;
   o->channels = r->config.channels; o->ffn = r->config.ffn; o->bias = r->config.bias; o->tie = r->config.tie;
   return r;
 }
@@ -300,6 +310,7 @@ static void write_config(const Run *r, const char *device) {
   buffer_printf(&text, "# settings of this run; gpt train --config FILE repeats it, gpt train --resume goes on\n");
   buffer_printf(&text, "# version %s, commit %s, device %s, %s\n# data-sha256 %s\n", GPT_VERSION, GPT_COMMIT, device, processor, r->data_hash);
   Options stored = *r->o;
+  if (stored.init && !r->continues) stored.init = r->init->dir;   // of a run these weights, not those that it has later
   if (stored.gpus) stored.ranks = 1;       // --gpus alone says how many ranks there are
   options_write_config(&stored, &text);
   replace_file(path, text.data, text.len);
@@ -311,6 +322,7 @@ void run_agreement(const Run *r, uint8_t digest[32]) {
   Buffer text = {0};
   Options o = *r->o;
   o.threads = AUTO_INT;            // each machine has its own
+  o.init = NULL;                   // may lie elsewhere there; the weights count
   options_write_config(&o, &text);
   buffer_printf(&text, "\n%s", r->data_hash);
   if (r->init) {                   // the weights: a checkpoint's manifest has sums of all its bytes

@@ -25,7 +25,8 @@ typedef struct {
   GptOptions gpt;
   int64_t sequences;           // of a step, over all ranks: tokens_per_step / context
   int64_t micro_batches;       // of a step, for each rank: sequences / ranks / gpt.B
-  Checkpoint *init;            // --init, or the newest checkpoint of --resume; NULL: new weights
+  Checkpoint *init;            // the weights to begin with: the newest checkpoint of --resume, else those of --init; NULL: new ones
+  bool continues;              // init is a checkpoint of this run: its step and its optimizer's state go on, too
   Buffer memory;               // the memory table as a JSON object, bytes by kind
   FILE *log;                   // log.jsonl
 } Run;

@@ -444,7 +444,7 @@ static void load_weights(Trainer *t) {
   Run *r = t->run;
   if (!r->init) { gpt_init(t->model, (uint64_t)r->o->seed); return; }
   checkpoint_load_weights(r->init, gpt_table(t->model), checkpoint_put_gpt, t->model);
-  if (r->resumed) checkpoint_load_trainer(r->init, gpt_table(t->model), t->device->acc_size == sizeof(double), checkpoint_put_gpt, t->model, &t->state);
+  if (r->continues) checkpoint_load_trainer(r->init, gpt_table(t->model), t->device->acc_size == sizeof(double), checkpoint_put_gpt, t->model, &t->state);
   gpt_refresh(t->model);
 }
 
@@ -515,7 +515,7 @@ static void trainer_free(Trainer *t) {
 // A run goes on bit for bit only in the precision that it began with.
 static void check_resumed_device(const Trainer *t) {
   const Run *r = t->run;
-  if (!r->resumed || !r->init) return;
+  if (!r->continues) return;
   bool stored = checkpoint_is_fp64(r->init), here = t->device->acc_size == sizeof(double);
   if (stored != here)
     fail(EXIT_REQUEST, "--device %s computes in %s, this run began in %s and goes on in that only: give --device %s, or start a new run with --init %s",

@@ -131,6 +131,28 @@ check "... no validation is claimed" sh -c "! grep -q '^eval' out && ! grep -q '
 check "... the log says so" grep -q '"reason": "SIGINT"' validated/log.jsonl
 rm -r validated long.txt
 
+# A run that began with another's weights: their shape, and what no flag can say, from wherever it goes on
+train text.txt ${tiny/byte/bpe:300} --steps 2 --out base
+mkdir odd && cp "$(newest base)"/{config.json,model.safetensors,tokenizer.json} odd
+sed -i 's/"layer_norm_epsilon": [^,]*/"layer_norm_epsilon": 0.1/' odd/config.json
+train text.txt --family llama --layers 1 --channels 32 --heads 2 --context 16 --batch 4 --tokenizer byte --steps 2 --val-every 0 --sample-every 0 --out llama
+for init in "odd" "odd --context 8 --tokenizer byte" "llama"; do
+  rm -rf tuned repeated
+  train text.txt --batch 4 --steps 4 --save-every 2 --val-every 0 --sample-every 0 --init $init --out tuned
+  cp -r tuned whole4
+  rm -r tuned/step_00000004
+  check "--init $init, resumed" train --resume tuned
+  check "... the same bits" same_model whole4 tuned
+  check "... the same shape and constants" cmp "$(newest whole4)/config.json" "$(newest tuned)/config.json"
+  rm -r tuned/step_*
+  check "... before its first checkpoint" train --resume tuned
+  check "... the same bits" same_model whole4 tuned
+  check "... repeated by its config.txt" train --config tuned/config.txt --out repeated
+  check "... the same bits" same_model whole4 repeated
+  rm -r whole4
+done
+check "an epsilon of its own" grep -q '"layer_norm_epsilon": 0.1' odd/config.json
+
 # A run that was ended before its first checkpoint begins again
 train text.txt $tiny --steps 3 --out whole3 && train text.txt $tiny --steps 3 --out begun && rm -r begun/step_*
 check "a run without a checkpoint begins again" train --resume begun
@@ -326,7 +348,9 @@ check "a resume on another device prints no banner" test ! -s out
 refuse 2 "TEXT cannot be given beside --resume" train other.txt --resume run
 refuse 2 "start a new run from its weights with --init run" train --resume run --steps 9
 refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2
-refuse 2 "--layers cannot be given beside --init" train text.txt --init run --layers 1
+refuse 2 "--layers cannot be another beside --init: the model's shape is that of run" train text.txt --init run --layers 2
+refuse 2 "--model tiny cannot be given beside --init" train text.txt --init run --model tiny
+refuse 2 "--init cannot be given beside --resume" train --resume run --init again
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:512
 for n in 256 300.5 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
 mkdir bare && cp run/step_*/config.json run/step_*/model.safetensors bare 2> err
