@@ -6,7 +6,7 @@
 #include <errno.h>    // errno
 #include <math.h>     // isfinite, floor
 #include <stdlib.h>   // free
-#include <string.h>   // memchr
+#include <string.h>   // strcmp
 
 typedef struct { double step, value; } Point;
 typedef struct { Point *points; size_t count, capacity; } Series;
@@ -21,7 +21,7 @@ typedef struct {
   Sample *samples;
   size_t sample_count;
   Buffer notes;               // warnings, saves and other events, as HTML list items
-  char *settings;             // config.txt
+  Buffer settings;            // config.txt
   double milliseconds, tokens;  // summed over steps
   double last_step, steps;
   Buffer stories;             // result of the embedded stories, HTML
@@ -108,30 +108,42 @@ static void read_line(RunLog *r, const char *line, size_t n) {
   json_free(j);
 }
 
-static RunLog read_run(const char *dir) {
-  RunLog r = {.dir = dir};
+// Calls `each` for every line of the file, without its end; false, with errno: it cannot be read.
+static bool read_lines(RunLog *r, const char *path, void (*each)(RunLog *, const char *, size_t)) {
+  FILE *f = fopen(path, "r");
+  if (!f) return false;
+  char *line = NULL;
+  size_t room = 0;
+  for (ssize_t n; (n = getline(&line, &room, f)) > 0;) each(r, line, (size_t)n - (line[n - 1] == '\n'));
+  bool ok = !ferror(f);
+  int why = errno;
+  free(line);
+  fclose(f);
+  errno = why;
+  return ok;
+}
+
+static void read_setting(RunLog *r, const char *line, size_t n) {
+  buffer_append(&r->settings, line, n);
+  buffer_append(&r->settings, "\n", 1);
+}
+
+// False, with errno: there is no log that can be read.
+static bool read_run(RunLog *r, const char *dir) {
+  *r = (RunLog){.dir = dir};
   char *log = format("%s/log.jsonl", dir), *config = format("%s/config.txt", dir);
-  size_t n, size;
-  if (!file_exists(log)) fail(EXIT_REQUEST, "%s: is no run folder (log.jsonl is missing)", dir);
-  char *text = read_file(log, "log", (size_t)4 << 30, &n);
-  for (const char *p = text, *end = text + n; p < end;) {
-    const char *newline = memchr(p, '\n', (size_t)(end - p));
-    if (!newline) newline = end;
-    read_line(&r, p, (size_t)(newline - p));
-    p = newline + 1;
-  }
-  r.settings = file_exists(config) ? read_file(config, "settings", 1 << 24, &size) : xstrdup("");
-  free(text);
+  bool ok = read_lines(r, log, read_line);
+  if (ok) read_lines(r, config, read_setting);
   free(log);
   free(config);
-  return r;
+  return ok;
 }
 
 static void free_run(RunLog *r) {
   for (int i = 0; i < SERIES; i++) free(r->series[i].points);
   for (size_t i = 0; i < r->sample_count; i++) free(r->samples[i].text);
   free(r->samples);
-  free(r->settings);
+  buffer_free(&r->settings);
   buffer_free(&r->notes);
   buffer_free(&r->stories);
   buffer_free(&r->memory);
@@ -274,13 +286,21 @@ static void append_run_details(Buffer *out, const RunLog *l) {
   if (l->notes.len) buffer_printf(out, "<h2>Events</h2><ul>%s</ul>\n", l->notes.data);
   if (l->memory.len) buffer_printf(out, "<h2>Memory</h2><table><tr><th>kind</th><th>MiB</th></tr>%s</table>\n", l->memory.data);
   buffer_printf(out, "<h2>Settings</h2><pre>");
-  append_escaped(out, l->settings, strlen(l->settings));
+  append_escaped(out, l->settings.data ? l->settings.data : "", l->settings.len);
   buffer_printf(out, "</pre>\n");
 }
 
-static void make_page(Buffer *out, const char *const *dirs, size_t count) {
+// NULL, or the folder whose log cannot be read, with errno.
+static const char *make_page(Buffer *out, const char *const *dirs, size_t count) {
   RunLog *runs = xmalloc(count, sizeof *runs);
-  for (size_t i = 0; i < count; i++) runs[i] = read_run(dirs[i]);
+  for (size_t i = 0; i < count; i++) {
+    if (read_run(&runs[i], dirs[i])) continue;
+    int why = errno;
+    for (size_t k = 0; k <= i; k++) free_run(&runs[k]);
+    free(runs);
+    errno = why;
+    return dirs[i];
+  }
   buffer_append(out, page_head, sizeof page_head - 1);
   buffer_printf(out, "<h1>gpt: ");
   for (size_t i = 0; i < count; i++) { buffer_printf(out, "%s", i ? ", " : ""); append_escaped(out, dirs[i], strlen(dirs[i])); }
@@ -294,13 +314,14 @@ static void make_page(Buffer *out, const char *const *dirs, size_t count) {
   }
   buffer_printf(out, "</body></html>\n");
   free(runs);
+  return NULL;
 }
 
 void report_write_run(const char *run_dir) {
   Buffer page = {0};
   char *path = format("%s/report.html", run_dir);
-  make_page(&page, &run_dir, 1);
-  if (!try_replace_file(path, page.data, page.len)) warn("%s: cannot be written: %s", path, strerror(errno));
+  if (make_page(&page, &run_dir, 1)) warn("%s: no report: log.jsonl cannot be read: %s", run_dir, strerror(errno));
+  else if (!try_replace_file(path, page.data, page.len)) warn("%s: cannot be written: %s", path, strerror(errno));
   free(path);
   buffer_free(&page);
 }
@@ -308,7 +329,8 @@ void report_write_run(const char *run_dir) {
 int report_command(const Options *o) {
   if (o->arg_count == 0) fail(EXIT_REQUEST, "gpt report needs at least one RUN folder");
   Buffer page = {0};
-  make_page(&page, o->args, o->arg_count);
+  const char *none = make_page(&page, o->args, o->arg_count);
+  if (none) fail(EXIT_REQUEST, "%s: is no run folder (log.jsonl: %s)", none, strerror(errno));
   const char *path = o->file_out ? o->file_out : o->arg_count == 1 ? NULL : "report.html";
   char *inside = path ? NULL : format("%s/report.html", o->args[0]);
   if (!o->file_out && path && file_exists(path)) fail(EXIT_REQUEST, "%s is there already; name another file with --out", path);

@@ -303,6 +303,16 @@ static bool work_aside(const Trainer *t) {
   return step != o->steps && (due(step, o->val_every) || due(step, o->sample_every) || due(step, o->save_every));
 }
 
+enum { REPORT_EVERY = 5 };    // seconds
+
+// All of the log is read each time: where it is long, that takes at most a twentieth of the run.
+static void write_report(Trainer *t) {
+  double start = seconds_now();
+  report_write_run(t->run->dir);
+  double end = seconds_now();
+  t->next_report = end + MAX((double)REPORT_EVERY, 20 * (end - start));
+}
+
 // Of rank 0 alone.
 static void report_step(Trainer *t, const StepResult *result, double seconds) {
   Run *r = t->run;
@@ -335,7 +345,7 @@ void trainer_after_step(Trainer *t, const StepResult *result, double seconds) {
   if (writes && aside && due(step, o->sample_every)) sample_and_log(t);
   if (aside && due(step, o->save_every)) save(t);
   if (aside) ranks_wait_for_rank_0(t->comm);
-  if (writes && seconds_now() - t->last_report > 5) { report_write_run(r->dir); t->last_report = seconds_now(); }
+  if (writes && seconds_now() > t->next_report) write_report(t);
 }
 
 // Of a kind that gpt_memory counts in every model that is trained.
@@ -544,7 +554,7 @@ static int train_or_plan(Options *o, bool only_plan) {
   if (t.comm->rank == 0) run_create_folder(t.run, t.device->description, t.state.step);
   ranks_share_folder(t.comm, t.run->dir);
   ranks_catch_signals(t.comm);
-  t.last_report = seconds_now();
+  t.next_report = seconds_now() + REPORT_EVERY;
   int code = train_loop(&t);
   trainer_free(&t);
   return code;

@@ -18,7 +18,7 @@ typedef struct {
   Gpt *model, *sampler;        // the sampler looks at the model's weights
   TrainerState state;
   int32_t *ids, *targets;      // (B,T) of a micro-batch
-  double smooth_ms, last_report;
+  double smooth_ms, next_report;
   int timed;                   // steps of this process that smooth_ms has seen
   struct StoryJudge *judge;    // of a run on the embedded stories, else NULL
 } Trainer;

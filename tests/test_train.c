@@ -566,7 +566,7 @@ static void a_step_is_said(void) {
   const double peak = t.device->peak_flops;
   t.device->peak_flops = 1e9;
   t.comm->world = 4;
-  t.last_report = seconds_now();
+  t.next_report = seconds_now() + 5;
   StepResult good = {.loss = 5.25, .grad_norm = 1.5, .lr = 1e-3, .finite = true, .taken = true}, outlier = {.loss = 5.125, .grad_norm = 70.5, .lr = 2e-3, .finite = true};
   SAID(out, err, {
     t.state.step = 7, t.state.tokens_seen = 448; trainer_after_step(&t, &good, 0.0005);
@@ -608,7 +608,7 @@ static void a_step_is_said(void) {
   free(err);
   // report.html: not with each step, but every five seconds
   CHECK(!file_exists("said/report.html"));
-  t.last_report -= 6;
+  t.next_report -= 6;
   SAID(out, err, trainer_after_step(&t, &good, 1));
   free(out);
   free(err);
@@ -616,6 +616,15 @@ static void a_step_is_said(void) {
   remove("said/report.html");
   SAID(out, err, trainer_after_step(&t, &good, 1));
   CHECK(!file_exists("said/report.html"));
+  free(out);
+  free(err);
+  // what cannot be reported ends no run
+  rename("said/log.jsonl", "said/log.away");
+  t.next_report = 0;
+  SAID(out, err, trainer_after_step(&t, &good, 1));
+  CHECK_STR(err, "gpt: warning: said: no report: log.jsonl cannot be read: No such file or directory\n");
+  CHECK(!file_exists("said/report.html") && t.next_report > seconds_now() + 4);
+  rename("said/log.away", "said/log.jsonl");
   free(out);
   free(err);
   t.device->peak_flops = peak;
@@ -659,7 +668,7 @@ static void mirrored_open(Trainer *t, const char *flags, int rank, bool on_devic
   if (on_device) t->comm->begin = mirror_begin, t->comm->finish = mirror_finish;
   t->device->sync = mirror_sync;
   trainer_join_ranks(t);
-  t->last_report = seconds_now();       // there is no folder
+  t->next_report = INFINITY;            // there is no folder
   mirror.calls.len = 0;
   mirror.syncs = 0;
   mirror.pause = 0;
