@@ -224,18 +224,22 @@ static void open_text(Run *r) {
   free(c.documents);
 }
 
+void corpus_check_tokenizer(const Dataloader *shards, const Tokenizer *t, const char *name) {
+  char hash[65];
+  const char *wanted = dataloader_tokenizer_hash(shards);
+  if (!t || !*wanted || strspn(wanted, "0") == 64) return;
+  tokenizer_sha256(t, hash);
+  if (strcmp(hash, wanted)) fail(EXIT_REQUEST, "%s: made with tokenizer %.12s, this one is %.12s; name the tokenizer.json that they were made with", name, wanted, hash);
+}
+
 // The tokenizer.json beside the shards, unless --tokenizer names another; it must be the one they were made with.
 static void tokenizer_of_shards(Run *r) {
   const char *pattern = r->o->train_data, *slash = strrchr(pattern, '/');
   char *beside = slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json");
-  char hash[65];
   if (strcmp(r->o->tokenizer, "auto")) r->tokenizer = tokenizer_open(r->o->tokenizer);
   else if (file_exists(beside)) r->tokenizer = tokenizer_open(beside);
   free(beside);
-  const char *wanted = dataloader_tokenizer_hash(r->train);
-  if (!r->tokenizer || !*wanted || strspn(wanted, "0") == 64) return;
-  tokenizer_sha256(r->tokenizer, hash);
-  if (strcmp(hash, wanted)) fail(EXIT_REQUEST, "%s: made with tokenizer %.12s, this one is %.12s; name the tokenizer.json that they were made with", pattern, wanted, hash);
+  corpus_check_tokenizer(r->train, r->tokenizer, pattern);
 }
 
 static void open_shards(Run *r) {

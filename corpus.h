@@ -24,5 +24,7 @@ void corpus_free_files(TextFile *files, size_t count);
 char *corpus_read_texts(const char *const *names, size_t count, size_t *n);
 // Entries of the vocabulary of a text whose user names none: about a thousand bytes for each, so that each is seen often enough to be learned; at most 8,192.
 int64_t corpus_vocabulary(size_t bytes);
+// Exit 2 where the shards say that another tokenizer made them; `name` is what the user calls them.
+void corpus_check_tokenizer(const Dataloader *shards, const Tokenizer *t, const char *name);
 // (vocab) bytes of text that each id stands for; special tokens and ids without text: 0.
 double *corpus_token_bytes(const Tokenizer *t, int32_t vocab);

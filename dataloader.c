@@ -322,7 +322,9 @@ static void read_shard(const Dataloader *l, const Shard *s, int64_t first, int64
   if (s->fd >= 0) {
     ok = shard_read(s, first, (size_t)n, ids);
   } else {
-    Shard again = shard_open(s->path, l->kind);
+    Shard again;
+    char *why;
+    if (shard_try_open(s->path, l->kind, &again, &why)) fail(EXIT_MACHINE, "%s; it was whole before", why);
     ok = again.count == s->count && again.width == s->width && shard_read(&again, first, (size_t)n, ids);
     shard_close(&again);
   }

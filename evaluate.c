@@ -3,11 +3,11 @@
 // Conventions: a token is scored given what stands before it in its window; windows of `context` tokens follow one another
 // without overlap (or --stride tokens apart, then each token is scored once, with the longest past it ever has).
 #include "evaluate.h"
-#include "corpus.h"      // corpus_read_text, token_bytes_of
+#include "corpus.h"      // corpus_read_texts, corpus_token_bytes
 #include "load.h"        // load_model
 #include <math.h>        // exp
 #include <stdlib.h>      // free
-#include <string.h>      // memcpy
+#include <string.h>      // strcmp
 
 double score_bits_per_byte(const Score *s) { return s->bytes > 0 ? s->nats / 0.69314718055994530942 / s->bytes : 0; }
 
@@ -66,29 +66,69 @@ Score evaluate_loader(Gpt *m, Dataloader *data, const double *token_bytes, int64
 
 // ---- gpt eval ----
 
-// tokens (n): windows start every `stride` tokens; the targets that a window before has scored are ignored.
-static Score evaluate_tokens(Gpt *m, const int32_t *tokens, int64_t n, int64_t stride, const double *token_bytes) {
+// The first n tokens of a stream: windows start every `stride` tokens; the targets that a window before has scored are ignored.
+static Score evaluate_stream(Gpt *m, const Dataloader *stream, int64_t n, int64_t stride, const double *token_bytes) {
   const GptOptions *o = gpt_options(m);
   Batch b = batch_open(m, o->B, o->T, token_bytes);
+  int32_t *window = xmalloc((size_t)b.T + 1, sizeof *window);
   int64_t scored = 0;                                   // last token that was a target
   for (int64_t start = 0; scored < n - 1; start += stride) {
     int32_t *ids = b.ids + b.filled * b.T, *targets = b.targets + b.filled * b.T;
+    int64_t have = MIN(b.T + 1, n - start);
+    dataloader_read(stream, start, have, window);
     for (int64_t t = 0; t < b.T; t++) {
-      int64_t at = start + t;
-      ids[t] = at < n ? tokens[at] : 0;
-      targets[t] = at + 1 < n && at + 1 > scored ? tokens[at + 1] : IGNORED_TARGET;
+      ids[t] = t < have ? window[t] : 0;
+      targets[t] = t + 1 < have && start + t + 1 > scored ? window[t + 1] : IGNORED_TARGET;
     }
     scored = start + b.T;
     if (++b.filled == b.B) batch_score(&b);
   }
   batch_score(&b);
   batch_close(&b);
+  free(window);
   return b.score;
 }
 
-static void print_score(const Options *o, const Score *s, const char *name, double seconds) {
+// Shards and texts are told apart by their first four bytes, which are no UTF-8.
+static bool is_shard(const char *path) {
+  uint8_t first[4];
+  FILE *f = is_directory(path) ? NULL : fopen(path, "rb");
+  bool whole = f && fread(first, 1, sizeof first, f) == sizeof first;
+  if (f) fclose(f);
+  return whole && (load_u32le(first) == SHARD_MAGIC_U16 || load_u32le(first) == SHARD_MAGIC_U32);
+}
+
+static Dataloader *open_stream(const Options *o, const LoadedModel *l) {
+  const char *const *names = o->args + 1;
+  size_t count = o->arg_count - 1, shards = 0, n;
+  for (size_t i = 0; i < count; i++) shards += strcmp(names[i], "-") && is_shard(names[i]);
+  if (shards) {
+    if (shards < count) fail(EXIT_REQUEST, "%zu of the %zu files named are shards, the others are not: score them one after the other", shards, count);
+    char **paths = xmalloc(count, sizeof *paths);
+    for (size_t i = 0; i < count; i++) paths[i] = xstrdup(names[i]);
+    Dataloader *stream = dataloader_open_paths(paths, count, SHARD_HEADER, l->config.vocab);
+    corpus_check_tokenizer(stream, l->tokenizer, names[0]);
+    free_names(paths, count);
+    return stream;
+  }
+  if (!l->tokenizer) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so a text cannot be scored", l->checkpoint->dir);
+  TokenBuffer ids = {0};
+  char *text = corpus_read_texts(names, count, &n);
+  if (tokenizer_eot(l->tokenizer) >= 0) token_buffer_append(&ids, tokenizer_eot(l->tokenizer));   // so that the first token is scored too
+  tokenizer_encode_or_fail(l->tokenizer, names[0], text, n, &ids, SPECIAL_NONE);
+  Dataloader *stream = dataloader_open_tokens(ids.ids, (int64_t)ids.count, l->config.vocab, tokenizer_eot(l->tokenizer));
+  free(text);
+  token_buffer_free(&ids);
+  return stream;
+}
+
+static void print_score(const Options *o, const Score *s, double seconds) {
   double loss = score_loss(s), bits = score_bits_per_byte(s);
-  printf("%s: loss %.6f nats a token, perplexity %.4f, bits per byte %.4f; %lld tokens, %.0f bytes, %.1f s\n", name, loss, exp(loss), bits, (long long)s->tokens, s->bytes, seconds);
+  printf("%s", o->args[1]);
+  if (o->arg_count > 2) printf(" and %zu more", o->arg_count - 2);
+  printf(": loss %.6f nats a token, perplexity %.4f, ", loss, exp(loss));
+  if (s->bytes > 0) printf("bits per byte %.4f; ", bits);
+  printf("%lld tokens, %.0f bytes, %.1f s\n", (long long)s->tokens, s->bytes, seconds);
   if (!o->json) return;
   Buffer line = {0};
   buffer_printf(&line, "{\"loss\": ");
@@ -96,32 +136,27 @@ static void print_score(const Options *o, const Score *s, const char *name, doub
   buffer_printf(&line, ", \"perplexity\": ");
   json_write_number(&line, exp(loss));
   buffer_printf(&line, ", \"bits_per_byte\": ");
-  json_write_number(&line, bits);
+  if (s->bytes > 0) json_write_number(&line, bits);
+  else buffer_printf(&line, "null");
   buffer_printf(&line, ", \"tokens\": %lld, \"bytes\": %.0f}", (long long)s->tokens, s->bytes);
   printf("%s\n", line.data);
   buffer_free(&line);
 }
 
 int eval_command(const Options *o) {
-  if (o->arg_count < 2) fail(EXIT_REQUEST, "gpt eval needs a MODEL and a TEXT, %zu were named; gpt eval run my.txt", o->arg_count);
+  if (o->arg_count < 2) fail(EXIT_REQUEST, "gpt eval needs a MODEL and a TEXT or shards, %zu were named; gpt eval run my.txt", o->arg_count);
   LoadedModel l = load_model(o->args[0], o, PURPOSE_EVALUATE, o->eval_batch);
-  if (!l.tokenizer) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so a text cannot be scored", l.checkpoint->dir);
-  TokenBuffer ids = {0};
-  size_t n;
-  char *text = corpus_read_texts(o->args + 1, o->arg_count - 1, &n);
-  if (tokenizer_eot(l.tokenizer) >= 0) token_buffer_append(&ids, tokenizer_eot(l.tokenizer));   // so that the first token is scored too
-  tokenizer_encode_or_fail(l.tokenizer, o->args[1], text, n, &ids, SPECIAL_NONE);
-  int64_t count = (int64_t)ids.count, T = l.config.context;
+  Dataloader *stream = open_stream(o, &l);
+  int64_t count = dataloader_tokens(stream), T = l.config.context;
   if (o->limit > 0) count = MIN(count, o->limit + 1);
   if (count < 2) fail(EXIT_REQUEST, "%s: too short: %lld tokens, at least 2 are needed", o->args[1], (long long)count);
   if (o->stride > T) fail(EXIT_REQUEST, "--stride %lld is more than the context of %lld tokens", (long long)o->stride, (long long)T);
-  double *bytes = corpus_token_bytes(l.tokenizer, (int32_t)l.config.vocab), start = seconds_now();
-  Score score = evaluate_tokens(l.gpt, ids.ids, count, o->stride > 0 ? o->stride : T, bytes);
+  double *bytes = l.tokenizer ? corpus_token_bytes(l.tokenizer, (int32_t)l.config.vocab) : NULL, start = seconds_now();
+  Score score = evaluate_stream(l.gpt, stream, count, o->stride > 0 ? o->stride : T, bytes);
   if (!isfinite(score.nats)) fail(EXIT_NO, "%s: the loss is not finite: the weights are damaged or the run diverged", l.checkpoint->dir);
-  print_score(o, &score, o->args[1], seconds_now() - start);
+  print_score(o, &score, seconds_now() - start);
   free(bytes);
-  free(text);
-  token_buffer_free(&ids);
+  dataloader_close(stream);
   unload_model(&l);
   return 0;
 }

@@ -1,4 +1,4 @@
-// evaluate.h: validation during training and `gpt eval`: loss, perplexity, bits per byte. Tests: tests/test_evaluate.c
+// evaluate.h: validation during training and `gpt eval`: loss, perplexity, bits per byte. Tests: tests/test_cli_train.sh
 #pragma once
 #include "dataloader.h"   // Dataloader
 #include "flags.h"        // Options

@@ -255,6 +255,16 @@ check "eval: the batch changes nothing" cmp <(tail -1 a) <(tail -1 b)
 "$gpt" eval good tail.txt --json --stride 4 > b 2> err
 check "eval: a stride gives each token more past" awk -v a="$(number loss b)" -v b="$(number loss a)" 'BEGIN { exit !(a > 0 && a < b) }'
 
+"$gpt" data build tail.txt --tokenizer "$(newest good)" --val-fraction 0 --shard-tokens 700 --out tailed > out 2> err
+"$gpt" eval good tailed/train_*.bin --json > b 2> err
+check "eval: shards as their text" cmp <(tail -1 a) <(tail -1 b)
+check "... several, and it says so" sh -c 'set -- tailed/train_*.bin; [ $# -gt 2 ] && grep -q "^tailed/train_000000.bin and $(($# - 1)) more: loss " b'
+mkdir untold && cp "$(newest good)"/{config.json,model.safetensors} untold
+"$gpt" eval untold tailed/train_*.bin --json > c 2> err
+check "eval: shards without a tokenizer have no bytes" [ "$(tail -1 c)" = "$(tail -1 b | sed 's/"bits_per_byte": [0-9.]*/"bits_per_byte": null/; s/"bytes": [0-9]*/"bytes": 0/')" ]
+"$gpt" eval good tailed/train_*.bin --json --stride 5 --limit 1000 > b 2> err; "$gpt" eval good tail.txt --json --stride 5 --limit 1000 > c 2> err
+check "eval: a stride over shards" cmp <(tail -1 b) <(tail -1 c)
+
 # ---- bad requests: exit code, one line, nothing left behind ----
 
 
@@ -365,6 +375,11 @@ refuse 2 "nothing" sample nothing
 refuse 2 "gpt sample takes one MODEL" sample run the
 refuse 2 "gpt eval needs a MODEL and a TEXT" eval run
 refuse 2 "missing.txt: cannot open text" eval run missing.txt
+refuse 2 "1 of the 2 files named are shards, the others are not" eval run text.txt tailed/train_000000.bin
+"$gpt" data build text.txt --tokenizer gpt2 --val-fraction 0 --out other > out 2> err
+refuse 2 "made for a vocabulary of 50257 ids, this tokenizer or model has 256" eval run other/train_000000.bin
+"$gpt" data build text.txt --tokenizer char --val-fraction 0 --out strange > out 2> err
+refuse 2 "made with tokenizer" eval run strange/train_000000.bin
 refuse 2 "--stride 17 is more than the context of 16" eval run text.txt --stride 17
 cp text.txt changed.txt
 train changed.txt $tiny --steps 4 --schedule constant --out changed
