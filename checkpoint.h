@@ -27,7 +27,7 @@ typedef struct {
   int64_t updates;         // of these, the ones that changed the weights: AdamW's t
   int64_t sample_index;    // next sample of the training order
   int64_t tokens_seen;
-  uint64_t seed;
+  uint64_t seed;           // of the run, for whoever reads the file
   int64_t outlier_count;   // values ever entered; the next one goes to outlier_window[outlier_count % OUTLIER_WINDOW]
   double outlier_window[OUTLIER_WINDOW];   // saved to the last bit
 } TrainerState;

@@ -36,7 +36,7 @@ struct Device;
 
 struct Comm {
   int rank, world;              // 0 <= rank < world
-  const char *transport;        // "none", "shared memory", "TCP"
+  const char *transport;        // "none", "shared memory", "TCP", "NCCL x.y"
   double deadline;              // seconds that a call waits for ranks which are alive; long, for one may be validating
   int64_t step;                 // set by the caller; named in messages
   uint64_t bytes_received;      // from other ranks, so far

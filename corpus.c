@@ -116,22 +116,32 @@ static void split_tail(Corpus *c, double fraction, bool whole) {
   }
 }
 
+// The names in --text, which settings files have: between commas, a backslash before a comma or a backslash that is part of one. Cuts `list`.
+static const char **split_names(char *list, size_t *count) {
+  const char **names = NULL;
+  *count = 0;
+  for (char *from = list, *end; from; from = end) {
+    char *to = from, *name = from;
+    for (; *from && *from != ','; from++) {
+      if (*from == '\\' && (from[1] == ',' || from[1] == '\\')) from++;
+      *to++ = *from;
+    }
+    end = *from ? from + 1 : NULL;
+    *to = 0;
+    if (!*name) continue;
+    names = xrealloc(names, *count + 1, sizeof *names);
+    names[(*count)++] = name;
+  }
+  return names;
+}
+
 static void read_corpus(Corpus *c, Run *r) {
   const Options *o = r->o;
   if (r->stories) { read_stories(c); return; }
-  const char *const *names = o->args;
   size_t count = o->arg_count;
-  char *list = NULL;
-  const char **parts = NULL;
-  if (!count) {          // --text a,b of a settings file
-    list = xstrdup(o->text);
-    for (char *save, *p = strtok_r(list, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
-      parts = xrealloc(parts, count + 1, sizeof *parts);
-      parts[count++] = p;
-    }
-    names = parts;
-  }
-  c->files = corpus_read_files(names, count, &c->file_count);
+  char *list = count ? NULL : xstrdup(o->text);
+  const char **parts = count ? NULL : split_names(list, &count);
+  c->files = corpus_read_files(count && !parts ? o->args : parts, count, &c->file_count);
   free(parts);
   free(list);
   for (size_t i = 0; i < c->file_count; i++) split_file(c, &c->files[i], o->separator);

@@ -1,6 +1,6 @@
 // device.h: the contract between flow and devices. The most important page of the project.
 //
-// Flow (train.c, model.c, eval.c, sample.c) says what happens, in order; a device says how each operation is done. A
+// Flow (train.c, model.c, evaluate.c, sample.c) says what happens, in order; a device says how each operation is done. A
 // device is a struct of functions. Three files implement it, in the same order and with the same variable names:
 //   reference.c   plain loops in double precision, one thread: the specification and the oracle of every test
 //   cpu.c         fp32 or bf16 with OpenMP and vector instructions (with cpu_gemm.c, cpu_attention.c, simd.h)
@@ -83,7 +83,7 @@ typedef struct {
 
 // Loshchilov & Hutter 2019 (decoupled decay), bias correction as in Kingma & Ba 2015. For each element:
 //   g = grad * clip;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
-//   w = w - lr * ( (m / bias1) / (sqrt(v / bias2) + eps) + weight_decay * w ),  bias_i = 1 - beta_i^t, t = step + 1
+//   w = w - lr * ( (m / bias1) / (sqrt(v / bias2) + eps) + weight_decay * w ),  bias_i = 1 - beta_i^t, t = updates so far, this one included
 typedef struct {
   double lr, beta1, beta2, eps, bias1, bias2;
   double grad_clip;      // clip = min(1, grad_clip / norm), norm = sqrt(sum of squares); 0: no clipping

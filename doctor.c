@@ -112,7 +112,7 @@ int doctor_command(const Options *o) {
   char version[COMM_NCCL_VERSION_ROOM];
   const char *none = comm_nccl_version(version);
   printf("NCCL         %s%s\n", none ? none : version, none ? "; several GPUs (--gpus N) would need it, nothing else does" : why ? ": is here, and not used without a GPU" : ": --gpus N trains on N GPUs of this machine");
-  const int threads = o->threads == AUTO_INT ? 0 : (int)o->threads;
+  const int threads = threads_of(o);
   Device *devices[] = {cpu_device(threads), cpu_device_bf16(threads)};   // the self-test is of the CPU's bits
   int code = 0;
   for (size_t i = 0; i < ARRAY_LEN(devices); i++)

@@ -1,4 +1,4 @@
-// documents.h: from the names of texts to documents, read piece by piece in bounded memory. Plumbing.
+// documents.h: from the names of texts to documents, read piece by piece: files and joined texts in bounded memory, paragraphs and lines of JSON one whole at a time. Plumbing.
 //
 // A text is a file, a directory (all its regular files in sorted order, not below it) or - (standard input). A document is
 // a file, or what stands between blank lines, or one field of each line of JSON, or everything (texts joined). A long document

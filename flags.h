@@ -1,7 +1,6 @@
 // flags.h: the one flag table: a row gives a flag's name, type, default, range, commands, group and help text.
 //
-// Everything else about flags is derived from these rows: the fields of Options, parsing, `gpt help COMMAND`, the banner,
-// the lines of a run's config.txt, what may be given beside --resume. To add a flag, add a row.
+// Everything else about flags is derived from these rows: the fields of Options, parsing, `gpt help COMMAND`, the lines of a run's config.txt, what may be given beside --resume. To add a flag, add a row.
 // Rules (CLI.md): long flags, `--flag value` or `--flag=value`, strict numbers with k M G Ki Mi Gi, given once, unknown
 // names refused with the nearest one. `--config FILE` reads `flag = value` lines; the command line wins.
 // Tests: tests/test_flags.c
@@ -25,7 +24,7 @@ enum {   // commands, as a bit set: which commands a row belongs to
 #define AUTO_INT INT64_MIN
 #define AUTO_REAL ((double)-INFINITY)
 
-// FREE: may be given beside --resume, for it does not change the result. FIXED: the stored setting rules.
+// FREE: may be given beside --resume: the result stays the same, to rounding where another device or another number of ranks adds in another order. FIXED: the stored setting rules.
 // NOT_STORED: not a setting of the run (where it goes, what to load): not written to config.txt.
 typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
 
@@ -37,7 +36,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(TEXT,   text,          "text",          NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "F,... the same as naming the texts after the command (for config files)") \
   FLAG(TEXT,   train_data,    "train-data",    NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of training shards (quoted glob), instead of TEXT") \
   FLAG(TEXT,   val_data,      "val-data",      NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of validation shards") \
-  FLAG(REAL,   val_fraction,  "val-fraction",  "0.1",    0, 0.9, "", COMMAND_TRAINING | COMMAND_DATA_BUILD, FIXED, "data", "share of raw text kept for validation: its tail") \
+  FLAG(REAL,   val_fraction,  "val-fraction",  "0.1",    0, 0.9, "", COMMAND_TRAINING | COMMAND_DATA_BUILD, FIXED, "data", "share of raw text kept for validation: its tail; data build: from 100 documents up documents chosen by their content") \
   FLAG(TEXT,   tokenizer,     "tokenizer",     "auto",   0, 0, "", COMMAND_TRAINING, FIXED, "data", "auto, char, byte, gpt2, bpe:N, a tokenizer.json or a model directory") \
   FLAG(TEXT,   separator,     "separator",     NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "text that stands between documents; an end-of-text token takes its place") \
   FLAG(TEXT,   model,         "model",         NULL,     0, 0, "", COMMAND_SHAPED, FIXED, "model", "preset that the flags below override: tiny, small, gpt2-124M, gpt2-355M, gpt2-774M, gpt2-1558M, llama-tiny, llama-125M") \
@@ -70,18 +69,18 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(INT,    tokens,        "tokens",        "auto",   1, 1e18, "", COMMAND_TRAINING, FIXED, "length", "length in tokens, instead of steps") \
   FLAG(REAL,   epochs,        "epochs",        "auto",   0, 1e9, "", COMMAND_TRAINING | COMMAND_DATA_CHECK, FIXED, "length", "length in passes over the text, instead of steps") \
   FLAG(REAL,   minutes,       "minutes",       "auto",   0, 1e7, "", COMMAND_TRAINING, NOT_STORED, "length", "length in time: speed is measured once and written as steps into config.txt") \
-  FLAG(TEXT,   out,           "out",           NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "run folder (run; taken: run2, run3, ...)") \
-  FLAG(TEXT,   resume,        "resume",        NULL,     0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "RUN: go on from its newest checkpoint, bit for bit") \
+  FLAG(TEXT,   out,           "out",           NULL,     0, 0, "", COMMAND_TRAINING, NOT_STORED, "run", "run folder (run; taken: run2, run3, ...)") \
+  FLAG(TEXT,   resume,        "resume",        NULL,     0, 0, "", COMMAND_TRAINING, NOT_STORED, "run", "RUN: go on from its newest checkpoint, bit for bit") \
   FLAG(TEXT,   init,          "init",          NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "run", "MODEL: start a new run from these weights") \
-  FLAG(SWITCH, overwrite,     "overwrite",     "off",    0, 0, "", COMMAND_TRAIN, NOT_STORED, "run", "replace the run folder named by --out") \
+  FLAG(SWITCH, overwrite,     "overwrite",     "off",    0, 0, "", COMMAND_TRAINING, NOT_STORED, "run", "replace the run folder named by --out") \
   FLAG(INT,    seed,          "seed",          "1337",   0, 9e18, "", COMMAND_TRAINING | COMMAND_SAMPLE | COMMAND_DATA_CHECK | COMMAND_BENCH_TRAIN, FIXED, "run", "of initial weights, order of samples, dropout, sampling") \
-  FLAG(INT,    save_every,    "save-every",    "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between checkpoints; 0: only the last") \
-  FLAG(INT,    keep,          "keep",          "2",      0, 1e9, "", COMMAND_TRAIN, FREE, "run", "newest checkpoints that stay; 0: all") \
-  FLAG(INT,    val_every,     "val-every",     "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between validations; 0: only the last") \
-  FLAG(INT,    val_tokens,    "val-tokens",    "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "tokens of a validation during the run; 0: the whole split; the last validation always takes the whole") \
-  FLAG(INT,    sample_every,  "sample-every",  "auto",   0, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between samples; 0: only at the end") \
-  FLAG(INT,    log_every,     "log-every",     "auto",   1, 1e12, "", COMMAND_TRAIN, FREE, "run", "steps between progress lines (log.jsonl has every step)") \
-  FLAG(WORD,   on_nonfinite,  "on-nonfinite",  "stop",   0, 0, "stop|skip", COMMAND_TRAIN, FREE, "run", "stop, or skip exactly the step whose loss or gradient is not finite") \
+  FLAG(INT,    save_every,    "save-every",    "auto",   0, 1e12, "", COMMAND_TRAINING, FREE, "run", "steps between checkpoints; 0: only the last") \
+  FLAG(INT,    keep,          "keep",          "2",      0, 1e9, "", COMMAND_TRAINING, FREE, "run", "newest checkpoints that stay; 0: all") \
+  FLAG(INT,    val_every,     "val-every",     "auto",   0, 1e12, "", COMMAND_TRAINING, FREE, "run", "steps between validations; 0: only the last") \
+  FLAG(INT,    val_tokens,    "val-tokens",    "auto",   0, 1e12, "", COMMAND_TRAINING, FREE, "run", "tokens of a validation during the run; 0: the whole split; the last validation always takes the whole") \
+  FLAG(INT,    sample_every,  "sample-every",  "auto",   0, 1e12, "", COMMAND_TRAINING, FREE, "run", "steps between samples; 0: only at the end") \
+  FLAG(INT,    log_every,     "log-every",     "auto",   1, 1e12, "", COMMAND_TRAINING, FREE, "run", "steps between progress lines (log.jsonl has every step)") \
+  FLAG(WORD,   on_nonfinite,  "on-nonfinite",  "stop",   0, 0, "stop|skip", COMMAND_TRAINING, FREE, "run", "stop, or skip exactly the step whose loss or gradient is not finite") \
   FLAG(WORD,   device,        "device",        "auto",   0, 0, "auto|reference|cpu|cuda", COMMAND_RUNNING, FREE, "machine", "auto (cuda where there is one, else cpu), reference (fp64, slow, the specification), cpu, cuda") \
   FLAG(INT,    threads,       "threads",       "auto",   1, 4096, "", COMMAND_RUNNING | COMMAND_DOCTOR | COMMAND_TOKENIZER_TRAIN | COMMAND_DATA_BUILD, FREE, "machine", "auto: physical cores within the quota") \
   FLAG(WORD,   precision,     "precision",     "fp32",   0, 0, "fp32|bf16", COMMAND_RUNNING, FIXED, "machine", "storage of weights and activations: fp32; bf16 beside fp32 master weights (the reference device is fp64 whatever this says)") \
@@ -95,10 +94,10 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(INT,    rank,          "rank",          "auto",   0, 63, "", COMMAND_TRAIN, NOT_STORED, "ranks", "number of this process, from 0 (with --rendezvous); auto: what Slurm or MPI says") \
   FLAG(INT,    world,         "world",         "auto",   1, 64, "", COMMAND_TRAIN, NOT_STORED, "ranks", "how many ranks there are (with --rendezvous); auto: what Slurm or MPI says") \
   FLAG(INT,    zero,          "zero",          "0",      0, 1, "", COMMAND_TRAINING, FREE, "ranks", "1: each rank keeps and updates the optimizer's state of its share of the parameters only (Rajbhandari et al. 2020)") \
-  FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAIN, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \
-  FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAIN | COMMAND_BENCH_TRAIN, FREE, "watch", "each operation of the first step (bench: of one more) with shapes, time and bytes") \
+  FLAG(INT,    log_tensors,   "log-tensors",   "0",      0, 1e12, "", COMMAND_TRAINING, FREE, "watch", "every N steps: norm and largest value of every tensor and its gradient") \
+  FLAG(SWITCH, trace,         "trace",         "off",    0, 0, "", COMMAND_TRAINING | COMMAND_BENCH_TRAIN, FREE, "watch", "each operation of the first step (bench: of one more) with shapes, time and bytes") \
   FLAG(SWITCH, dry_run,       "dry-run",       "off",    0, 0, "", COMMAND_TRAIN, NOT_STORED, "try", "everything up to the first step, memory by kind, then stop") \
-  FLAG(BOOL,   overfit_batch, "overfit-batch", "off",    0, 0, "", COMMAND_TRAIN, FIXED, "try", "on|off: one batch again and again: the loss must go to nearly 0") \
+  FLAG(BOOL,   overfit_batch, "overfit-batch", "off",    0, 0, "", COMMAND_TRAINING, FIXED, "try", "on|off: one batch again and again: the loss must go to nearly 0") \
   FLAG(TEXT,   prompt,        "prompt",        NULL,     0, 0, "", COMMAND_SAMPLE, NOT_STORED, "text", "TEXT to go on from; without: the end-of-text token, or a newline") \
   FLAG(TEXT,   prompt_file,   "prompt-file",   NULL,     0, 0, "", COMMAND_SAMPLE, NOT_STORED, "text", "F|- read the prompt from a file") \
   FLAG(INT,    sample_tokens, "tokens",        "256",    0, 1e9, "", COMMAND_SAMPLE, NOT_STORED, "text", "tokens to generate, at most") \

@@ -4,8 +4,7 @@
 #include "ranks.h"     // ranks_here
 #include <stdlib.h>    // free, getenv
 
-// Of one rank: the ranks share the machine's cores. 0: the device's own choice.
-static int threads_of(const Options *o) {
+int threads_of(const Options *o) {
   const int here = cpu_processors();
   // More threads than processors wait for each other's turns. OMP_NUM_THREADS is taken as it is: the bits depend on neither, and tests show it.
   if (o->threads != AUTO_INT && o->threads > here) warn("--threads %lld: this process may run on %d processor%s, so it uses %d", (long long)o->threads, here, here == 1 ? "" : "s", here);

@@ -23,15 +23,18 @@ static char folder[4096];                       // of the run, where there is no
 
 // ---- a rank ----
 
-static void on_signal(int number) { stop_signal = number; }
+static void on_signal(int number) {
+  if (stop_signal) { signal(number, SIG_DFL); raise(number); }    // the second of either kind ends it at once
+  stop_signal = number;
+}
 static void on_rank_signal(int number) { (void)number; comm_shared_board(group)->stop_signal = SIGTERM; }
 
 void ranks_catch_signals(const Comm *c) {
-  // In a world of one a second signal stops at once: the handler is in force only for the first. A rank of many leaves
+  // A rank of many leaves
   // SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
-  struct sigaction once = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, always = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
-  if (!group) { sigaction(SIGINT, &once, NULL); sigaction(SIGTERM, &once, NULL); return; }
-  sigaction(SIGTERM, &always, NULL);
+  struct sigaction alone = {.sa_handler = on_signal}, of_many = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
+  if (!group) { sigaction(SIGINT, &alone, NULL); sigaction(SIGTERM, &alone, NULL); return; }
+  sigaction(SIGTERM, &of_many, NULL);
   if (c->rank == 0) comm_shared_board(group)->training = true;
 }
 
@@ -372,7 +375,7 @@ void ranks_place(Options *o) {
 const CommMeeting *ranks_meeting(void) { return &meeting; }
 
 Comm *ranks_start(const Options *o, int world, const uint8_t agreed[32]) {
-  if (o->gpus) require_gpus(world);
+  if (o->gpus) require_gpus((int)o->gpus);
   if (world == 1) return comm_none();
   if (!o->rendezvous) return start_here(world);
   memcpy(meeting.run, agreed, sizeof meeting.run);

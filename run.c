@@ -219,9 +219,13 @@ static void stories_defaults(Options *o) {
   if (!given[FLAG_beta2]) o->beta2 = 0.98;
 }
 
+// As --text has them: between commas, a comma and a backslash of a name behind a backslash.
 static const char *join_names(const char *const *names, size_t count) {
   Buffer list = {0};
-  for (size_t i = 0; i < count; i++) buffer_printf(&list, "%s%s", i ? "," : "", names[i]);
+  for (size_t i = 0; i < count; i++) {
+    if (i) buffer_append(&list, ",", 1);
+    for (const char *c = names[i]; *c; c++) buffer_printf(&list, "%s%c", *c == ',' || *c == '\\' ? "\\" : "", *c);
+  }
   return list.data;     // lives as long as the options
 }
 

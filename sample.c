@@ -180,7 +180,9 @@ static void sample_one(const Session *s, const Options *o, int64_t index, Buffer
   if (s->n && !o->json) { fwrite(s->text, 1, s->n, stdout); fflush(stdout); }
   int64_t made = sample_generate(s->model.gpt, s->prompt.ids, s->prompt.count, o->sample_tokens, tokenizer_eot(w.t), &s->settings, (uint64_t)index, write_token, &w, &dropped);
   double seconds = seconds_now() - start;
-  if (dropped) warn("the text is longer than the model's context of %lld tokens: the older half was dropped %lld times", (long long)s->model.config.context, (long long)dropped);
+  static bool said;
+  if (dropped && !said) warn("the text is longer than the model's context of %lld tokens: the older half was dropped %lld times", (long long)s->model.config.context, (long long)dropped);
+  said |= dropped > 0;
   if (o->verbose) fprintf(stderr, "%lld tokens in %.2f s, %.1f tokens/s\n", (long long)made, seconds, (double)made / seconds);
   if (o->json) {
     buffer_printf(json, "%s{\"text\": ", index ? ", " : "");

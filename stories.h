@@ -14,7 +14,6 @@ double stories_generate(Buffer *out, uint64_t seed, uint64_t index);
 // their sum equals the return value.
 double stories_logprob(const char *text, size_t n, double *next /* (n+1) or NULL */, double *derivations);
 
-// Longest possible story in bytes.
-bool stories_legal(const char *text, size_t n);
+bool stories_legal(const char *text, size_t n);   // is a whole story of the grammar
 double stories_least_bits(void);
-size_t stories_longest(void);
+size_t stories_longest(void);                     // in bytes

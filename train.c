@@ -452,6 +452,7 @@ static void steps_from_minutes(Trainer *t) {
 
 static void load_weights(Trainer *t) {
   Run *r = t->run;
+  t->state.seed = (uint64_t)r->o->seed;
   if (!r->init) { gpt_init(t->model, (uint64_t)r->o->seed); return; }
   checkpoint_load_weights(r->init, gpt_table(t->model), checkpoint_put_gpt, t->model);
   if (r->continues) checkpoint_load_trainer(r->init, gpt_table(t->model), t->device->acc_size == sizeof(double), checkpoint_put_gpt, t->model, &t->state);

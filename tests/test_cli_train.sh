@@ -153,6 +153,23 @@ for init in "odd" "odd --context 8 --tokenizer byte" "llama"; do
 done
 check "an epsilon of its own" grep -q '"layer_norm_epsilon": 0.1' odd/config.json
 
+# So does one of the other kind
+"$gpt" train text.txt --tokenizer byte --layers 4 --channels 256 --heads 4 --context 256 --batch 4 --tokens-per-step 262144 --threads 1 --steps 9 --out slow2 > out 2> err &
+pid=$!
+for _ in $(seq 100); do sleep 0.05; grep -q '"kind": "start"' slow2/log.jsonl 2> err && break; done
+sleep 0.5; kill -INT $pid; sleep 0.2; kill -TERM $pid
+wait $pid
+check "SIGINT, then SIGTERM: exit code" expect_code $? 143
+check "SIGINT, then SIGTERM: no step was done" test ! -e slow2/step_00000001
+
+# A name with a comma is one name
+cp text.txt 'a,b\c.txt'
+train 'a,b\c.txt' $tiny --steps 3 --out comma
+check "a name with a comma: the way on" train --resume comma
+check "... and repeated" train --config comma/config.txt --out comma2
+check "... with the same bits" same_model comma comma2
+check "plan takes a run's settings" sh -c "'$gpt' plan --config comma/config.txt --lr 0.5 > out && grep -q 'lr 0.5 to' out"
+
 # A run that was ended before its first checkpoint begins again
 train text.txt $tiny --steps 3 --out whole3 && train text.txt $tiny --steps 3 --out begun && rm -r begun/step_*
 check "a run without a checkpoint begins again" train --resume begun
