@@ -1,6 +1,7 @@
 // bench.c: owns `gpt bench train|gemm|attention|all|tokenizer`: a step, the products and the attention of a model on made-up numbers, and
 // a tokenizer on real text, timed. See bench.h.
 #include "bench.h"
+#include "corpus.h"    // corpus_read_texts
 #include "detmath.h"   // det_pow
 #include "load.h"      // device_open, require_memory
 #include "machine.h"   // machine_resident
@@ -19,15 +20,8 @@ static int by_value(const void *a, const void *b) {
 
 static GptConfig bench_config(const Options *o) {
   GptConfig c;
-  config_preset(&c, o->model ? o->model : "tiny");
-  if (o->layers != AUTO_INT) c.layers = o->layers;
-  if (o->channels != AUTO_INT) c.channels = o->channels;
-  if (o->heads != AUTO_INT) c.heads = c.kv_heads = o->heads;
-  if (o->kv_heads != AUTO_INT) c.kv_heads = o->kv_heads;
-  c.ffn = o->ffn != AUTO_INT ? o->ffn : o->channels != AUTO_INT ? config_default_ffn(&c) : c.ffn;
+  shape_from_flags(&c, o);
   if (o->context != AUTO_INT) c.context = o->context;
-  if (o->given[FLAG_bias]) c.bias = o->bias;
-  if (o->given[FLAG_tie]) c.tie = o->tie;
   c.vocab = o->vocab != AUTO_INT ? o->vocab : 50304;
   c.dropout = o->dropout;
   config_check(&c);
@@ -225,13 +219,7 @@ static int bench_tokenizer(const Options *o) {
   if (!o->use_tokenizer || o->arg_count == 0) fail(EXIT_REQUEST, "%s is missing: gpt bench tokenizer --tokenizer gpt2 TEXT", o->use_tokenizer ? "TEXT" : "--tokenizer");
   Tokenizer *t = tokenizer_open(o->use_tokenizer);
   Buffer text = {0};
-  for (size_t i = 0; i < o->arg_count; i++) {
-    size_t n;
-    char *one = read_file(o->args[i], "text", SIZE_MAX / 2, &n);
-    buffer_append(&text, one, n);
-    free(one);
-  }
-  if (text.len == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 1 is needed");
+  text.data = corpus_read_texts(o->args, o->arg_count, &text.len);
   size_t samples = o->steps != AUTO_INT ? (size_t)MIN(MAX(o->steps, (int64_t)1), (int64_t)1000) : 5, ids = 0;
   double *seconds[3];
   for (int k = 0; k < 3; k++) seconds[k] = xmalloc(samples, sizeof *seconds[k]);
@@ -265,12 +253,12 @@ static int bench_tokenizer(const Options *o) {
 
 // ---- the whole step ----
 
-typedef struct { Gpt *m; const int32_t *ids, *targets; int64_t rows; uint32_t *step; } Step;
+typedef struct { Gpt *m; const int32_t *ids, *targets; int64_t rows; uint64_t seed; uint32_t *step; } Step;
 
 static void one_step(const void *arg) {
   const Step *s = arg;
   const double t = ++*s->step;
-  MicroBatch place = {.seed = 1, .step = *s->step, .loss_scale = 1 / (double)s->rows};
+  MicroBatch place = {.seed = s->seed, .step = *s->step, .loss_scale = 1 / (double)s->rows};
   AdamWSettings settings = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .bias1 = 1 - det_pow(0.9, t), .bias2 = 1 - det_pow(0.95, t), .grad_clip = 1};
   gpt_begin_step(s->m);
   gpt_forward(s->m, s->ids, s->targets, &place, WITH_GRADIENT);
@@ -300,21 +288,22 @@ static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t
   Gpt *m = gpt_create(d, &options);
   int32_t *ids = xmalloc((size_t)rows, sizeof *ids), *targets = xmalloc((size_t)rows, sizeof *targets);
   for (int64_t i = 0; i < rows; i++) {
-    ids[i] = (int32_t)rng_below((uint64_t)c->vocab, 1, 0, rng_site("bench ids"), (uint64_t)i);
-    targets[i] = (int32_t)rng_below((uint64_t)c->vocab, 1, 0, rng_site("bench targets"), (uint64_t)i);
+    ids[i] = (int32_t)rng_below((uint64_t)c->vocab, (uint64_t)o->seed, 0, rng_site("bench ids"), (uint64_t)i);
+    targets[i] = (int32_t)rng_below((uint64_t)c->vocab, (uint64_t)o->seed, 0, rng_site("bench targets"), (uint64_t)i);
   }
-  gpt_init(m, 1);
+  const uint64_t seed = (uint64_t)o->seed;
+  gpt_init(m, seed);
   uint32_t step = 0;
   double flops = config_flops_per_token(c, T) * (double)rows;
-  Figure f = measure(&(Timed){d, one_step, &(Step){m, ids, targets, rows, &step}}, flops, samples);
+  Figure f = measure(&(Timed){d, one_step, &(Step){m, ids, targets, rows, seed, &step}}, flops, samples);
   const size_t resident = machine_resident();
   const double bandwidth = bandwidth_now(d);
   printf("%s, B %lld, T %lld, %s: median of %d steps %.2f ms (best %.2f, worst %.2f), %.0f tokens/s, %.1f GFLOP/s, %.0f%% of %.0f measured beside; memory %.1f GB/s; %d steps on a shared core were thrown out\n",
-         o->model ? o->model : "tiny", (long long)B, (long long)T, d->description, samples, 1e3 * f.seconds, 1e3 * f.best, 1e3 * f.worst, (double)rows / f.seconds, 1e-9 * flops / f.seconds,
+         o->model ? o->model : c->family == FAMILY_LLAMA ? "llama-tiny" : "tiny", (long long)B, (long long)T, d->description, samples, 1e3 * f.seconds, 1e3 * f.best, 1e3 * f.worst, (double)rows / f.seconds, 1e-9 * flops / f.seconds,
          100 * f.share, 1e-9 * f.peak, 1e-9 * bandwidth, f.thrown_out);
   buffer_printf(json, "{\"tokens_per_s\": %.1f, \"ms\": %.3f, \"gflops\": %.2f, \"peak_gflops\": %.2f, \"fraction_of_peak\": %.4f, \"rss_bytes\": %zu, \"bandwidth_gb_per_s\": %.2f, \"spread\": %.4f, \"thrown_out\": %d}",
                 (double)rows / f.seconds, 1e3 * f.seconds, 1e-9 * flops / f.seconds, 1e-9 * f.peak, f.share, resident, 1e-9 * bandwidth, f.spread, f.thrown_out);
-  if (o->trace) trace(&(Step){m, ids, targets, rows, &step});
+  if (o->trace) trace(&(Step){m, ids, targets, rows, seed, &step});
   free(ids);
   free(targets);
   gpt_destroy(m);

@@ -78,6 +78,7 @@ Checkpoint *checkpoint_newest(const char *run_dir);
 // current directory) with the newest checkpoint. Anything else: exit 2.
 Checkpoint *checkpoint_resolve(const char *model);
 void checkpoint_close(Checkpoint *c);             // NULL is fine
+bool checkpoint_is_name(const char *name);       // in a run folder: a checkpoint, or one that is being written, moved or removed
 bool is_run_folder(const char *path);             // has a checkpoint, or a log or settings of a run
 
 // ---- loading ----

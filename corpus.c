@@ -18,7 +18,7 @@ TextFile *corpus_read_files(const char *const *names, size_t count, size_t *file
   for (size_t i = 0; i < n; i++) {
     TextFile *f = &files[i];
     f->name = paths[i];
-    f->text = read_file(strcmp(f->name, "-") ? f->name : "/dev/stdin", "text", PTRDIFF_MAX, &f->n);
+    f->text = read_file(strcmp(f->name, "-") ? f->name : STANDARD_INPUT, "text", PTRDIFF_MAX, &f->n);
     empty = empty && f->n == 0;
   }
   free(paths);     // the names live on in files
@@ -141,6 +141,8 @@ static void read_corpus(Corpus *c, Run *r) {
   size_t count = o->arg_count;
   char *list = count ? NULL : xstrdup(o->text);
   const char **parts = count ? NULL : split_names(list, &count);
+  for (size_t i = 0; i < count && r->resumed; i++)
+    if (strcmp(parts[i], "-") && !file_exists(parts[i])) fail(EXIT_REQUEST, "%s: the text of run %s is not here; go on from the folder that the run was started in, where it has this name", parts[i], r->dir);
   c->files = corpus_read_files(count && !parts ? o->args : parts, count, &c->file_count);
   free(parts);
   free(list);
@@ -245,11 +247,30 @@ void corpus_check_tokenizer(const Dataloader *shards, const Tokenizer *t, const 
 // The tokenizer.json beside the shards, unless --tokenizer names another; it must be the one they were made with.
 static void tokenizer_of_shards(Run *r) {
   const char *pattern = r->o->train_data, *slash = strrchr(pattern, '/');
-  char *beside = slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json");
+  char *beside = is_directory(pattern) ? format("%s/tokenizer.json", pattern) : slash ? format("%.*s/tokenizer.json", (int)(slash - pattern), pattern) : xstrdup("tokenizer.json");
   if (strcmp(r->o->tokenizer, "auto")) r->tokenizer = tokenizer_open(r->o->tokenizer);
   else if (file_exists(beside)) r->tokenizer = tokenizer_open(beside);
   free(beside);
   corpus_check_tokenizer(r->train, r->tokenizer, pattern);
+}
+
+static Dataloader *open_side(const Run *r, const char *pattern, const char *side, int64_t vocab) {
+  size_t count;
+  char **paths = shard_glob_side(pattern, side, &count);
+  Dataloader *l = dataloader_open_paths(paths, count, (ShardKind)r->o->raw, vocab);
+  free_names(paths, count);
+  return l;
+}
+
+// A folder that has both sides, as gpt data build makes it, is enough for both.
+static void open_validation_shards(Run *r) {
+  const Options *o = r->o;
+  const bool both = shard_folder_has(o->train_data, "train") && shard_folder_has(o->train_data, "val");
+  const char *pattern = o->val_data ? o->val_data : both ? o->train_data : NULL;
+  if (!pattern) return;
+  r->val = open_side(r, pattern, "val", r->vocab);
+  const char *a = dataloader_tokenizer_hash(r->train), *b = dataloader_tokenizer_hash(r->val);
+  if (*a && *b && strcmp(a, b)) fail(EXIT_REQUEST, "%s: made with tokenizer %.12s, the shards to train on with %.12s; they do not belong together", pattern, b, a);
 }
 
 static void open_shards(Run *r) {
@@ -261,10 +282,10 @@ static void open_shards(Run *r) {
     vocab = tokenizer_vocab_size(t);
     tokenizer_free(t);
   }
-  r->train = dataloader_open_shards(o->train_data, (ShardKind)o->raw, vocab);
+  r->train = open_side(r, o->train_data, "train", vocab);
   r->vocab = (int32_t)dataloader_vocab(r->train);
   r->eot = dataloader_eot(r->train);
-  if (o->val_data) r->val = dataloader_open_shards(o->val_data, (ShardKind)o->raw, r->vocab);
+  open_validation_shards(r);
   tokenizer_of_shards(r);
   if (r->tokenizer && r->eot < 0) r->eot = tokenizer_eot(r->tokenizer);
 }

@@ -689,8 +689,11 @@ static void print_result(const Build *b) {
   }
   printf("%.3f MB of text, %.2f bytes a token, %.1f s, %.1f MB/s, %d threads\n", mb,
          bytes / (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), seconds, mb / seconds, b->threads);
-  printf("train on them: gpt train --train-data '%s/train_*.bin'", b->dir);
-  if (b->writers[VALIDATION].tokens) printf(" --val-data '%s/val_*.bin'", b->dir);
+  if (strpbrk(b->dir, "*?[\\")) printf("train on them: gpt train --train-data '%s'", b->dir);   // in a pattern these would mean something
+  else {
+    printf("train on them: gpt train --train-data '%s/train_*.bin'", b->dir);
+    if (b->writers[VALIDATION].tokens) printf(" --val-data '%s/val_*.bin'", b->dir);
+  }
   printf("\n");
 }
 

@@ -168,23 +168,57 @@ bool shard_read(const Shard *s, int64_t first, size_t n, int32_t *ids) {
   return true;
 }
 
+// The directory's files SIDE*.bin, by name: its own name may hold what means something in a pattern.
+static char **shards_of_folder(const char *dir, const char *side, size_t *count) {
+  size_t all, n = strlen(side);
+  char **names = list_directory(dir, &all);
+  *count = 0;
+  for (size_t i = 0; i < all; i++) {
+    const size_t length = strlen(names[i]);
+    const bool wanted = length > n + 4 && !strncmp(names[i], side, n) && !strcmp(names[i] + length - 4, ".bin") && *names[i] != '.';
+    char *path = wanted ? format("%s/%s", dir, names[i]) : NULL;
+    free(names[i]);
+    if (wanted) names[(*count)++] = path;
+  }
+  return names;
+}
+
+bool shard_folder_has(const char *path, const char *side) {
+  size_t count = 0;
+  if (!is_directory(path)) return false;
+  char *begin = format("%s_", side), **paths = shards_of_folder(path, begin, &count);
+  free_names(paths, count);
+  free(begin);
+  return count > 0;
+}
+
+char **shard_glob_side(const char *pattern, const char *side, size_t *count) {
+  if (!shard_folder_has(pattern, side)) return shard_glob(pattern, count);
+  char *begin = format("%s_", side), **paths = shards_of_folder(pattern, begin, count);
+  free(begin);
+  return paths;
+}
+
 char **shard_glob(const char *pattern, size_t *count) {
-  char *inside = is_directory(pattern) ? format("%s/*.bin", pattern) : xstrdup(pattern);
-  glob_t g = {0};
   char **paths;
-  if (glob(inside, 0, NULL, &g) == 0) {
+  if (is_directory(pattern)) {
+    paths = shards_of_folder(pattern, "", count);
+    if (*count == 0) fail(EXIT_REQUEST, "%s/*.bin: 0 files match, at least 1 shard is needed; make shards with gpt data build", pattern);
+    return paths;
+  }
+  glob_t g = {0};
+  if (glob(pattern, 0, NULL, &g) == 0) {
     paths = xmalloc(g.gl_pathc, sizeof *paths);
     *count = g.gl_pathc;
     for (size_t i = 0; i < *count; i++) paths[i] = xstrdup(g.gl_pathv[i]);
-  } else if (file_exists(inside)) {      // a name that holds [ or * itself
+  } else if (file_exists(pattern)) {      // a name that holds [ or * itself
     paths = xmalloc(1, sizeof *paths);
     *count = 1;
-    paths[0] = xstrdup(inside);
+    paths[0] = xstrdup(pattern);
   } else {
-    fail(EXIT_REQUEST, "%s: 0 files match, at least 1 shard is needed; make shards with gpt data build", inside);
+    fail(EXIT_REQUEST, "%s: 0 files match, at least 1 shard is needed; make shards with gpt data build", pattern);
   }
   globfree(&g);
-  free(inside);
   return paths;
 }
 

@@ -96,11 +96,15 @@ bool shard_index_next(IndexWalk *w, int64_t *start);
 
 // Paths that match a quoted glob, sorted; a directory stands for its *.bin. Exit 2 if there are none. Freed by free_names.
 char **shard_glob(const char *pattern, size_t *count);
+// The same, but a directory stands for its SIDE_*.bin ("train", "val"), if it has any such.
+char **shard_glob_side(const char *pattern, const char *side, size_t *count);
+// Whether it is a directory with shards of this side, as gpt data build makes it.
+bool shard_folder_has(const char *path, const char *side);
 
 // ---- the reader ----
 // Copies the tokens (n of them, each below vocab). eot -1: none.
 Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t vocab, int32_t eot);
-// Every shard that matches. vocab 0: what the shards say (exit 2 if they do not). All must agree in tokenizer and vocabulary.
+// Every shard that matches (shard_glob). vocab 0: what the shards say (exit 2 if they do not). All must agree in tokenizer and vocabulary.
 Dataloader *dataloader_open_shards(const char *pattern, ShardKind kind, int64_t vocab);
 // The same for paths in this order (1 at least).
 Dataloader *dataloader_open_paths(char *const *paths, size_t count, ShardKind kind, int64_t vocab);

@@ -94,6 +94,7 @@ static int print_self_test(Device *d) {
 }
 
 int doctor_command(const Options *o) {
+  if (o->arg_count) fail(EXIT_REQUEST, "gpt doctor takes no names, %s was given", o->args[0]);
   char processor[128];
   const char *from;
   machine_processor(processor);

@@ -167,6 +167,16 @@ static void parse_flag(Options *o, const char *command_name, int argc, char **ar
   set_value(o, f, place, value);
 }
 
+// `auto`, said in so many words, is the same as nothing said.
+static void forget_auto(Options *o) {
+  for (int i = 0; i < FLAG_COUNT; i++) {
+    const Flag *f = &flags[i];
+    if ((f->type == TYPE_INT && *int_field(o, f) == AUTO_INT) || (f->type == TYPE_REAL && *real_field(o, f) == AUTO_REAL)) o->given[i] = false;
+  }
+}
+
+static bool is_length(int flag) { return flag == FLAG_steps || flag == FLAG_tokens || flag == FLAG_epochs || flag == FLAG_minutes; }
+
 void options_parse(Options *o, unsigned command, const char *command_name, int argc, char **argv) {
   *o = (Options){.command = command};
   for (int i = 0; i < FLAG_COUNT; i++) if (flags[i].standard) set_value(o, &flags[i], flags[i].name, flags[i].standard);
@@ -179,6 +189,8 @@ void options_parse(Options *o, unsigned command, const char *command_name, int a
     else o->args[o->arg_count++] = argv[i];
   }
   if (o->config) options_read_config(o, o->config);
+  forget_auto(o);
+  if ((o->given[FLAG_out] && o->out && !*o->out) || (o->given[FLAG_file_out] && o->file_out && !*o->file_out)) fail(EXIT_REQUEST, "--out: the name is empty; name what to write");
 }
 
 // ---- config files ----
@@ -223,7 +235,8 @@ static char *trim(char *s) {
 }
 
 void options_read_config(Options *o, const char *path) {
-  bool seen[FLAG_COUNT] = {false};
+  bool seen[FLAG_COUNT] = {false}, has_length = false;
+  for (int i = 0; i < FLAG_COUNT; i++) has_length |= is_length(i) && o->given[i];
   size_t size;
   char *text = read_file(path, "settings", 1 << 24, &size);   // never freed: values point into it
   if (strlen(text) != size) fail(EXIT_REQUEST, "%s: byte %zu is 0: this is no settings file of flag = value lines", path, strlen(text));
@@ -247,7 +260,7 @@ void options_read_config(Options *o, const char *path) {
     }
     if (seen[flag] && flags[flag].type != TYPE_LIST) fail(EXIT_REQUEST, "%s line %d: %s is given twice; give it once", path, line, name);
     seen[flag] = true;
-    if (o->given[flag]) continue;
+    if (o->given[flag] || (has_length && is_length(flag))) { seen[flag] = o->given[flag]; continue; }   // the command line wins
     if (*value == '"' && !unquote(value)) fail(EXIT_REQUEST, "%s line %d: %s: the quotes do not close at the end of the line", path, line, name);
     set_value(o, &flags[flag], format("%s line %d: %s", path, line, name), value);
   }
@@ -289,6 +302,14 @@ void options_write_config(const Options *o, Buffer *out) {
     buffer_printf(out, "%s = ", f->name);
     append_value(o, f, out);
     buffer_printf(out, "\n");
+  }
+}
+
+void options_write_given(const Options *o, Buffer *out) {
+  for (int i = 0; i < FLAG_COUNT; i++) {
+    if (!o->given[i] || flags[i].rule == NOT_STORED || is_open(o, &flags[i])) continue;
+    buffer_printf(out, "%s%s = ", out->len ? ", " : "", flags[i].name);
+    append_value(o, &flags[i], out);
   }
 }
 

@@ -34,7 +34,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
 #define FLAGS(FLAG) \
   FLAG(TEXT,   config,        "config",        NULL,     0, 0, "", ~0u, NOT_STORED, "", "FILE read `flag = value` lines; flags on the command line win") \
   FLAG(TEXT,   text,          "text",          NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "F,... the same as naming the texts after the command (for config files)") \
-  FLAG(TEXT,   train_data,    "train-data",    NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of training shards (quoted glob), instead of TEXT") \
+  FLAG(TEXT,   train_data,    "train-data",    NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of training shards (quoted glob), or a folder of gpt data build with both kinds of shards, instead of TEXT") \
   FLAG(TEXT,   val_data,      "val-data",      NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of validation shards") \
   FLAG(REAL,   val_fraction,  "val-fraction",  "0.1",    0, 0.9, "", COMMAND_TRAINING | COMMAND_DATA_BUILD, FIXED, "data", "share of raw text kept for validation: its tail; data build: from 100 documents up documents chosen by their content") \
   FLAG(TEXT,   tokenizer,     "tokenizer",     "auto",   0, 0, "", COMMAND_TRAINING, FIXED, "data", "auto, char, byte, gpt2, bpe:N, a tokenizer.json or a model directory") \
@@ -168,6 +168,8 @@ void options_parse(Options *o, unsigned command, const char *command_name, int a
 void options_read_config(Options *o, const char *path);
 // Appends `flag = value` lines of every stored flag of the command: a run can be repeated from them.
 void options_write_config(const Options *o, Buffer *out);
+// Appends those that the command line has given, `flag = value, flag = value`. Before options_read_config, which gives others.
+void options_write_given(const Options *o, Buffer *out);
 // First flag given on the command line beside --resume that would change the result, or NULL.
 const char *options_result_changer(const Options *o);
 // "name" of a flag, for messages: flag_name(FLAG_lr) is "lr".

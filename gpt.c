@@ -10,7 +10,9 @@
 #include "tokenizer_cli.h"  // tokenizer_command
 #include "train.h"          // train_command, plan_command
 #include "version.h"        // GPT_VERSION
+#include "machine.h"        // machine_limit_threads
 #include <errno.h>          // errno
+#include <signal.h>         // SIGXFSZ
 #include <string.h>         // strcmp
 
 static const struct {
@@ -96,6 +98,8 @@ static int finish(int code) {
 int main(int argc, char **argv) {
   int used;
   setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+  signal(SIGXFSZ, SIG_IGN);   // at a limit on file sizes a write shall fail and be said, not kill us with half a file left behind
+  machine_limit_threads();
   if (argc < 2) { print_usage(stderr); return EXIT_REQUEST; }
   if (!strcmp(argv[1], "--version")) { printf("gpt %s, commit %s, built with %s\n", GPT_VERSION, GPT_COMMIT, GPT_COMPILER); return finish(0); }
   if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return finish(print_help(argc - 2, argv + 2));

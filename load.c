@@ -4,6 +4,22 @@
 #include "ranks.h"     // ranks_here
 #include <stdlib.h>    // free, getenv
 
+void shape_from_flags(GptConfig *c, const Options *o) {
+  config_preset(c, o->model ? o->model : o->family == FAMILY_LLAMA ? "llama-tiny" : "tiny");
+  const Family family = o->model && !o->given[FLAG_family] ? c->family : (Family)o->family;
+  const bool other_family = c->family != family;
+  c->family = family;
+  if (family == FAMILY_LLAMA && o->given[FLAG_bias] && o->bias) fail(EXIT_REQUEST, "--bias on with --family llama: it has no biases; leave the flag out");
+  if (o->layers != AUTO_INT) c->layers = o->layers;
+  if (o->channels != AUTO_INT) c->channels = o->channels;
+  if (o->heads != AUTO_INT) c->heads = o->heads;
+  if (o->heads != AUTO_INT || other_family) c->kv_heads = c->heads;
+  if (o->kv_heads != AUTO_INT) c->kv_heads = o->kv_heads;
+  c->ffn = o->ffn != AUTO_INT ? o->ffn : o->channels != AUTO_INT || other_family ? config_default_ffn(c) : c->ffn;
+  c->bias = family == FAMILY_GPT2 && o->bias;
+  c->tie = o->tie;
+}
+
 int threads_of(const Options *o) {
   const int here = cpu_processors();
   // More threads than processors wait for each other's turns. OMP_NUM_THREADS is taken as it is: the bits depend on neither, and tests show it.

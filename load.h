@@ -8,6 +8,8 @@
 
 // The device that --device, --precision, --threads and --gpus ask for; where it is a GPU, the one with this number.
 Device *device_open(const Options *o, int gpu);
+// c's shape from the flags: --model's preset, or --family's smallest; what else is given in its place. Not the vocabulary nor the context.
+void shape_from_flags(GptConfig *c, const Options *o);
 // Threads of this process for --threads, at most one for each processor, and a share of them where there are --ranks. 0: the device's own choice.
 int threads_of(const Options *o);
 // Why --device auto takes the CPU; NULL where it takes a GPU, or another device was asked for.

@@ -1,5 +1,8 @@
 // machine.c: owns the questions to the system: memory, cores, processor. See machine.h.
 #include "machine.h"
+#ifdef _OPENMP
+#include <omp.h>       // omp_set_num_threads
+#endif
 #include <sched.h>        // sched_getaffinity
 #include <stdlib.h>       // strtoull
 #include <string.h>       // strncmp
@@ -65,6 +68,12 @@ size_t machine_memory_total(void) {
 size_t machine_resident(void) {
   char text[8192];
   return read_small("/proc/self/status", text, sizeof text) ? field_kb(text, "VmRSS:") : 0;
+}
+
+void machine_limit_threads(void) {
+#ifdef _OPENMP
+  if (omp_get_max_threads() > 4096) omp_set_num_threads(4096);
+#endif
 }
 
 int machine_threads(void) {

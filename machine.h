@@ -10,4 +10,6 @@ size_t machine_resident(void);            // resident set of this process, bytes
 int machine_cores(void);                  // physical cores within affinity and cgroup quota, at least 1
 int machine_cores_among(const int *processors, int count);   // the same among these logical processors, whatever the affinity
 int machine_threads(void);                // logical processors this process may run on
+// OMP_NUM_THREADS beyond 4,096 becomes that: more stacks than there is memory for would end the process without a word.
+void machine_limit_threads(void);
 void machine_processor(char name[128]);   // "Intel(R) Xeon(R) ..."; the architecture where unknown

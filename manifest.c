@@ -223,6 +223,11 @@ void checkpoint_prune(const char *run_dir, int64_t published, int64_t keep) {
   free(steps);
 }
 
+bool checkpoint_is_name(const char *name) {
+  int64_t step;
+  return checkpoint_parse_step(name, &step) || !strncmp(name, TEMPORARY, strlen(TEMPORARY)) || !strncmp(name, MOVED_ASIDE, strlen(MOVED_ASIDE));
+}
+
 void checkpoint_clean(const char *run_dir) {
   size_t count;
   int64_t step;

@@ -3,7 +3,8 @@
 #include "run.h"
 #include "comm.h"      // COMM_MOST_RANKS
 #include "corpus.h"    // corpus_open: text or shards to tokens
-#include "load.h"      // checkpoint_get_gpt
+#include "json.h"      // json_write_string
+#include "load.h"      // checkpoint_get_gpt, shape_from_flags
 #include "machine.h"   // machine_processor
 #include "version.h"   // GPT_VERSION, GPT_COMMIT
 #include <errno.h>     // errno
@@ -27,6 +28,7 @@ static void check_more_steps(const Options *stored, const Options *o, int64_t do
 static void resume_options(Run *r) {
   Options *o = r->o;
   if (!is_run_folder(o->resume)) fail(EXIT_REQUEST, "--resume %s: is no run folder (config.txt is missing); runs are made by gpt train", o->resume);
+  options_write_given(o, &r->asked);
   bool longer = o->given[FLAG_steps];
   int64_t steps = o->steps;
   o->given[FLAG_steps] = false;
@@ -56,9 +58,11 @@ static void check_shape(const Options *o, const GptConfig *c) {
   const struct { int flag; int64_t asked, has; } rows[] = {
     {FLAG_family, o->family, c->family}, {FLAG_layers, o->layers, c->layers}, {FLAG_heads, o->heads, c->heads}, {FLAG_kv_heads, o->kv_heads, c->kv_heads},
     {FLAG_channels, o->channels, c->channels}, {FLAG_ffn, o->ffn, c->ffn}, {FLAG_bias, o->bias, c->bias}, {FLAG_tie, o->tie, c->tie}};
-  if (o->given[FLAG_model]) fail(EXIT_REQUEST, "--model %s cannot be given beside --init: the model is that of %s", o->model, o->init);
+  if (o->given[FLAG_model] && !o->resume) fail(EXIT_REQUEST, "--model %s cannot be given beside --init: the model is that of %s", o->model, o->init);
   for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-    if (o->given[rows[i].flag] && rows[i].asked != rows[i].has)
+    if (o->given[rows[i].flag] && rows[i].asked != rows[i].has && o->resume)
+      fail(EXIT_REQUEST, "--resume %s: --%s of its config.txt is not that of its checkpoint: the file was changed after the run began; restore it", o->resume, flag_name(rows[i].flag));
+    else if (o->given[rows[i].flag] && rows[i].asked != rows[i].has)
       fail(EXIT_REQUEST, "--%s cannot be another beside --init: the model's shape is that of %s; leave the flag out", flag_name(rows[i].flag), o->init);
 }
 
@@ -69,22 +73,9 @@ static void resolve_model(Run *r) {
     char *path = format("%s/config.json", r->init->dir);
     config_read_json(c, r->init->config, path);
     free(path);
-    if (!r->resumed) check_shape(o, c);
+    check_shape(o, c);
   } else {
-    config_preset(c, o->model ? o->model : o->family == FAMILY_LLAMA ? "llama-tiny" : "tiny");
-    if (o->model && !o->given[FLAG_family]) o->family = (int64_t)c->family;
-    bool other_family = c->family != (Family)o->family;
-    c->family = (Family)o->family;
-    if (o->layers != AUTO_INT) c->layers = o->layers;
-    if (o->channels != AUTO_INT) c->channels = o->channels;
-    if (o->heads != AUTO_INT) c->heads = o->heads;
-    if (o->heads != AUTO_INT || other_family) c->kv_heads = c->heads;
-    if (o->kv_heads != AUTO_INT) c->kv_heads = o->kv_heads;
-    bool reshaped = o->channels != AUTO_INT || other_family;
-    c->ffn = o->ffn != AUTO_INT ? o->ffn : reshaped ? config_default_ffn(c) : c->ffn;
-    c->bias = c->family == FAMILY_GPT2 && o->bias;
-    c->tie = o->tie;
-    if (c->family == FAMILY_LLAMA && o->given[FLAG_bias] && o->bias) fail(EXIT_REQUEST, "--bias on with --family llama: it has no biases; leave the flag out");
+    shape_from_flags(c, o);
     c->vocab = r->vocab;
   }
   c->dropout = o->dropout;
@@ -229,6 +220,39 @@ static const char *join_names(const char *const *names, size_t count) {
   return list.data;     // lives as long as the options
 }
 
+// ---- --overwrite ----
+
+// Anything else in the folder is somebody's, and is not removed.
+static bool is_part_of_run(const char *name) {
+  static const char *const files[] = {"config.txt", "log.jsonl", "report.html"};
+  for (size_t i = 0; i < ARRAY_LEN(files); i++)
+    if (!strncmp(name, files[i], strlen(files[i])) && (!name[strlen(files[i])] || !strncmp(name + strlen(files[i]), ".tmp-", 5))) return true;
+  return checkpoint_is_name(name);
+}
+
+static void check_overwrite(const char *dir) {
+  size_t count;
+  if (!is_run_folder(dir)) fail(EXIT_REQUEST, "--overwrite %s: is no run folder, so it is not removed", dir);
+  char **names = list_directory(dir, &count);
+  for (size_t i = 0; i < count; i++)
+    if (!is_part_of_run(names[i])) fail(EXIT_REQUEST, "--overwrite %s: %s in it is no part of a run, so nothing is removed; move it away, or name another folder", dir, names[i]);
+  free_names(names, count);
+}
+
+// All or nothing, and nothing while another process writes there. The folder itself stays, locked.
+static void empty_run_folder(const char *dir) {
+  size_t count;
+  checkpoint_lock(dir);
+  check_overwrite(dir);
+  char **names = list_directory(dir, &count);
+  for (size_t i = 0; i < count; i++) {
+    char *path = format("%s/%s", dir, names[i]);
+    remove_tree(path);
+    free(path);
+  }
+  free_names(names, count);
+}
+
 // Before the text is read: a misspelt path should not cost minutes.
 static void check_parent(const char *out) {
   char *parent = parent_folder(out);
@@ -243,6 +267,7 @@ Run *run_prepare(Options *o) {
   if (o->init && !r->init) r->init = checkpoint_resolve(o->init);
   if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
+  if (!o->resume && o->out && o->overwrite && file_exists(o->out)) check_overwrite(o->out);   // now, for reading the text may take minutes
   if (o->ranks > 1 && o->device == DEVICE_CUDA && !o->rendezvous)
     fail(EXIT_REQUEST, "--ranks %lld with --device cuda: ranks that --ranks starts compute on the CPU; use --gpus %lld, or --device cpu", (long long)o->ranks, (long long)o->ranks);
   if (o->gpus && o->device != DEVICE_AUTO && o->device != DEVICE_CUDA)
@@ -282,7 +307,8 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
   char ranks[48] = "";
   if (o->ranks > 1) snprintf(ranks, sizeof ranks, "%lld ranks, each ", (long long)o->ranks);
   printf("step      %lld tokens: %s%lld micro-batch%s of %lld x %lld\n", (long long)o->tokens_per_step, ranks, (long long)r->micro_batches, r->micro_batches > 1 ? "es" : "", (long long)o->batch, (long long)o->context);
-  printf("length    %lld steps, %.3g tokens, %.2f epochs, %.3g FLOP (6N + 6LCT = %.4g a token)\n", (long long)o->steps, (double)o->steps * (double)o->tokens_per_step,
+  if (o->minutes != AUTO_REAL && !r->resumed) printf("length    as many steps as %g minutes hold, which is measured when the run begins (6N + 6LCT = %.4g FLOP a token)\n", o->minutes, per_token);
+  else printf("length    %lld steps, %.3g tokens, %.2f epochs, %.3g FLOP (6N + 6LCT = %.4g a token)\n", (long long)o->steps, (double)o->steps * (double)o->tokens_per_step,
          (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
   printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
@@ -363,12 +389,11 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
   else {
     r->dir = r->o->out ? xstrdup(r->o->out) : free_name();
     if (!r->o->out && strcmp(r->dir, "run")) printf("out       run is taken: this run goes to %s\n", r->dir);
-    if (r->o->out && r->o->overwrite && file_exists(r->dir)) {
-      if (!is_run_folder(r->dir)) fail(EXIT_REQUEST, "--overwrite %s: is no run folder, so it is not removed", r->dir);
-      remove_tree(r->dir);
+    if (r->o->out && r->o->overwrite && file_exists(r->dir)) empty_run_folder(r->dir);
+    else {
+      make_directory(r->dir);
+      checkpoint_lock(r->dir);
     }
-    make_directory(r->dir);
-    checkpoint_lock(r->dir);
   }
   if (!r->run_id[0]) checkpoint_new_run_id(r->run_id);
   checkpoint_clean(r->dir);
@@ -377,9 +402,13 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
   r->log = fopen(path, "a");
   if (!r->log) fail(EXIT_MACHINE, "%s: cannot be opened: %s", path, strerror(errno));
   free(path);
-  run_log(r, r->resumed ? "resume" : "start", ", \"step\": %lld, \"run_id\": \"%s\", \"version\": \"%s\", \"steps\": %lld, \"parameters_flops_per_token\": %.9g, \"memory\": %s", (long long)step,
-          r->run_id, GPT_VERSION, (long long)r->o->steps, config_flops_per_token(&r->config, r->o->context), r->memory.data);
-  if (r->resumed) printf("resume    %s goes on after step %lld\n", r->dir, (long long)step);
+  Buffer flags = {0};              // of a run that goes on: what is not as it was
+  if (r->resumed) buffer_printf(&flags, ", \"flags\": ");
+  if (r->resumed) json_write_string(&flags, r->asked.data ? r->asked.data : "", r->asked.len);
+  run_log(r, r->resumed ? "resume" : "start", ", \"step\": %lld, \"run_id\": \"%s\", \"version\": \"%s\", \"steps\": %lld, \"parameters_flops_per_token\": %.9g, \"memory\": %s%s", (long long)step,
+          r->run_id, GPT_VERSION, (long long)r->o->steps, config_flops_per_token(&r->config, r->o->context), r->memory.data, flags.data ? flags.data : "");
+  buffer_free(&flags);
+  if (r->resumed) printf("resume    %s goes on after step %lld%s%s\n", r->dir, (long long)step, r->asked.len ? ", with " : "", r->asked.len ? r->asked.data : "");
   else printf("run       %s\n", r->dir);
   fflush(stdout);
 }
@@ -387,6 +416,7 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
 void run_free(Run *r) {
   if (r->log) fclose(r->log);
   buffer_free(&r->memory);
+  buffer_free(&r->asked);
   checkpoint_close(r->init);
   corpus_close(r);
   free(r->token_bytes);

@@ -28,6 +28,7 @@ typedef struct {
   Checkpoint *init;            // the weights to begin with: the newest checkpoint of --resume, else those of --init; NULL: new ones
   bool continues;              // init is a checkpoint of this run: its step and its optimizer's state go on, too
   Buffer memory;               // the memory table as a JSON object, bytes by kind
+  Buffer asked;                // flags given beside --resume: "log-every = 5, keep = 0"
   FILE *log;                   // log.jsonl
 } Run;
 

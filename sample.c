@@ -168,7 +168,7 @@ static char *read_prompt(const Options *o, size_t *n) {
   if (o->prompt && o->prompt_file) fail(EXIT_REQUEST, "--prompt and --prompt-file are both given: take one");
   if (o->prompt) { *n = strlen(o->prompt); return xstrdup(o->prompt); }
   if (!o->prompt_file) { *n = 0; return NULL; }
-  return read_file(strcmp(o->prompt_file, "-") ? o->prompt_file : "/dev/stdin", "prompt", (size_t)1 << 30, n);
+  return read_file(strcmp(o->prompt_file, "-") ? o->prompt_file : STANDARD_INPUT, "prompt", (size_t)1 << 30, n);
 }
 
 typedef struct { LoadedModel model; SampleSettings settings; TokenBuffer prompt; char *text; size_t n; } Session;

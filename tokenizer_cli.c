@@ -35,7 +35,7 @@ static void for_each_path(const Options *o, PathFn *fn, void *context) {
   }
 }
 
-static const char *device_of(const char *path) { return strcmp(path, "-") ? path : "/dev/stdin"; }
+static const char *device_of(const char *path) { return strcmp(path, "-") ? path : STANDARD_INPUT; }
 static const char *name_of(const char *path) { return strcmp(path, "-") ? path : "standard input"; }
 
 // The same with the whole text of each.
@@ -224,7 +224,10 @@ typedef struct {
   TokenBuffer ids;
 } Stream;
 
-static void remove_temporary(void *stream) { unlink(((Stream *)stream)->temporary); }
+static void remove_temporary(void *stream) {
+  const Stream *s = stream;
+  if (s->temporary) unlink(s->temporary);
+}
 
 static void open_stream(Stream *s) {
   fflush(stdout);
@@ -237,16 +240,16 @@ static void open_stream(Stream *s) {
 
 static void write_stream(Stream *s) {
   if (!write_all(s->fd, s->out.data, s->out.len))
-    fail(EXIT_MACHINE, "%s: cannot write %zu bytes: %s", s->temporary ? s->o->file_out : "standard output", s->out.len, strerror(errno));
+    fail(EXIT_MACHINE, "%s: cannot write %zu bytes: %s", s->o->file_out ? s->o->file_out : "standard output", s->out.len, strerror(errno));
   s->out.len = 0;
 }
 
 static void close_stream(Stream *s) {
   if (!s->o->show && s->o->format == FORMAT_TEXT) buffer_append(&s->out, "\n", 1);
   write_stream(s);
-  if (s->temporary) {
+  if (s->o->file_out) {
     at_fail_cancel(remove_temporary, s);
-    if (!replace_end(s->o->file_out, s->temporary, s->fd, true)) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
+    if (!replace_end(s->temporary, s->fd, true)) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
   }
   buffer_free(&s->text);
   buffer_free(&s->out);
@@ -266,7 +269,7 @@ static void encode_piece(Stream *s, const char *name, size_t n) {
 
 static void encode_stream(void *context, const char *path) {
   Stream *s = context;
-  const int fd = open(device_of(path), O_RDONLY | O_CLOEXEC);
+  const int fd = open_input(device_of(path));
   size_t want = STREAM_PIECE;      // where no cut is found in so much, twice as much is read
   if (fd < 0) fail(EXIT_REQUEST, "%s: cannot open: %s", name_of(path), strerror(errno));
   for (;;) {
@@ -378,6 +381,7 @@ static int32_t longest_token(const Tokenizer *t) {
 
 // Also writes the tokenizer as a tokenizer.json where --out asks for it: the way from any format to that one.
 static int info(const Options *o) {
+  if (o->arg_count) fail(EXIT_REQUEST, "gpt tokenizer info takes no texts, %s was given; the tokenizer goes behind --tokenizer", o->args[0]);
   Tokenizer *t = tokenizer_open(o->use_tokenizer);
   if (o->file_out) {
     Buffer json = {0};

@@ -444,7 +444,7 @@ static void steps_from_minutes(Trainer *t) {
     gpt_loss_sum(t->model);
     best = MIN(best, seconds_now() - start);
   }
-  r->o->steps = steps_in(r->o->minutes, best);
+  r->o->steps = MIN(steps_in(r->o->minutes, best), (int64_t)UINT32_MAX);
   t->comm->broadcast(t->comm, &r->o->steps, sizeof r->o->steps, 0);    // each rank has its own clock
   run_resolve_intervals(r);
   printf("minutes   %g at %.1f ms a step: %lld steps\n", r->o->minutes, milliseconds(best), (long long)r->o->steps);
@@ -478,8 +478,10 @@ static void print_plan_json(const Run *r, size_t memory_bytes) {
   TensorTable table;
   tensor_table_build(&table, &r->config, 1);
   double tokens = (double)o->steps * (double)o->tokens_per_step;
-  printf("{\"parameters\": %lld, \"steps\": %lld, \"tokens_per_step\": %lld, \"tokens\": %.0f, \"flop\": %.9g, \"memory_bytes\": %zu, \"memory\": %s}\n", (long long)table.parameters,
-         (long long)o->steps, (long long)o->tokens_per_step, tokens, tokens * config_flops_per_token(&r->config, o->context), memory_bytes, r->memory.data);
+  printf("{\"parameters\": %lld, ", (long long)table.parameters);
+  if (o->minutes != AUTO_REAL) printf("\"steps\": null, \"tokens_per_step\": %lld, \"tokens\": null, \"flop\": null", (long long)o->tokens_per_step);   // such a run begins with a measurement
+  else printf("\"steps\": %lld, \"tokens_per_step\": %lld, \"tokens\": %.0f, \"flop\": %.9g", (long long)o->steps, (long long)o->tokens_per_step, tokens, tokens * config_flops_per_token(&r->config, o->context));
+  printf(", \"memory_bytes\": %zu, \"memory\": %s}\n", memory_bytes, r->memory.data);
   tensor_table_free(&table);
 }
 

@@ -139,8 +139,10 @@ void buffer_free(Buffer *b) {
 
 // ---- files ----
 
+int open_input(const char *path) { return strcmp(path, STANDARD_INPUT) ? open(path, O_RDONLY | O_CLOEXEC) : fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0); }
+
 char *read_file(const char *path, const char *what, size_t max_bytes, size_t *size) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open_input(path);
   if (fd < 0) fail(EXIT_REQUEST, "%s: cannot open %s: %s", path, what, strerror(errno));
   struct stat st;
   if (fstat(fd, &st)) fail(EXIT_MACHINE, "%s: cannot look at %s: %s", path, what, strerror(errno));
@@ -210,11 +212,22 @@ char *parent_folder(const char *path) {
 }
 
 int replace_begin(const char *path, char **temporary) {
-  *temporary = format("%s.tmp-%ld", path, (long)getpid());
-  return open(*temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  struct stat st;
+  const bool there = stat(path, &st) == 0;
+  *temporary = NULL;
+  if (there && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return open(path, O_WRONLY | O_CLOEXEC);
+  char *real = there ? realpath(path, NULL) : NULL;        // not the link, but what it leads to
+  *temporary = format("%s.tmp-%ld", real ? real : path, (long)getpid());
+  free(real);
+  int fd = open(*temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd >= 0 && there) (void)!fchmod(fd, st.st_mode & 0777);   // of another's file it may be refused: then the new one is ours
+  return fd;
 }
 
-bool replace_end(const char *path, char *temporary, int fd, bool ok) {
+bool replace_end(char *temporary, int fd, bool ok) {
+  if (!temporary) return (fd < 0 || close(fd) == 0) && ok;
+  char *path = xstrdup(temporary);
+  *strrchr(path, '.') = 0;                                 // the last one is that of ".tmp-"
   char *parent = parent_folder(path);
   ok = ok && fsync(fd) == 0;
   int why = errno;
@@ -224,6 +237,7 @@ bool replace_end(const char *path, char *temporary, int fd, bool ok) {
   else if (fd >= 0) unlink(temporary);
   free(temporary);
   free(parent);
+  free(path);
   errno = why;
   return ok;
 }
@@ -231,7 +245,7 @@ bool replace_end(const char *path, char *temporary, int fd, bool ok) {
 bool try_replace_file(const char *path, const void *data, size_t n) {
   char *temporary;
   const int fd = replace_begin(path, &temporary);
-  return replace_end(path, temporary, fd, fd >= 0 && write_all(fd, data, n));
+  return replace_end(temporary, fd, fd >= 0 && write_all(fd, data, n));
 }
 
 void replace_file(const char *path, const void *data, size_t n) {

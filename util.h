@@ -71,14 +71,18 @@ bool write_all(int fd, const void *src, size_t n);
 bool file_exists(const char *path);   // anything at all is there
 bool is_directory(const char *path);
 char *parent_folder(const char *path);       // "a/b/" gives "a", "b" gives "."; freed by the caller
-// Replaces path by n bytes: temporary file beside it, fsync, rename, fsync of the folder. Failure: exit 3, old file whole.
+// Replaces path by n bytes: temporary file beside it, fsync, rename, fsync of the folder. Failure: exit 3, old file whole. The new file has
+// the old one's permissions; a symbolic link stays, and a device or pipe is written to as it is.
 void replace_file(const char *path, const void *data, size_t n);
 // Like replace_file, but reports failure by false instead of ending the process (for the report, which must not kill a run).
 bool try_replace_file(const char *path, const void *data, size_t n);
-// The same piece by piece. begin: the temporary file's descriptor, -1 and errno if it cannot be made; its name, for at_fail.
+// The same piece by piece. begin: the temporary file's descriptor, -1 and errno if it cannot be made; its name, for at_fail (NULL: a device or pipe).
 // end: with ok it takes path's place, else, or if that fails (false, errno), it is removed. Frees the name.
 int replace_begin(const char *path, char **temporary);
-bool replace_end(const char *path, char *temporary, int fd, bool ok);
+bool replace_end(char *temporary, int fd, bool ok);
+// For reading, -1 and errno if it cannot be. STANDARD_INPUT is read from where it stands: opened by this name, a file would begin anew.
+#define STANDARD_INPUT "/dev/stdin"
+int open_input(const char *path);
 void make_directory(const char *path);        // exit 3 on failure; parents must exist
 bool fsync_directory(const char *path);
 void remove_tree(const char *path);           // rm -r, silent if absent

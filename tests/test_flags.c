@@ -81,7 +81,7 @@ static void flags_are_read(void) {
   Options o = TRAIN("a", "--layers", "3", "--lr=3e-4", "b", "--tie", "off", "--overwrite", "--schedule", "wsd", "--out", "--odd", "--tokenizer=", "-",
                     "--family=llama", "--heads=auto", "--min-lr", "auto", "--", "--layers", "-x");
   CHECK(o.layers == 3 && o.lr == 3e-4 && o.tie == 0 && o.overwrite == 1 && o.schedule == SCHEDULE_WSD && o.family == 1);
-  CHECK(o.heads == AUTO_INT && o.min_lr == AUTO_REAL && o.given[FLAG_heads] && o.given[FLAG_layers] && !o.given[FLAG_bias]);
+  CHECK(o.heads == AUTO_INT && o.min_lr == AUTO_REAL && !o.given[FLAG_heads] && !o.given[FLAG_min_lr] && o.given[FLAG_layers] && !o.given[FLAG_bias]);
   CHECK_STR(o.out, "--odd");
   CHECK_STR(o.tokenizer, "");
   static const char *const args[] = {"a", "b", "-", "--layers", "-x"};
@@ -198,6 +198,21 @@ static void wrong_settings_are_named(void) {
   replace_file(path, "layers = 3\n\0heads = 2\n", 22);
   EXPECT_FAIL(2, "byte 11 is 0", TRAIN("--config", path));
   EXPECT_FAIL(2, "/no/such: cannot open settings", TRAIN("--config", "/no/such"));
+  EXPECT_FAIL(2, "--out: the name is empty", TRAIN("--out", ""));
+}
+
+// A length on the command line takes the place of whatever length the file has; `auto` there leaves the file's.
+static void one_length(void) {
+  set_file("steps = 7\nlayers = 3\n");
+  Options o = TRAIN("--config", path, "--epochs", "2");
+  CHECK(o.steps == AUTO_INT && !o.given[FLAG_steps] && o.epochs == 2 && o.layers == 3);
+  forget(&o);
+  o = TRAIN("--config", path);
+  CHECK(o.steps == 7 && o.given[FLAG_steps]);
+  forget(&o);
+  o = TRAIN("--config", path, "--steps", "auto");
+  CHECK(o.steps == AUTO_INT && !o.given[FLAG_steps]);
+  forget(&o);
 }
 
 // What is written can be read again and gives the same, whatever the texts hold.
@@ -292,6 +307,7 @@ int main(int argc, char **argv) {
   RUN(every_row_takes_its_default);
   RUN(settings_are_read);
   RUN(wrong_settings_are_named);
+  RUN(one_length);
   RUN(settings_go_around);
   RUN(changers_are_found);
   RUN(help_is_whole);
