@@ -103,9 +103,11 @@ static size_t character_start(const char *text, size_t at) {
   return at;
 }
 
+static size_t train_bytes(const Corpus *c, double fraction) { return (size_t)((double)c->bytes * (1 - fraction)); }
+
 // The last `fraction` of the bytes validate. Separated documents stay whole; a plain text is cut at a character.
 static void split_tail(Corpus *c, double fraction, bool whole) {
-  size_t train = (size_t)((double)c->bytes * (1 - fraction)), seen = 0;
+  size_t train = train_bytes(c, fraction), seen = 0;
   c->train_count = c->count;
   if (fraction <= 0) return;
   for (size_t i = 0; i < c->count; seen += c->documents[i++].n) {
@@ -114,6 +116,24 @@ static void split_tail(Corpus *c, double fraction, bool whole) {
     c->train_tail = whole ? 0 : character_start(c->documents[i].text, train - seen);
     return;
   }
+}
+
+// Exit 2 where whole documents leave none to train on: only the separator can be wrong then, or the fraction, not the length of the text.
+static void check_separated(const Corpus *c, const Options *o) {
+  if (!o->separator || c->train_count > 0) return;
+  size_t read = 0;
+  Buffer separator = {0};
+  for (size_t i = 0; i < c->file_count; i++) read += c->files[i].n;
+  json_write_string(&separator, o->separator, strlen(o->separator));
+  if (c->count == 0) fail(EXIT_REQUEST, "--separator %s: nothing else stands in the text: 0 documents are found, at least 1 is needed", separator.data);
+  if (c->count == 1)
+    fail(EXIT_REQUEST, "--separator %s %s: 1 document is found, at least 2 are needed, since documents stay whole and the last validate; name what stands between them, or use --val-fraction 0",
+         separator.data, read == c->bytes ? "occurs nowhere in the text" : "stands between no two documents");
+  const size_t first = c->documents[0].n;
+  int thousandths = 1000;
+  while (thousandths > 0 && train_bytes(c, thousandths / 1000.0) < first) thousandths--;
+  fail(EXIT_REQUEST, "--separator %s: the first of %zu documents has %zu of their %zu bytes, and documents stay whole: with --val-fraction %g all of them validate; use at most --val-fraction %g",
+       separator.data, c->count, first, c->bytes, o->val_fraction, thousandths / 1000.0);
 }
 
 // The names in --text, which settings files have: between commas, a backslash before a comma or a backslash that is part of one. Cuts `list`.
@@ -148,6 +168,7 @@ static void read_corpus(Corpus *c, Run *r) {
   free(list);
   for (size_t i = 0; i < c->file_count; i++) split_file(c, &c->files[i], o->separator);
   split_tail(c, o->val_fraction, o->separator != NULL);
+  check_separated(c, o);
 }
 
 // ---- tokenizer ----
@@ -293,6 +314,7 @@ static void open_shards(Run *r) {
 void corpus_open(Run *r) {
   const Options *o = r->o;
   r->stories = !o->arg_count && !o->text && !o->train_data;
+  if (o->separator && !*o->separator) fail(EXIT_REQUEST, "--separator is empty; give the text that stands between documents, or leave the flag out");
   if (o->val_data && !o->train_data) fail(EXIT_REQUEST, "--val-data needs --train-data beside it (a text brings its own tail for validation)");
   if (o->train_data) open_shards(r); else open_text(r);
   if (r->tokenizer) r->token_bytes = corpus_token_bytes(r->tokenizer, r->vocab);

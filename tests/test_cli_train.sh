@@ -334,6 +334,8 @@ refuse 2 "the text is too short" train one.txt --tokenizer byte
 if [ "$(id -u)" = 0 ]; then echo "skipped: an unreadable text (root reads everything)"
 else cp text.txt secret.txt; chmod 0 secret.txt; refuse 2 "secret.txt: cannot open text: Permission denied" train secret.txt; fi
 refuse 2 "--train-data and TEXT text.txt are both given" train text.txt --train-data 'x*.bin'
+refuse 2 "--separator is empty; give the text that stands between documents" train text.txt --tokenizer byte --separator ''
+refuse 2 '--separator "@@" occurs nowhere in the text: 1 document is found, at least 2 are needed' train text.txt --tokenizer byte --separator '@@'
 refuse 2 "--val-data needs --train-data beside it" train text.txt --val-data 'x*.bin'
 printf 'abc\377' > broken.txt
 refuse 2 "gpt: broken.txt: " train broken.txt --tokenizer char

@@ -309,6 +309,32 @@ static void texts_are_cut_at_characters(void) {
   }
 }
 
+static void prepare_separated(const char *text, const char *separator, const char *fraction) {
+  char *argv[] = {"separated.txt", "--tokenizer", "char", "--context", "4", "--layers", "1", "--channels", "8", "--heads", "1", "--val-fraction", (char *)(uintptr_t)fraction,
+                  "--separator", (char *)(uintptr_t)separator};
+  Options o;
+  replace_file(argv[0], text, strlen(text));
+  run_free(prepared(ARRAY_LEN(argv), argv, &o));
+  free(o.args);
+}
+
+// Documents that stay whole need another beside the one that validates: what is wrong is the separator, not the length of the text.
+static void separators_that_separate_nothing(void) {
+  EXPECT_FAIL(2, "--separator is empty; give the text that stands between documents, or leave the flag out", prepare_separated("abcdefgh#ijklmnop", "", "0.1"));
+  EXPECT_FAIL(2, "--separator is empty", prepare_separated("abcdefgh#ijklmnop", "", "0"));
+  EXPECT_FAIL(2, "--separator \"@\\n\" occurs nowhere in the text: 1 document is found, at least 2 are needed, since documents stay whole and the last validate; "
+                 "name what stands between them, or use --val-fraction 0\n", prepare_separated("abcdefgh#ijklmnop", "@\n", "0.1"));
+  EXPECT_FAIL(2, "--separator \"#\" stands between no two documents: 1 document is found, at least 2 are needed", prepare_separated("##abcdefgh#", "#", "0.1"));
+  EXPECT_FAIL(2, "--separator \"#\": nothing else stands in the text: 0 documents are found, at least 1 is needed", prepare_separated("###", "#", "0.1"));
+  EXPECT_FAIL(2, "0 documents are found", prepare_separated("###", "#", "0"));
+  EXPECT_FAIL(2, "--separator \"#\": the first of 3 documents has 10 of their 12 bytes, and documents stay whole: with --val-fraction 0.2 all of them validate; "
+                 "use at most --val-fraction 0.166", prepare_separated("abcdefghij#k#l", "#", "0.2"));
+  EXPECT_FAIL(2, "the first of 2 documents has 7 of their 10 bytes", prepare_separated("abcdefg#hij", "#", "0.301"));
+  prepare_separated("abcdefghij#k#l", "#", "0.166");
+  prepare_separated("abcdefg#hij", "#", "0.3");
+  prepare_separated("abcdefgh#ijklmnop", "@", "0");
+}
+
 // A file without text among others is no document; one document needs no token between documents; all of them empty is refused.
 static void empty_files(void) {
   char *argv[] = {"empty.txt", "full.txt", "--tokenizer", "byte", "--context", "2", "--layers", "1", "--channels", "8", "--heads", "1", "--val-fraction", "0"};
@@ -841,6 +867,7 @@ int main(int argc, char **argv) {
   RUN(one_batch_is_learned_by_heart);
   RUN(files_are_divided);
   RUN(texts_are_cut_at_characters);
+  RUN(separators_that_separate_nothing);
   RUN(empty_files);
   RUN(shards_and_their_tokenizer);
   RUN(the_hash_is_of_both_splits);
