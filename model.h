@@ -27,7 +27,8 @@ typedef struct {
 
 static inline int64_t config_head_size(const GptConfig *c) { return c->channels / c->heads; }
 static inline int64_t config_qkv_width(const GptConfig *c) { return (c->heads + 2 * c->kv_heads) * config_head_size(c); }
-// Exit 2, one line, for what cannot be: heads that do not divide channels, sizes < 1, an odd head size with rotary positions, ...
+// Exit 2, one line, for what cannot be: heads that do not divide channels, sizes < 1, an odd head size with rotary positions, ... In the words
+// of flags, with flags that would do: what config_read_json reads is refused there, by the keys of its file.
 void config_check(const GptConfig *c);
 // Sets *c to the preset named (all but vocab); unknown name: exit 2 with the list.
 void config_preset(GptConfig *c, const char *name);
@@ -35,7 +36,8 @@ void config_preset(GptConfig *c, const char *name);
 int64_t config_default_ffn(const GptConfig *c);
 // The Hugging Face config.json of this model; eot_id -1: the vocabulary has no end-of-text token.
 void config_write_json(const GptConfig *c, int32_t eot_id, Buffer *out);
-// Reads it back, also as transformers writes it. What this project cannot honour is refused by name (exit 2).
+// Reads it back, also as transformers writes it. What this project cannot honour is refused by the file's name and the key (exit 2), and so is
+// what has another type or is out of range: only what is missing takes transformers' default.
 void config_read_json(GptConfig *c, const Json *j, const char *path);
 // FLOPs to train one token: 6 N + 6 L C T (the causal half of attention); N counts every parameter but position and
 // untied token embeddings, which are looked up, not multiplied.

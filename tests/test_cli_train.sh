@@ -344,6 +344,14 @@ refuse 2 "x*.bin" train --train-data 'x*.bin'
 # shapes
 refuse 2 "--heads 5 does not divide --channels 16; use --heads 4" train text.txt --tokenizer byte --heads 5 --channels 16
 refuse 2 "--kv-heads 2 with --family gpt2" train text.txt --tokenizer byte --heads 4 --channels 16 --kv-heads 2
+refuse 2 "head size 9 (--channels 9 / --heads 1) is odd, rotary positions turn pairs; use --channels 10" train text.txt --tokenizer byte --family llama --heads 1 --channels 9 --layers 1
+refuse 2 "use --channels 12" train text.txt --tokenizer byte --family llama --heads 3 --channels 9 --layers 1
+refuse 2 "use --heads 4 --kv-heads 4 or --channels 30" plan text.txt --tokenizer byte --family llama --heads 5 --channels 24
+refuse 2 "use --heads 2 or --channels 24" plan text.txt --tokenizer byte --model llama-tiny --channels 20      # the kv heads are the preset's
+for advice in "--heads 1 --channels 10" "--heads 3 --channels 12" "--heads 4 --kv-heads 4 --channels 24" "--heads 5 --channels 30"; do
+  check "... $advice works" sh -c "'$gpt' plan text.txt --tokenizer byte --family llama $advice > out"
+done
+for advice in "--heads 2 --channels 20" "--channels 24"; do check "... $advice works" sh -c "'$gpt' plan text.txt --tokenizer byte --model llama-tiny $advice > out"; done
 refuse 2 "with --tokens-per-step 96 these batches fit: 1, 2, 3, 6" train text.txt --tokenizer byte --context 16 --batch 4 --tokens-per-step 96
 refuse 2 "no such preset; did you mean tiny" train text.txt --model tinny
 refuse 2 "--min-lr 0.5 is more than --lr 0.1" train text.txt --tokenizer byte --lr 0.1 --min-lr 0.5
@@ -389,6 +397,26 @@ check "bpe:257 is enough" sh -c "'$gpt' plan text.txt --tokenizer bpe:257 > out"
 "$gpt" plan text.txt --tokenizer bpe:1000000 > out 2> err
 check "bpe:1000000 is a whole number that can be" sh -c '! grep -q "needs a whole number" err'
 refuse 2 "--context 32 is more than the 16 learned positions" train text.txt --init run --context 32
+# a config.json that is wrong, in its own words, whoever reads it; numbers that nothing can be computed with, before the weights are blamed
+foreign() {   # KEY VALUE: the model of a run, with another value there
+  rm -rf foreign && mkdir foreign && cp "$(newest llama)"/{config.json,model.safetensors,tokenizer.json} foreign && sed -i "s/\"$1\": [^,]*/\"$1\": $2/" foreign/config.json
+}
+while read -r key value needle; do
+  foreign "$key" "$value"
+  for command in "train text.txt --init foreign" "sample foreign" "eval foreign text.txt"; do refuse 2 "gpt: foreign/config.json: $needle" $command; done
+done <<'END'
+rope_theta "500000" "rope_theta" is the string "500000", it must be a number from 1 to 1e+12 (line 15)
+rope_theta -5 "rope_theta" is -5, it must be a number from 1 to 1e+12 (line 15)
+rms_norm_eps "1e-5" "rms_norm_eps" is the string "1e-5", it must be a number from 1e-15 to 1 (line 14)
+rms_norm_eps 0 "rms_norm_eps" is 0, it must be a number from 1e-15 to 1 (line 14)
+tie_word_embeddings "true" "tie_word_embeddings" is the string "true", it must be true or false (line 19)
+num_attention_heads 3 "num_key_value_heads" 2 does not divide "num_attention_heads" 3
+num_key_value_heads 0 "num_key_value_heads" is 0, it must be a whole number from 1 to 65536 (line 7)
+hidden_size 33 "num_attention_heads" 2 does not divide "hidden_size" 33
+hidden_size 34 head size 17 ("hidden_size" 34 / "num_attention_heads" 2) is odd, rotary positions turn pairs
+END
+foreign rope_theta 500000
+check "another rotary base that is a number is taken" sh -c "'$gpt' sample foreign --tokens 1 > out"
 refuse 2 "nowhere" sample nowhere
 refuse 2 "nothing" sample nothing
 refuse 2 "gpt sample takes one MODEL" sample run the
