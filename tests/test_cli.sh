@@ -173,6 +173,13 @@ if "$gpt" doctor | grep -q '^OpenMP  *yes'; then   # a thread tied to one proces
   check "--threads over the processors" sh -c "'$gpt' bench gemm --batch 1 --context 8 --steps 1 --vocab 64 --threads 4096 2> err | grep -q ' $(nproc) threads*$'"
   check "--threads over the processors is said" grep -q 'gpt: warning: --threads 4096: this process may run on' err
 fi
+# the model is the one that train would take for these flags
+for flags in "--family llama" "--family llama --heads 4 --kv-heads 2" "--model tiny --family llama" "--model llama-tiny --channels 64"; do
+  check "bench train $flags" quiet bench train $flags --layers 1 --batch 1 --context 8 --steps 1 --vocab 64 --threads 1 --trace
+  check "... is a Llama's" grep -q rmsnorm_forward out
+done
+refuse 2 "--bias on with --family llama" bench train --model llama-tiny --bias on
+refuse 2 "leave it out or use --family llama" bench train --kv-heads 2
 # what the breakdown adds up to is the step: all that a step does goes through the device. Best of five, for others may take the core in between.
 for _ in 1 2 3 4 5; do
   check "bench train --trace" quiet bench train --batch 4 --context 64 --steps 1 --vocab 512 --threads 1 --trace
