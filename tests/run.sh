@@ -38,13 +38,13 @@ for program in $programs; do
   cat "$log"
   count "$name" "$(cat "$log.$name.code")"
 done
+# Two at a time: they mostly wait for processes to start, to save, and to end.
 if [ -z "$op" ]; then
+  ls tests/test_*.sh | GPT=${GPT:-$PWD/gpt} LOG=$log xargs -P 2 -I{} sh -c 'bash "$1" > "$LOG.${1##*/}" 2>&1; echo $? > "$LOG.${1##*/}.code"' - {}
   for script in tests/test_*.sh; do
-    [ -e "$script" ] || continue
-    GPT=${GPT:-$PWD/gpt} bash "$script" > "$log" 2>&1
-    code=$?
+    cat "$log.${script##*/}" > "$log"
     cat "$log"
-    count "$script" $code
+    count "$script" "$(cat "$log.${script##*/}.code")"
   done
 fi
 echo "$passed passed, $failed failed"
