@@ -267,6 +267,50 @@ template <Activation ACT> __device__ __forceinline__ void finish_chunk(const Gem
   }
 }
 
+// A warp's fragments, as mma_bf16's d has them: this thread's begin at row m0 and column n0 of out (rows of g.N), rows +8 and +ROW_STEP i, columns +8 j.
+template <int ROW_STEP, int ROWS, int COLUMNS>
+static __device__ __forceinline__ void store_sums(const Gemm<bf16> &g, float *out, size_t m0, size_t n0, const float (&sum)[ROWS][COLUMNS][4]) {
+  #pragma unroll
+  for (int i = 0; i < ROWS; i++)
+    #pragma unroll
+    for (int j = 0; j < COLUMNS; j++)
+      #pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const size_t m = m0 + i * ROW_STEP + half * 8, n = n0 + j * 8;
+        if (m < g.M && n < g.N) store_pair(out + m * g.N + n, make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]), n + 1 < g.N, g.wide_out);
+      }
+}
+
+// Of a fragment whose columns are all the same.
+template <int ROW_STEP, int ROWS> static __device__ __forceinline__ void store_bias_sums(float *out, size_t m0, size_t M, const float (&sum)[ROWS][4]) {
+  #pragma unroll
+  for (int i = 0; i < ROWS; i++)
+    #pragma unroll
+    for (int half = 0; half < 2; half++)
+      if (m0 + i * ROW_STEP + half * 8 < M) out[m0 + i * ROW_STEP + half * 8] = sum[i][half * 2];
+}
+
+// The same rounded to bf16 and finished, by way of this warp's own shared memory, so that global memory is written 16 bytes at a time. m, n: where the
+// warp's rows and columns begin.
+template <Activation ACT, int ROW_STEP, int ROWS, int COLUMNS>
+static __device__ __forceinline__ void finish_sums(const Gemm<bf16> &g, bf16 *staged, size_t m, size_t n, const float (&sum)[ROWS][COLUMNS][4]) {
+  constexpr int WIDTH = COLUMNS * 8;
+  const int lane = threadIdx.x % WARP;
+  #pragma unroll
+  for (int i = 0; i < ROWS; i++)
+    #pragma unroll
+    for (int j = 0; j < COLUMNS; j++)
+      #pragma unroll
+      for (int half = 0; half < 2; half++)
+        *reinterpret_cast<uint32_t *>(staged + chunk_place<WIDTH>(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 2) = pack_bf16(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+  __syncwarp();
+  #pragma unroll
+  for (int part = 0; part < ROWS * 16 * WIDTH / 8 / WARP; part++) {
+    const int id = part * WARP + lane, row = id / (WIDTH / 8), chunk = id % (WIDTH / 8);
+    finish_chunk<ACT>(g, m + row / 16 * ROW_STEP + row % 16, n + chunk * 8, staged + chunk_place<WIDTH>(row, chunk));
+  }
+}
+
 // Split over k (splits > 1): block row y of the grid sums its share of the steps from zero into partial; gemm_bf16_sum_kernel adds them in order.
 template <Direction DIR, Activation ACT, int TILE, bool WIDE, bool WGMMA>
 __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g) {
@@ -379,40 +423,13 @@ __global__ void __launch_bounds__(BF16_THREADS, 2) gemm_bf16_kernel(Gemm<bf16> g
     keep_sums_here(sum);
     add_starts();
   }
-  if (sums_bias && lane % 4 == 0)
-    #pragma unroll
-    for (int i = 0; i < ROWS; i++)
-      #pragma unroll
-      for (int half = 0; half < 2; half++)
-        if (m0 + i * ROW_STEP + half * 8 < g.M) bias_out[m0 + i * ROW_STEP + half * 8] = bias[DIR == BACKWARD_WEIGHT ? i : 0][half * 2];
+  if constexpr (DIR == BACKWARD_WEIGHT) if (sums_bias && lane % 4 == 0) store_bias_sums<ROW_STEP>(bias_out, m0, g.M, bias);
   if (DIR == BACKWARD_WEIGHT || g.splits > 1) {
-    #pragma unroll
-    for (int i = 0; i < ROWS; i++)
-      #pragma unroll
-      for (int j = 0; j < COLUMNS; j++)
-        #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const size_t m = m0 + i * ROW_STEP + half * 8, n = n0 + j * 8;
-          if (m < g.M && n < g.N) store_pair(sum_out + m * g.N + n, make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]), n + 1 < g.N, g.wide_out);
-        }
+    store_sums<ROW_STEP>(g, sum_out, m0, n0, sum);
     return;
   }
-  // By way of shared memory, so that global memory is written 16 bytes at a time. Each warp has the room of a step.
   __syncthreads();   // nobody reads the tiles any more; no copy is on its way: the groups still open are empty
-  bf16 *staged = a_tiles + warp * STEP;
-  #pragma unroll
-  for (int i = 0; i < ROWS; i++)
-    #pragma unroll
-    for (int j = 0; j < COLUMNS; j++)
-      #pragma unroll
-      for (int half = 0; half < 2; half++)
-        *reinterpret_cast<uint32_t *>(staged + chunk_place<WIDTH>(i * 16 + half * 8 + lane / 4, j) + lane % 4 * 2) = pack_bf16(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
-  __syncwarp();
-  #pragma unroll
-  for (int part = 0; part < ROWS * 16 * WIDTH / 8 / WARP; part++) {
-    const int id = part * WARP + lane, row = id / (WIDTH / 8), chunk = id % (WIDTH / 8);
-    finish_chunk<ACT>(g, place.m + warp_m + row / 16 * ROW_STEP + row % 16, place.n + warp_n + chunk * 8, staged + chunk_place<WIDTH>(row, chunk));
-  }
+  finish_sums<ACT, ROW_STEP>(g, a_tiles + warp * STEP, place.m + warp_m, place.n + warp_n, sum);   // each warp has the room of a step
 }
 
 // The sums over the splits, in their order: gradients += (and the bias's), dx =. Four outputs a thread; wide_out.

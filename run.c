@@ -3,6 +3,7 @@
 #include "run.h"
 #include "comm.h"      // COMM_MOST_RANKS
 #include "corpus.h"    // corpus_open: text or shards to tokens
+#include "detmath.h"   // det_pow
 #include "json.h"      // json_write_string
 #include "load.h"      // checkpoint_get_gpt, shape_from_flags
 #include "machine.h"   // machine_processor
@@ -190,7 +191,7 @@ static void resolve_length(Run *r) {
 // Higher for narrow models, as the best rate falls with width: 6.4e-4 at 768 channels, GPT-2 124M's usual value.
 static void resolve_optimizer(Run *r) {
   Options *o = r->o;
-  if (o->lr == AUTO_REAL) o->lr = r->init ? 1e-4 : 2.5e-3 * pow(128 / (double)r->config.channels, 0.76);
+  if (o->lr == AUTO_REAL) o->lr = r->init ? 1e-4 : 2.5e-3 * det_pow(128 / (double)r->config.channels, 0.76);
   if (o->min_lr == AUTO_REAL) o->min_lr = o->lr / 10;
   if (o->min_lr > o->lr) fail(EXIT_REQUEST, "--min-lr %g is more than --lr %g", o->min_lr, o->lr);
   if (o->beta2 == AUTO_REAL) o->beta2 = o->tokens_per_step < 100000 ? 0.99 : 0.95;   // few tokens a step: a longer memory
