@@ -41,10 +41,12 @@ void tokenizer_free(Tokenizer *t);
 
 // ---- training byte-level BPE: the merges are those of Hugging Face's BpeTrainer for the same documents ----
 // Ids: the 256 bytes in GPT-2's order, the merges, then the special tokens. Documents are added one after the other; memory
-// grows with the distinct words only (with PATTERN_NONE a document is a word).
+// grows with the distinct words only (with PATTERN_NONE a document is a word). Several threads count with a trainer each, of one
+// pattern; one trainer then takes over what the others have, and the merges are those of a trainer that was given everything.
 typedef struct TokenizerTrainer TokenizerTrainer;
 TokenizerTrainer *tokenizer_trainer(TokenizerPattern pattern);
 void tokenizer_trainer_add(TokenizerTrainer *trainer, const char *document, size_t n);
+void tokenizer_trainer_take(TokenizerTrainer *to, TokenizerTrainer *from);   // adds the words that `from` has, and frees it
 size_t tokenizer_trainer_memory(const TokenizerTrainer *trainer);  // bytes held now
 // Trains, frees the trainer. vocab_size counts everything and must be at least 256 + special_count (else exit 2); where the text has too few
 // merges the vocabulary is smaller: the caller compares tokenizer_vocab_size.

@@ -1,8 +1,8 @@
 // tokenizer_train.c: owns the training of byte-level BPE: words are counted, then the most frequent pair is merged again and again.
 //
 // Promises: the merges are exactly those of Hugging Face's BpeTrainer (initial alphabet: all bytes; min_frequency 0) for the same
-// documents, ties and oddities included; they do not depend on the order of documents or words. Memory grows with the
-// distinct words. A merge costs the words that hold its pair, so that training is far from documents x merges.
+// documents, ties and oddities included; they do not depend on the order of documents or words, nor on which of several trainers
+// counted them. Memory grows with the distinct words. A merge costs the words that hold its pair, so that training is far from documents x merges.
 // Method: Sennrich et al. 2016 (arXiv:1508.07909). Tests: tests/test_tokenizer.c (against a plain trainer),
 // dev/peers/tokenizer_peers.py (against Hugging Face's).
 #include "tokenizer_internal.h"
@@ -58,14 +58,14 @@ static void grow_table(TokenizerTrainer *trainer) {
   free(old);
 }
 
-static void count_word(TokenizerTrainer *trainer, const char *word, size_t n, const WordKey *key) {
+static void count_word(TokenizerTrainer *trainer, const char *word, size_t n, const WordKey *key, int64_t count) {
   CountedWord *slot = word_place(trainer, key);
   for (; slot->count; slot = next_place(trainer, slot)) {
     if (!same_key(slot->key, *key) || (n > KEY_BYTES && memcmp(trainer->text.data + slot->start, word, n) != 0)) continue;
-    slot->count++;
+    slot->count += count;
     return;
   }
-  *slot = (CountedWord){*key, trainer->text.len, 1};
+  *slot = (CountedWord){*key, trainer->text.len, count};
   buffer_append(&trainer->text, word, n);
   trainer->word_count++;
 }
@@ -84,8 +84,34 @@ void tokenizer_trainer_add(TokenizerTrainer *trainer, const char *document, size
       keys[i] = word_key(trainer->key, document + at, ends[i] - at, n - at);
       __builtin_prefetch(word_place(trainer, &keys[i]));
     }
-    for (size_t i = 0, at = start; i < count; at = ends[i++]) count_word(trainer, document + at, ends[i] - at, &keys[i]);
+    for (size_t i = 0, at = start; i < count; at = ends[i++]) count_word(trainer, document + at, ends[i] - at, &keys[i], 1);
   }
+}
+
+static void free_trainer(TokenizerTrainer *trainer) {
+  buffer_free(&trainer->text);
+  free(trainer->slots);
+  free(trainer);
+}
+
+// A long word's key is a hash made with its trainer's own HashKey, so it is made anew. With one HashKey for all, words would come in the order
+// of the places that they go to, and crowd there.
+void tokenizer_trainer_take(TokenizerTrainer *to, TokenizerTrainer *from) {
+  enum { AHEAD = 16 };
+  for (size_t slot = 0; from->word_count > 0 && slot <= from->mask; slot++) {
+    const CountedWord *w = &from->slots[slot];
+    if (slot + AHEAD <= from->mask) {
+      __builtin_prefetch(word_place(to, &w[AHEAD].key));
+      __builtin_prefetch(from->text.data + w[AHEAD].start);
+    }
+    if (w->count == 0) continue;
+    const char *word = from->text.data + w->start;
+    const size_t n = key_length(w->key);
+    const WordKey key = n > KEY_BYTES ? word_key(to->key, word, n, n) : w->key;
+    if (2 * (to->word_count + 1) > to->mask) grow_table(to);
+    count_word(to, word, n, &key, w->count);
+  }
+  free_trainer(from);
 }
 
 size_t tokenizer_trainer_memory(const TokenizerTrainer *trainer) {
@@ -353,7 +379,7 @@ static void check_special(const char *text, const char *const *earlier, size_t e
     if (strcmp(text, earlier[i]) == 0) fail(EXIT_REQUEST, "--add-special \"%s\" is given twice", text);
 }
 
-static void free_training(Training *tr, TokenizerTrainer *trainer) {
+static void free_training(Training *tr) {
   for (size_t i = 0; i < tr->heap_count; i++) free(tr->heap[i].places.words);
   free(tr->heap);
   free(tr->words);
@@ -362,9 +388,6 @@ static void free_training(Training *tr, TokenizerTrainer *trainer) {
   free(tr->by_bytes);
   free(tr->merges);
   tokenizer_free(tr->names);
-  buffer_free(&trainer->text);
-  free(trainer->slots);
-  free(trainer);
 }
 
 Tokenizer *tokenizer_trainer_finish(TokenizerTrainer *trainer, int64_t vocab_size, const char *const *specials,
@@ -390,6 +413,7 @@ Tokenizer *tokenizer_trainer_finish(TokenizerTrainer *trainer, int64_t vocab_siz
   merge_pairs(&tr, vocab_size);
   Tokenizer *t = to_tokenizer(&tr, trainer->pattern, (int32_t)special_count);
   free(symbols);
-  free_training(&tr, trainer);
+  free_training(&tr);
+  free_trainer(trainer);
   return t;
 }

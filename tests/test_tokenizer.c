@@ -625,6 +625,44 @@ static void memory_of_the_trainer_is_counted(void) {
   tokenizer_free(t);
 }
 
+// Words that one, several or all of three trainers have seen, short ones and such as have a hash for their key: taken over they are those of
+// one that has seen everything, each held once.
+static void trainers_are_taken_over(void) {
+  enum { WORDS = 6000, LONGEST = 30, PARTS = 3 };
+  TokenizerTrainer *whole = tokenizer_trainer(PATTERN_NONE), *parts[PARTS];
+  guarded = true, guarded_least = 1 << 16;
+  for (int p = 0; p < PARTS; p++) parts[p] = tokenizer_trainer(PATTERN_NONE);
+  for (int w = 0; w < WORDS; w++) {
+    char word[LONGEST];
+    const size_t n = 1 + (size_t)w % LONGEST;
+    for (size_t i = 0; i < n; i++) word[i] = (char)draw(256);
+    for (int again = (int)draw(9); again >= 0; again--) {
+      tokenizer_trainer_add(whole, word, n);
+      tokenizer_trainer_add(parts[w % 4 < PARTS ? w % 4 : (int)draw(PARTS)], word, n);
+    }
+  }
+  TokenizerTrainer *all = tokenizer_trainer(PATTERN_NONE);
+  tokenizer_trainer_take(parts[1], parts[2]);
+  tokenizer_trainer_take(parts[0], parts[1]);
+  const size_t held = tokenizer_trainer_memory(parts[0]);
+  tokenizer_trainer_take(parts[0], tokenizer_trainer(PATTERN_NONE));   // nothing
+  CHECK_EQ(tokenizer_trainer_memory(parts[0]), held);
+  tokenizer_trainer_take(all, parts[0]);
+  guarded = false, guarded_least = 0;
+  CHECK_EQ(held, tokenizer_trainer_memory(whole));
+  CHECK_EQ(tokenizer_trainer_memory(all), tokenizer_trainer_memory(whole));
+  Buffer expected = {0}, json = {0};
+  Tokenizer *t = tokenizer_trainer_finish(whole, 5000, NULL, 0), *taken = tokenizer_trainer_finish(all, 5000, NULL, 0);
+  CHECK_EQ(tokenizer_vocab_size(t), 5000);
+  tokenizer_json(t, &expected);
+  tokenizer_json(taken, &json);
+  CHECK_STR(json.data, expected.data);
+  buffer_free(&expected);
+  buffer_free(&json);
+  tokenizer_free(t);
+  tokenizer_free(taken);
+}
+
 // ---- the command ----
 
 static Options command(unsigned which, const char *tokenizer, const char *argument, const char *out) {
@@ -633,7 +671,7 @@ static Options command(unsigned which, const char *tokenizer, const char *argume
   const char **own = &arguments[turn++ & 3];
   *own = argument;
   return (Options){.command = which, .use_tokenizer = tokenizer, .args = own, .arg_count = argument != NULL,
-                   .file_out = out, .vocab = AUTO_INT,
+                   .file_out = out, .vocab = AUTO_INT, .threads = 1,
                    .max_memory = (int64_t)1 << 30};
 }
 
@@ -784,6 +822,7 @@ int main(int argc, char **argv) {
   RUN(training_to_the_end);
   RUN(training_rules);
   RUN(memory_of_the_trainer_is_counted);
+  RUN(trainers_are_taken_over);
   RUN(encode_and_decode_commands);
   RUN(train_and_info_commands);
   remove_tree(folder);
