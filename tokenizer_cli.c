@@ -3,6 +3,7 @@
 #include "tokenizer_cli.h"
 #include "documents.h"  // documents_last_cut
 #include "json.h"       // json_write_string
+#include "machine.h"    // machine_cores
 #include "tokenizer.h"  // everything that is done here
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
@@ -85,17 +86,72 @@ static void append_visible(Buffer *b, const char *bytes, size_t n) {
 
 // ---- train ----
 
-typedef struct { const Options *o; TokenizerTrainer *trainer; Buffer all; size_t bytes, documents; } TrainTexts;
+// Documents wait until there is work for all threads, and the texts in which they lie with them.
+enum { BATCH_BYTES = 4 << 20, BATCH_COUNT = 1 << 15 };
+typedef struct { const char *text; size_t n; } Document;
+typedef struct {
+  const Options *o;
+  int threads;
+  TokenizerTrainer **trainers;   // (threads) of each thread; NULL until it has counted something, except the first
+  Document *waiting;             // (BATCH_COUNT)
+  size_t waiting_count, waiting_bytes;
+  char **texts;                  // (BATCH_COUNT) read and cut, not freed yet
+  size_t text_count, text_bytes;
+  Buffer all;
+  size_t bytes, documents;       // read; counted
+} TrainTexts;
 
-static void add_document(TrainTexts *t, const char *text, size_t n) {
-  if (n == 0) return;
-  tokenizer_trainer_add(t->trainer, text, n);
-  t->documents++;
-  size_t held = tokenizer_trainer_memory(t->trainer) + t->all.cap;
-  if (held > (size_t)t->o->max_memory)
+// Thread w takes `turn` documents at a time, for as long as there are any.
+static void count_share(TrainTexts *t, int w, size_t *next, size_t turn) {
+  for (size_t i; (i = __atomic_fetch_add(next, turn, __ATOMIC_RELAXED)) < t->waiting_count;) {
+    if (!t->trainers[w]) t->trainers[w] = tokenizer_trainer((TokenizerPattern)t->o->pattern);
+    for (size_t end = MIN(i + turn, t->waiting_count); i < end; i++)
+      tokenizer_trainer_add(t->trainers[w], t->waiting[i].text, t->waiting[i].n);
+  }
+}
+
+static void unite_trainers(TrainTexts *t) {
+  for (int w = 1; w < t->threads; w++) {
+    if (t->trainers[w]) tokenizer_trainer_take(t->trainers[0], t->trainers[w]);
+    t->trainers[w] = NULL;
+  }
+}
+
+static size_t memory_held(const TrainTexts *t) {
+  size_t held = t->all.cap;
+  for (int w = 0; w < t->threads; w++) if (t->trainers[w]) held += tokenizer_trainer_memory(t->trainers[w]);
+  return held;
+}
+
+// Words that several threads have met are held several times. What is refused must not depend on --threads: the trainers are united first.
+static void check_memory(TrainTexts *t) {
+  const size_t most = (size_t)t->o->max_memory;
+  if (memory_held(t) > most) unite_trainers(t);
+  const size_t held = memory_held(t);
+  if (held > most)
     fail(EXIT_REQUEST,
          "memory: %zu bytes are needed for the words of the first %zu documents, --max-memory allows %lld: raise it or train on less text", held,
          t->documents, (long long)t->o->max_memory);
+}
+
+static void count_waiting(TrainTexts *t) {
+  // A piece of 2 GiB ends the process, which the calling thread alone should do: it counts a batch that may have one.
+  const int threads = t->waiting_bytes > INT32_MAX ? 1 : (int)MAX((size_t)1, MIN((size_t)t->threads, t->waiting_count));
+  // About thirty-two turns a thread: few enough that they do not queue for `next`, and short enough that none waits long for the last.
+  size_t next = 0, turn = MAX((size_t)1, t->waiting_count / (32 * (size_t)threads));
+  #pragma omp parallel for schedule(static, 1) num_threads(threads)
+  for (int w = 0; w < threads; w++) count_share(t, w, &next, turn);
+  t->documents += t->waiting_count;
+  for (size_t i = 0; i < t->text_count; i++) free(t->texts[i]);
+  t->waiting_count = t->waiting_bytes = t->text_count = t->text_bytes = 0;
+  check_memory(t);
+}
+
+static void add_document(TrainTexts *t, const char *text, size_t n) {
+  if (n == 0) return;
+  t->waiting[t->waiting_count++] = (Document){text, n};
+  t->waiting_bytes += n;
+  if (t->waiting_bytes >= BATCH_BYTES || t->waiting_count == BATCH_COUNT) count_waiting(t);
 }
 
 static bool is_blank(const char *line, size_t n) {
@@ -121,13 +177,40 @@ static void add_paragraphs(TrainTexts *t, const char *text, size_t n) {
   if (end > start) add_document(t, text + start, end - start);
 }
 
-static void add_text(void *context, const char *name, const char *text, size_t n) {
-  (void)name;
+static void add_text(void *context, const char *path) {
   TrainTexts *t = context;
+  size_t n;
+  char *text = read_file(device_of(path), "text", (size_t)t->o->max_memory, &n);
   t->bytes += n;
+  if (t->o->documents == DOCUMENTS_NONE) {
+    buffer_append(&t->all, text, n);
+    free(text);
+    return;
+  }
   if (t->o->documents == DOCUMENTS_BLANK_LINE) add_paragraphs(t, text, n);
-  else if (t->o->documents == DOCUMENTS_NONE) buffer_append(&t->all, text, n);
   else add_document(t, text, n);
+  t->texts[t->text_count++] = text;
+  t->text_bytes += n;
+  if (t->text_bytes >= BATCH_BYTES || t->text_count == BATCH_COUNT) count_waiting(t);   // a long text is not kept while another is read
+}
+
+// The words of all texts, in one trainer; t->bytes and t->documents are set.
+static TokenizerTrainer *count_texts(TrainTexts *t) {
+  t->trainers = xcalloc((size_t)t->threads, sizeof t->trainers[0]);
+  t->trainers[0] = tokenizer_trainer((TokenizerPattern)t->o->pattern);
+  t->waiting = xmalloc(BATCH_COUNT, sizeof t->waiting[0]);
+  t->texts = xmalloc(BATCH_COUNT, sizeof t->texts[0]);
+  for_each_path(t->o, add_text, t);
+  add_document(t, t->all.data, t->all.len);
+  count_waiting(t);
+  unite_trainers(t);
+  check_memory(t);
+  TokenizerTrainer *all = t->trainers[0];
+  buffer_free(&t->all);
+  free(t->texts);
+  free(t->waiting);
+  free(t->trainers);
+  return all;
 }
 
 static int train(const Options *o) {
@@ -139,11 +222,10 @@ static int train(const Options *o) {
     fail(EXIT_REQUEST, "--vocab %lld: the 256 bytes and %zu special tokens need at least %zu entries", (long long)o->vocab,
          o->list_count, 256 + o->list_count);
   double start = seconds_now();
-  TrainTexts t = {.o = o, .trainer = tokenizer_trainer((TokenizerPattern)o->pattern)};
-  for_each_text(o, (size_t)o->max_memory, add_text, &t);
-  if (o->documents == DOCUMENTS_NONE) add_document(&t, t.all.data, t.all.len);
+  TrainTexts t = {.o = o, .threads = o->threads == AUTO_INT ? machine_cores() : (int)o->threads};
+  TokenizerTrainer *trainer = count_texts(&t);
   if (t.bytes == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 2 are needed to train a tokenizer");
-  Tokenizer *made = tokenizer_trainer_finish(t.trainer, o->vocab, (const char *const *)o->add_special, o->list_count);
+  Tokenizer *made = tokenizer_trainer_finish(trainer, o->vocab, (const char *const *)o->add_special, o->list_count);
   int32_t size = tokenizer_vocab_size(made);
   if (size < o->vocab && !o->allow_fewer)
     fail(EXIT_REQUEST,
@@ -160,7 +242,6 @@ static int train(const Options *o) {
   if (tokenizer_eot(made) < 0)
     printf("it has no end-of-text token; a model of documents wants one: --add-special '%s'\n", END_OF_TEXT);
   buffer_free(&json);
-  buffer_free(&t.all);
   tokenizer_free(made);
   return 0;
 }

@@ -90,6 +90,14 @@ refuse 2 "--vocab 8x: is no whole number" tokenizer train text.txt --vocab 8x --
 refuse 2 "must be one of gpt2|gpt4|none" tokenizer train text.txt --vocab 300 --pattern gpt5 --out x.json
 refuse 2 "the text has 0 bytes, at least 2 are needed" tokenizer train empty.txt --vocab 300 --out x.json
 refuse 3 "x.json" tokenizer train text.txt --vocab 270 --out no/such/folder/x.json
+refuse 2 "--threads 0: must be from 1 to 4096" tokenizer train text.txt --vocab 270 --threads 0 --out x.json
+# words are counted by any number of threads: the same tokenizer
+awk 'BEGIN { for (i = 0; i < 20000; i++) printf "the%c%c%c old word\n\n", 97 + i % 26, 97 + i / 26 % 26, 97 + i / 676 % 26 }' > many.txt
+for documents in blank-line file; do
+  for threads in 1 2 3 7; do check "tokenizer train --threads $threads" quiet tokenizer train many.txt --documents $documents --vocab 400 --threads $threads --out many$threads.json; done
+  check "any number of threads, one tokenizer: $documents" [ "$(cat many?.json | wc -c)" -gt 4000 -a "$(sha256sum many?.json | cut -c1-64 | sort -u | wc -l)" = 1 ]
+done
+for threads in 1 3; do refuse 2 "are needed for the words of the first 20000 documents, --max-memory allows 1048576" tokenizer train many.txt --documents blank-line --vocab 400 --max-memory 1Mi --threads $threads --out x.json; done
 refuse 2 "missing.json" tokenizer encode --tokenizer missing.json text.txt
 # a stream is encoded piece by piece: the ids of the whole, in bounded memory
 awk 'BEGIN { s = 3; n = split("the old bear found a red key, don'"'"'t you 12345 ... naïve 漢字 x=1;", w, " "); for (i = 0; i < 500000; i++) { s = s * 16807 % 2147483647; printf "%s%s", w[s % n + 1], s % 11 ? " " : "\n\n" } }' > stream.txt

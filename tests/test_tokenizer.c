@@ -798,6 +798,201 @@ static void train_and_info_commands(void) {
   free(line);
 }
 
+// ---- training with several threads ----
+
+// Trains in a process of its own, so that this one has no threads when it forks; "in N documents" into `said`. The tokenizer.json, freed by the caller.
+static char *train_apart(Options o, int threads, char said[40]) {
+  said[0] = 0;
+  unlink(o.file_out);
+  fflush(NULL);
+  pid_t child = fork();
+  if (child == 0) {
+    if (!freopen(in_folder("stdout"), "w", stdout)) abort();
+    o.threads = threads;
+    guarded = true, guarded_least = 1 << 16;
+    int code = tokenizer_command(&o);
+    fflush(stdout);
+    _exit(code);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  CHECK_MSG(status == 0, "%d threads: status %d", threads, status);
+  if (status) return xstrdup("");
+  size_t n;
+  char *line = read_file(in_folder("stdout"), "output", 1 << 24, &n), *in = strstr(line, "in ");
+  snprintf(said, 40, "%.*s", in ? (int)strcspn(in, ",") : 0, in ? in : "");
+  free(line);
+  return read_file(o.file_out, "tokenizer", 1 << 24, &n);
+}
+
+// Any number of threads writes what one trainer gives that was given these documents, which stand end to end in `text`.
+static void check_threads(const Options *o, const char *text, const size_t *ends, size_t count) {
+  TokenizerTrainer *trainer = tokenizer_trainer((TokenizerPattern)o->pattern);
+  for (size_t d = 0, at = 0; d < count; at = ends[d++]) tokenizer_trainer_add(trainer, text + at, ends[d] - at);
+  Tokenizer *t = tokenizer_trainer_finish(trainer, o->vocab, NULL, 0);
+  Buffer json = {0};
+  tokenizer_json(t, &json);
+  tokenizer_free(t);
+  static const int threads[] = {1, 2, 3, 7};
+  char said[40], expected[40];
+  snprintf(expected, sizeof expected, "in %zu documents", count);
+  for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+    char *made = train_apart(*o, threads[i], said);
+    CHECK_MSG(!strcmp(made, json.data), "%d threads, %zu documents: another tokenizer", threads[i], count);
+    CHECK_STR(said, expected);
+    free(made);
+  }
+  buffer_free(&json);
+}
+
+// Documents to train on: end to end, and as the text of a file, in which blank lines stand between them.
+typedef struct { Buffer documents, file; size_t *ends, count, capacity; } Corpus;
+static void add_to_corpus(Corpus *c, size_t words) {
+  static const char *const syllables[] = {"ba", "na", "the", "ing", "qu", "\xc3\xa9", "st", "or"};
+  const size_t start = c->documents.len;
+  for (; words > 0; words--) {
+    const uint32_t number = 1 + draw(4096);   // of the word; some have over fifteen bytes
+    for (uint32_t rest = number % 3 ? number : 4097 * number; rest > 0; rest /= 8) buffer_printf(&c->documents, "%s", syllables[rest % 8]);
+    if (words > 1) buffer_append(&c->documents, words % 9 ? " " : "\n", 1);
+  }
+  if (c->count) buffer_append(&c->file, "\n \t\n\n", 5);
+  buffer_append(&c->file, c->documents.data + start, c->documents.len - start);
+  c->ends = xgrow(c->ends, c->count, &c->capacity, sizeof c->ends[0]);
+  c->ends[c->count++] = c->documents.len;
+}
+static void free_corpus(Corpus *c) {
+  buffer_free(&c->documents);
+  buffer_free(&c->file);
+  free(c->ends);
+}
+
+// Small ones, more than wait together; long ones, whose text is too long to wait together; blank lines at the end.
+static void threads_count_the_documents_of_a_text(void) {
+  Corpus c = {0};
+  for (int d = 0; d < 40000; d++) add_to_corpus(&c, 1);
+  for (int d = 0; d < 150; d++) add_to_corpus(&c, 500 + draw(9000));
+  CHECK(c.documents.len > 6 << 20);
+  buffer_append(&c.file, "\n\n \n", 4);
+  char in[500], out[500];
+  strcpy(in, in_folder("many.txt"));
+  strcpy(out, in_folder("many.json"));
+  replace_file(in, c.file.data, c.file.len);
+  Options o = command(COMMAND_TOKENIZER_TRAIN, NULL, in, out);
+  o.vocab = 700;
+  o.documents = DOCUMENTS_BLANK_LINE;
+  check_threads(&o, c.documents.data, c.ends, c.count);
+  o.documents = DOCUMENTS_FILE;     // one, and all threads but one have nothing to do
+  check_threads(&o, c.file.data, &c.file.len, 1);
+  o.documents = DOCUMENTS_NONE;
+  check_threads(&o, c.file.data, &c.file.len, 1);
+  replace_file(in, "\n \n\t\n", 5);
+  o.documents = DOCUMENTS_BLANK_LINE;
+  o.allow_fewer = 1;
+  check_threads(&o, "", NULL, 0);
+  free_corpus(&c);
+}
+
+// Texts wait as documents do, but none behind a long one. Each is a document, taken whole or as what stands between blank lines.
+static void threads_count_the_texts_of_a_folder(void) {
+  Corpus c = {0};
+  char dir[500], out[500], path[600];
+  strcpy(dir, in_folder("texts"));
+  strcpy(out, in_folder("texts.json"));
+  make_directory(dir);
+  for (int d = 0; d < 60; d++) {
+    const size_t start = c.documents.len;
+    add_to_corpus(&c, d == 20 ? 500000 : 1 + draw(3000));
+    snprintf(path, sizeof path, "%s/%02d", dir, d);
+    replace_file(path, c.documents.data + start, c.documents.len - start);
+  }
+  snprintf(path, sizeof path, "%s/empty", dir);
+  replace_file(path, "", 0);
+  Options o = command(COMMAND_TOKENIZER_TRAIN, NULL, dir, out);
+  o.vocab = 700;
+  check_threads(&o, c.documents.data, c.ends, c.count);
+  o.documents = DOCUMENTS_BLANK_LINE;
+  check_threads(&o, c.documents.data, c.ends, c.count);
+  o.documents = DOCUMENTS_NONE;
+  check_threads(&o, c.documents.data, &c.documents.len, 1);
+  remove_tree(dir);
+  // more texts than may wait, in none of which a document is
+  enum { TEXTS = 40000 };
+  strcpy(path, in_folder("blank"));
+  const char **texts = xmalloc(TEXTS + 1, sizeof *texts);
+  char word[500];
+  strcpy(word, in_folder("word"));
+  replace_file(path, "\n", 1);
+  replace_file(word, "banana", 6);
+  for (size_t i = 0; i < TEXTS; i++) texts[i] = path;
+  texts[TEXTS] = word;
+  o.args = texts;
+  o.arg_count = TEXTS + 1;
+  o.vocab = 259;
+  o.documents = DOCUMENTS_BLANK_LINE;
+  check_threads(&o, "banana", (size_t[]){6}, 1);
+  free(texts);
+  free_corpus(&c);
+}
+
+// This text, given so many times, is refused for want of memory after so many documents, whatever the number of threads.
+static void refused_at(Options o, const char *text, size_t n, size_t times, size_t documents) {
+  const char *texts[] = {*o.args, *o.args, *o.args};
+  char *words = format(" bytes are needed for the words of the first %zu documents, --max-memory allows %lld: raise it", documents, (long long)o.max_memory);
+  replace_file(*o.args, text, n);
+  o.args = texts;
+  o.arg_count = times;
+  o.documents = DOCUMENTS_BLANK_LINE;
+  for (o.threads = 1; o.threads <= 3; o.threads++) {
+    EXPECT_FAIL(2, words, tokenizer_command(&o));
+    CHECK(!file_exists(o.file_out));
+  }
+  free(words);
+}
+
+// What is refused for want of memory does not depend on the number of threads, though several may know the same words; and it is refused soon.
+static void threads_share_the_memory(void) {
+  enum { WORDS = 120000, BYTES = 5, TEXTS = 15 };
+  Buffer words = {0}, text = {0};
+  for (int w = 0; w < WORDS; w++) buffer_printf(&words, " %c%c%c%c", 'a' + w / 17576, 'a' + w / 676 % 26, 'a' + w / 26 % 26, 'a' + w % 26);
+  TokenizerTrainer *trainer = tokenizer_trainer(PATTERN_GPT2);
+  tokenizer_trainer_add(trainer, words.data, words.len);
+  const size_t held = tokenizer_trainer_memory(trainer);
+  tokenizer_free(tokenizer_trainer_finish(trainer, 256, NULL, 0));
+  char in[500], out[500], said[40];
+  strcpy(in, in_folder("words.txt"));
+  strcpy(out, in_folder("words.json"));
+  replace_file(in, words.data, words.len);
+  const char *texts[TEXTS];
+  for (int i = 0; i < TEXTS; i++) texts[i] = in;
+  Options o = command(COMMAND_TOKENIZER_TRAIN, NULL, in, out), several = o;
+  several.args = texts;
+  several.arg_count = TEXTS;
+  several.vocab = o.vocab = 300;
+  several.max_memory = (int64_t)(held + held / 3);   // room for all words once
+  char *one = train_apart(several, 1, said), *three = train_apart(several, 3, said);
+  CHECK_STR(three, one);
+  CHECK_STR(said, "in 15 documents");
+  unlink(out);
+  o.max_memory = (int64_t)(held / 3 * 2);
+  for (int i = 0; i < TEXTS; i++) {
+    buffer_append(&text, words.data, words.len);
+    buffer_append(&text, "\n\n", 2);
+  }
+  refused_at(o, text.data, text.len, 1, 7);   // of 600 KB: more than 4 MiB
+  text.len = words.len;
+  buffer_reserve(&text, 4 << 20);
+  memset(text.data + text.len, '\n', 4 << 20);
+  refused_at(o, text.data, text.len + (4 << 20), 3, 1);   // of a long text nothing waits, however short its documents are
+  text.len = 0;
+  for (int d = 0; d < 1 << 16; d++) buffer_printf(&text, "%.*s\n\n", BYTES, words.data + BYTES * (d & 0x7fff));
+  o.max_memory = (int64_t)(held / 5);
+  refused_at(o, text.data, text.len, 1, 1 << 15);         // each thread knows other words; the second half has none but those of the first
+  free(one);
+  free(three);
+  buffer_free(&words);
+  buffer_free(&text);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   open_folder();
@@ -825,6 +1020,9 @@ int main(int argc, char **argv) {
   RUN(trainers_are_taken_over);
   RUN(encode_and_decode_commands);
   RUN(train_and_info_commands);
+  RUN(threads_count_the_documents_of_a_text);
+  RUN(threads_count_the_texts_of_a_folder);
+  RUN(threads_share_the_memory);
   remove_tree(folder);
   return TEST_END();
 }
