@@ -87,7 +87,7 @@ static void append_visible(Buffer *b, const char *bytes, size_t n) {
 // ---- train ----
 
 // Documents wait until there is work for all threads, and the texts in which they lie with them.
-enum { BATCH_BYTES = 4 << 20, BATCH_COUNT = 1 << 15 };
+enum { BATCH_BYTES = 8 << 20, BATCH_COUNT = 1 << 15 };
 typedef struct { const char *text; size_t n; } Document;
 typedef struct {
   const Options *o;

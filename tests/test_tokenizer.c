@@ -870,8 +870,8 @@ static void free_corpus(Corpus *c) {
 static void threads_count_the_documents_of_a_text(void) {
   Corpus c = {0};
   for (int d = 0; d < 40000; d++) add_to_corpus(&c, 1);
-  for (int d = 0; d < 150; d++) add_to_corpus(&c, 500 + draw(9000));
-  CHECK(c.documents.len > 6 << 20);
+  for (int d = 0; d < 250; d++) add_to_corpus(&c, 500 + draw(9000));
+  CHECK(c.documents.len > 9 << 20);
   buffer_append(&c.file, "\n\n \n", 4);
   char in[500], out[500];
   strcpy(in, in_folder("many.txt"));
@@ -901,7 +901,7 @@ static void threads_count_the_texts_of_a_folder(void) {
   make_directory(dir);
   for (int d = 0; d < 60; d++) {
     const size_t start = c.documents.len;
-    add_to_corpus(&c, d == 20 ? 500000 : 1 + draw(3000));
+    add_to_corpus(&c, d == 20 ? 700000 : 1 + draw(3000));
     snprintf(path, sizeof path, "%s/%02d", dir, d);
     replace_file(path, c.documents.data + start, c.documents.len - start);
   }
@@ -978,11 +978,11 @@ static void threads_share_the_memory(void) {
     buffer_append(&text, words.data, words.len);
     buffer_append(&text, "\n\n", 2);
   }
-  refused_at(o, text.data, text.len, 1, 7);   // of 600 KB: more than 4 MiB
+  refused_at(o, text.data, text.len, 1, 14);   // of 600 KB: more than 8 MiB
   text.len = words.len;
-  buffer_reserve(&text, 4 << 20);
-  memset(text.data + text.len, '\n', 4 << 20);
-  refused_at(o, text.data, text.len + (4 << 20), 3, 1);   // of a long text nothing waits, however short its documents are
+  buffer_reserve(&text, 8 << 20);
+  memset(text.data + text.len, '\n', 8 << 20);
+  refused_at(o, text.data, text.len + (8 << 20), 3, 1);   // of a long text nothing waits, however short its documents are
   text.len = 0;
   for (int d = 0; d < 1 << 16; d++) buffer_printf(&text, "%.*s\n\n", BYTES, words.data + BYTES * (d & 0x7fff));
   o.max_memory = (int64_t)(held / 5);
