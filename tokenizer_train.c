@@ -287,7 +287,7 @@ static void start_words(Training *tr, const TokenizerTrainer *trainer, int32_t *
   int32_t number_of_byte[256];
   for (int i = 0; i < 256; i++) number_of_byte[alphabet_in_order(i)] = first_byte + i;
   tr->words = xmalloc(trainer->word_count, sizeof tr->words[0]);
-  for (size_t slot = 0; slot <= trainer->mask; slot++) {
+  for (size_t slot = 0; trainer->word_count > 0 && slot <= trainer->mask; slot++) {
     const CountedWord *from = &trainer->slots[slot];
     if (slot + 16 <= trainer->mask) __builtin_prefetch(trainer->text.data + from[16].start);
     if (from->count == 0) continue;
