@@ -12,6 +12,7 @@
 #include <math.h>      // INFINITY, isfinite
 #include <stdlib.h>    // free
 #include <string.h>    // strcmp
+#include <sys/stat.h>  // stat
 
 // ---- --resume: the stored settings rule ----
 
@@ -98,7 +99,7 @@ static void resolve_context(Run *r) {
          (long long)tokens, (long long)o->context + 1, (long long)o->context);
   if (r->init) {
     if (o->context > r->config.context && r->config.family == FAMILY_GPT2)
-      fail(EXIT_REQUEST, "--context %lld is more than the %lld learned positions of %s", (long long)o->context, (long long)r->config.context, o->init);
+      fail(EXIT_REQUEST, "--context %lld is more than the %lld learned positions of %s", (long long)o->context, (long long)r->config.context, o->init ? o->init : r->init->dir);
     if (r->config.family == FAMILY_LLAMA) r->config.context = MAX(o->context, r->config.context);
   } else r->config.context = o->context;
 }
@@ -240,6 +241,18 @@ static void check_overwrite(const char *dir) {
   free_names(names, count);
 }
 
+static bool same_file(const char *a, const char *b) {
+  struct stat x, y;
+  return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+// The weights that a run begins with are named in its config.txt and stay.
+static void check_init_stays(const Checkpoint *init, const char *out) {
+  char *parent = parent_folder(init->dir);
+  if (same_file(init->dir, out) || same_file(parent, out)) fail(EXIT_REQUEST, "--overwrite %s: would remove the weights that --init takes, %s; name another folder with --out", out, init->dir);
+  free(parent);
+}
+
 // All or nothing, and nothing while another process writes there. The folder itself stays, locked.
 static void empty_run_folder(const char *dir) {
   size_t count;
@@ -268,7 +281,10 @@ Run *run_prepare(Options *o) {
   if (o->init && !r->init) r->init = checkpoint_resolve(o->init);
   if (!o->resume && o->out && file_exists(o->out) && !o->overwrite)
     fail(EXIT_REQUEST, "--out %s is there already; go on with --resume %s, replace it with --overwrite, or name another", o->out, o->out);
-  if (!o->resume && o->out && o->overwrite && file_exists(o->out)) check_overwrite(o->out);   // now, for reading the text may take minutes
+  if (!o->resume && o->out && o->overwrite && file_exists(o->out)) {     // now, for reading the text may take minutes
+    check_overwrite(o->out);
+    if (r->init) check_init_stays(r->init, o->out);
+  }
   if (o->ranks > 1 && o->device == DEVICE_CUDA && !o->rendezvous)
     fail(EXIT_REQUEST, "--ranks %lld with --device cuda: ranks that --ranks starts compute on the CPU; use --gpus %lld, or --device cpu", (long long)o->ranks, (long long)o->ranks);
   if (o->gpus && o->device != DEVICE_AUTO && o->device != DEVICE_CUDA)

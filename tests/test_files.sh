@@ -37,6 +37,9 @@ check "a folder with somebody's files is left as it was" cmp before <(tree proje
 cp -r run mine && echo note > mine/notes.txt && tree mine > before
 refuse 2 "--overwrite mine: notes.txt in it is no part of a run" train text.txt $tiny --steps 2 --out mine --overwrite
 check "a run with a note in it is left as it was" cmp before <(tree mine)
+tree run > before
+refuse 2 "--overwrite run: would remove the weights that --init takes, run/step_00000004" train text.txt --batch 2 --steps 2 --init run --out run --overwrite
+check "weights to begin with stay" cmp before <(tree run)
 cp -r run here
 check "--out . --overwrite" sh -c "cd here && '$gpt' train ../text.txt $tiny --steps 2 --out . --overwrite > ../out 2> ../err && test -d step_00000002 -a ! -e step_00000004"
 "$gpt" train text.txt $tiny --steps 1000000 --save-every 200 --out live > live.out 2>&1 &
