@@ -680,7 +680,7 @@ static void stream(Build *b) {
 }
 
 static void print_result(const Build *b) {
-  double seconds = seconds_now() - b->start, bytes = (double)documents_bytes(b->documents), mb = 1e-6 * bytes;
+  double seconds = seconds_now() - b->start, bytes = (double)(b->split == SPLIT_JSONL ? b->seen : documents_bytes(b->documents)), mb = 1e-6 * bytes;
   for (int s = 0; s < SIDES; s++) {
     const Writer *w = &b->writers[s];
     if (w->tokens)

@@ -168,6 +168,10 @@ bool shard_read(const Shard *s, int64_t first, size_t n, int32_t *ids) {
   return true;
 }
 
+bool shard_begins(const void *bytes, size_t n) {
+  return n >= 4 && (load_u32le(bytes) == SHARD_MAGIC_U16 || load_u32le(bytes) == SHARD_MAGIC_U32);
+}
+
 // The directory's files SIDE*.bin, by name: its own name may hold what means something in a pattern.
 static char **shards_of_folder(const char *dir, const char *side, size_t *count) {
   size_t all, n = strlen(side);
@@ -259,7 +263,7 @@ Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t voc
 }
 
 // Shards and indices past this many are opened for each read: a process may not have thousands of files open.
-enum { KEPT_OPEN = 256 };
+enum { KEPT_OPEN = 96 };   // of each loader, and its indices; two loaders are well below the usual limit of 1,024
 
 static _Noreturn void index_failed(int code, const char *why) { fail(code == EXIT_MACHINE ? EXIT_MACHINE : EXIT_REQUEST, "%s", why); }
 

@@ -94,6 +94,9 @@ typedef struct {
 } IndexWalk;
 bool shard_index_next(IndexWalk *w, int64_t *start);
 
+// Whether bytes are the beginning of a shard with a header: they are no UTF-8.
+bool shard_begins(const void *bytes, size_t n);
+
 // Paths that match a quoted glob, sorted; a directory stands for its *.bin. Exit 2 if there are none. Freed by free_names.
 char **shard_glob(const char *pattern, size_t *count);
 // The same, but a directory stands for its SIDE_*.bin ("train", "val"), if it has any such.

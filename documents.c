@@ -284,12 +284,13 @@ static bool find_line(Documents *d, size_t at, size_t *n) {
   }
 }
 
-// A document is a run of lines that are not blank, without the last line's end.
+// A document is a run of lines that are not blank, without the last line's end (LF, or CR LF).
 static DocumentsResult next_paragraph(Documents *d, Piece *p) {
   size_t n, length = 0, at = 0;      // at: of the next line, from begin; length: of the document so far
   while (find_line(d, at, &n)) {
     size_t next = MIN(at + n + 1, d->end - d->begin);
-    if (!is_blank(d->window + d->begin + at, n)) { length = at + n; at = next; continue; }
+    const char *line = d->window + d->begin + at;
+    if (!is_blank(line, n)) { length = at + n - (line[n - 1] == '\r'); at = next; continue; }
     if (length) return hand_out(d, length, next, p);
     consume(d, next);
   }

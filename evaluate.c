@@ -53,9 +53,9 @@ Score evaluate_loader(Gpt *m, Dataloader *data, const double *token_bytes, int64
   const GptOptions *o = gpt_options(m);
   Batch b = batch_open(m, o->B, o->T, token_bytes);
   int64_t windows = dataloader_sequential_count(data);
-  if (most_tokens > 0) windows = MIN(windows, MAX(1, most_tokens / b.T));
-  for (int64_t w = 0; w < windows && !b.score.stopped; w++) {
-    dataloader_sequential(data, w, b.ids + b.filled * b.T, b.targets + b.filled * b.T);
+  // a row of one document has fewer targets than T
+  for (int64_t w = 0, targets = 0; w < windows && !b.score.stopped && (w == 0 || most_tokens <= 0 || targets + b.T <= most_tokens); w++) {
+    targets += dataloader_sequential(data, w, b.ids + b.filled * b.T, b.targets + b.filled * b.T);
     if (++b.filled == b.B) batch_score(&b);
     b.score.stopped = b.filled == 0 && stop && stop();
   }
@@ -89,13 +89,12 @@ static Score evaluate_stream(Gpt *m, const Dataloader *stream, int64_t n, int64_
   return b.score;
 }
 
-// Shards and texts are told apart by their first four bytes, which are no UTF-8.
 static bool is_shard(const char *path) {
   uint8_t first[4];
   FILE *f = is_directory(path) ? NULL : fopen(path, "rb");
-  bool whole = f && fread(first, 1, sizeof first, f) == sizeof first;
+  size_t n = f ? fread(first, 1, sizeof first, f) : 0;
   if (f) fclose(f);
-  return whole && (load_u32le(first) == SHARD_MAGIC_U16 || load_u32le(first) == SHARD_MAGIC_U32);
+  return shard_begins(first, n);
 }
 
 static Dataloader *open_stream(const Options *o, const LoadedModel *l) {

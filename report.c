@@ -10,7 +10,7 @@
 
 typedef struct { double step, value; } Point;
 typedef struct { Point *points; size_t count, capacity; } Series;
-typedef struct { double step; char *text; } Sample;
+typedef struct { double step; Buffer text; } Sample;
 
 enum { LOSS, VALIDATION, BITS, LR, NORM, RATE, SERIES };
 static const char *const series_names[SERIES] = {"training loss", "validation loss", "bits per byte", "learning rate", "gradient norm", "tokens per second"};
@@ -43,6 +43,7 @@ static void append_escaped(Buffer *out, const char *s, size_t n) {
     if (s[i] == '<') buffer_append(out, "&lt;", 4);
     else if (s[i] == '&') buffer_append(out, "&amp;", 5);
     else if (s[i] == '"') buffer_append(out, "&quot;", 6);
+    else if (s[i] == 0) buffer_append(out, "&#xfffd;", 8);       // no character of a page
     else buffer_append(out, s + i, 1);
   }
 }
@@ -60,8 +61,10 @@ static void read_step(RunLog *r, const Json *j, double step) {
 static void read_sample(RunLog *r, const Json *j, double step) {
   const Json *text = json_get(j, "text");
   if (!text || text->type != JSON_STRING) return;
+  while (r->sample_count && r->samples[r->sample_count - 1].step >= step) buffer_free(&r->samples[--r->sample_count].text);   // as add_point has it
   r->samples = xrealloc(r->samples, r->sample_count + 1, sizeof *r->samples);
-  r->samples[r->sample_count++] = (Sample){step, xstrdup(text->string)};
+  r->samples[r->sample_count] = (Sample){.step = step};
+  buffer_append(&r->samples[r->sample_count++].text, text->string, text->length);
 }
 
 static void read_stories(RunLog *r, const Json *j) {
@@ -141,7 +144,7 @@ static bool read_run(RunLog *r, const char *dir) {
 
 static void free_run(RunLog *r) {
   for (int i = 0; i < SERIES; i++) free(r->series[i].points);
-  for (size_t i = 0; i < r->sample_count; i++) free(r->samples[i].text);
+  for (size_t i = 0; i < r->sample_count; i++) buffer_free(&r->samples[i].text);
   free(r->samples);
   buffer_free(&r->settings);
   buffer_free(&r->notes);
@@ -280,7 +283,7 @@ static void append_run_details(Buffer *out, const RunLog *l) {
   if (l->sample_count) buffer_printf(out, "<h2>Samples over time</h2>\n");
   for (size_t i = 0; i < l->sample_count; i++) {
     buffer_printf(out, "<p>step %.0f</p><pre>", l->samples[i].step);
-    append_escaped(out, l->samples[i].text, strlen(l->samples[i].text));
+    append_escaped(out, l->samples[i].text.data ? l->samples[i].text.data : "", l->samples[i].text.len);
     buffer_printf(out, "</pre>\n");
   }
   if (l->notes.len) buffer_printf(out, "<h2>Events</h2><ul>%s</ul>\n", l->notes.data);

@@ -13,6 +13,7 @@
 #include <stdlib.h>    // free
 #include <string.h>    // strcmp
 #include <sys/stat.h>  // stat
+#include <unistd.h>    // ftruncate
 
 // ---- --resume: the stored settings rule ----
 
@@ -42,7 +43,8 @@ static void resume_options(Run *r) {
   free(path);
   r->dir = xstrdup(o->resume);
   r->resumed = true;
-  if (!o->rendezvous || o->rank == 0) checkpoint_lock(r->dir);   // of several ranks rank 0 writes
+  const bool writes = o->command == COMMAND_TRAIN && !o->dry_run && (!o->rendezvous || o->rank == 0);   // of several ranks rank 0
+  if (writes) checkpoint_lock(r->dir);
   r->init = checkpoint_newest(r->dir);
   r->continues = r->init != NULL;
   if (r->continues) snprintf(r->run_id, sizeof r->run_id, "%s", r->init->run_id);
@@ -166,19 +168,25 @@ void run_resolve_intervals(Run *r) {
   if (!given[FLAG_save_every]) o->save_every = round_number(steps / 4);
 }
 
+// Steps of a pass over the training data, with a fraction: where a row is a document most of it is padding, so that tokens tell nothing.
+static double steps_of_pass(const Run *r) {
+  if (r->documents) return (double)dataloader_windows(r->train) / (double)r->sequences;
+  return (double)dataloader_tokens(r->train) / (double)r->o->tokens_per_step;
+}
+
 // The length of a run nobody gave a length: a fixed amount of arithmetic (about a minute on two good cores), but no more
 // than EPOCHS passes over the text, after which a small model only learns it by heart. A function of text and model, never of the clock.
 static void resolve_length(Run *r) {
   static const double EPOCHS = 30;
   const double FLOPS = r->stories ? 9e12 : 1.5e13;
   Options *o = r->o;
-  double per_step = (double)o->tokens_per_step, tokens = (double)dataloader_tokens(r->train);
+  double per_step = (double)o->tokens_per_step, pass = steps_of_pass(r);
   int given = o->given[FLAG_steps] + o->given[FLAG_tokens] + o->given[FLAG_epochs] + o->given[FLAG_minutes];
   if (given > 1 && !r->resumed) fail(EXIT_REQUEST, "--steps, --tokens, --epochs and --minutes all say how long: give one");
   if (o->steps == AUTO_INT) {
-    double steps = MIN(FLOPS / (config_flops_per_token(&r->config, o->context) * per_step), EPOCHS * tokens / per_step);
+    double steps = MIN(FLOPS / (config_flops_per_token(&r->config, o->context) * per_step), EPOCHS * pass);
     if (o->tokens != AUTO_INT) steps = ceil((double)o->tokens / per_step);
-    else if (o->epochs != AUTO_REAL) steps = ceil(o->epochs * tokens / per_step);
+    else if (o->epochs != AUTO_REAL) steps = ceil(o->epochs * pass);
     else steps = MAX(steps, 20);
     if (steps > 1e12) fail(EXIT_REQUEST, "the length comes to %.3g steps, at most 1e12 are possible", steps);
     o->steps = (int64_t)MAX(steps, 1);
@@ -326,7 +334,7 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
   printf("step      %lld tokens: %s%lld micro-batch%s of %lld x %lld\n", (long long)o->tokens_per_step, ranks, (long long)r->micro_batches, r->micro_batches > 1 ? "es" : "", (long long)o->batch, (long long)o->context);
   if (o->minutes != AUTO_REAL && !r->resumed) printf("length    as many steps as %g minutes hold, which is measured when the run begins (6N + 6LCT = %.4g FLOP a token)\n", o->minutes, per_token);
   else printf("length    %lld steps, %.3g tokens, %.2f epochs, %.3g FLOP (6N + 6LCT = %.4g a token)\n", (long long)o->steps, (double)o->steps * (double)o->tokens_per_step,
-         (double)o->steps * (double)o->tokens_per_step / (double)dataloader_tokens(r->train), total, per_token);
+         (double)o->steps / steps_of_pass(r), total, per_token);
   printf("optimizer adamw, lr %.3g to %.3g %s, %lld warm-up, betas %.4g %.4g, weight decay %.3g, clip %.3g, dropout %.3g, seed %lld\n", o->lr, o->min_lr,
          (const char *[]){"cosine", "wsd", "linear", "constant"}[o->schedule], (long long)o->warmup, o->beta1, o->beta2, o->weight_decay, o->grad_clip, o->dropout, (long long)o->seed);
   const char *why = device_reason(o);
@@ -339,6 +347,22 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
 }
 
 // ---- the folder ----
+
+// A process that was killed while it wrote may have left half a record: what comes next shall stand on a line of its own.
+static void cut_torn_line(const char *log) {
+  size_t n, whole;
+  if (!file_exists(log)) return;
+  FILE *f = fopen(log, "r+");
+  if (!f) return;                  // fopen says why where it is opened to be written
+  fseeko(f, 0, SEEK_END);
+  n = whole = (size_t)ftello(f);
+  for (bool found = false; whole > 0 && !found; whole -= !found) {
+    fseeko(f, (off_t)whole - 1, SEEK_SET);
+    found = fgetc(f) == '\n';
+  }
+  if (whole < n && ftruncate(fileno(f), (off_t)whole)) warn("%s: its last line is torn: %s", log, strerror(errno));
+  fclose(f);
+}
 
 static char *free_name(void) {
   if (!file_exists("run")) return xstrdup("run");
@@ -416,6 +440,7 @@ void run_create_folder(Run *r, const char *device, int64_t step) {
   checkpoint_clean(r->dir);
   write_config(r, device);
   char *path = format("%s/log.jsonl", r->dir);
+  cut_torn_line(path);
   r->log = fopen(path, "a");
   if (!r->log) fail(EXIT_MACHINE, "%s: cannot be opened: %s", path, strerror(errno));
   free(path);

@@ -160,7 +160,7 @@ static bool is_blank(const char *line, size_t n) {
   return true;
 }
 
-// Documents are runs of lines that are not blank, without the last line's end.
+// Documents are runs of lines that are not blank, without the last line's end (LF, or CR LF).
 static void add_paragraphs(TrainTexts *t, const char *text, size_t n) {
   size_t start = 0, end = 0;  // of the document so far; end == start: none
   for (size_t at = 0; at < n;) {
@@ -170,7 +170,7 @@ static void add_paragraphs(TrainTexts *t, const char *text, size_t n) {
       add_document(t, text + start, end - start);
       start = end = line_end + 1;
     } else {
-      end = line_end;
+      end = line_end - (line_end > at && text[line_end - 1] == '\r');
     }
     at = line_end + 1;
   }
@@ -282,6 +282,8 @@ static void append_ids(Buffer *b, const TokenBuffer *ids, int64_t how, bool more
 static int encode_whole(const Options *o, const Tokenizer *t) {
   EncodeTexts e = {.o = o, .tokenizer = t};
   for_each_text(o, SIZE_MAX / 2, encode_text, &e);
+  for (size_t i = 0; i < e.ids.count && o->format == FORMAT_U16; i++)
+    if (e.ids.ids[i] > 65535) fail(EXIT_REQUEST, "--format u16: there are ids up to %d and more, 16 bits hold 65535: use --format u32", e.ids.ids[i]);
   Buffer out = {0};
   if (o->show) append_pieces(&out, t, &e.ids);
   else append_ids(&out, &e.ids, o->format, false);

@@ -149,6 +149,7 @@ typedef struct {
   HashKey key;
   Merge *merges;
   size_t merge_count, merge_capacity;
+  int32_t specials;          // numbers below are special tokens
 } Training;
 
 static size_t pair_place(const Training *tr, uint64_t pair) {
@@ -305,6 +306,13 @@ static void add_merge(Training *tr, Merge m) {
   tr->merges[tr->merge_count++] = m;
 }
 
+// A special token that merges make as well would stand in plain text, where nobody asked for it.
+static void refuse_special(const Training *tr, int32_t id) {
+  size_t n;
+  const char *text = tokenizer_token(tr->names, id, &n);
+  fail(EXIT_REQUEST, "--add-special \"%.*s\": the texts hold it so often that merging makes this token too, and it would stand for plain text; take one that they do not hold", (int)n, text);
+}
+
 // Merges until the vocabulary is full or no pair is left. A candidate that is not up to date goes back with its count.
 static void merge_pairs(Training *tr, int64_t vocab_size) {
   Buffer bytes = {0};
@@ -328,6 +336,7 @@ static void merge_pairs(Training *tr, int64_t vocab_size) {
       buffer_append(&bytes, part, n);
     }
     int32_t made = number_of(tr, bytes.data, bytes.len);
+    if (made < tr->specials) refuse_special(tr, made);
     add_merge(tr, (Merge){.left = left, .right = right, .result = made});
     merge_in_words(tr, top.places, left, right, made);
     free(top.places.words);
@@ -407,6 +416,7 @@ Tokenizer *tokenizer_trainer_finish(TokenizerTrainer *trainer, int64_t vocab_siz
     check_special(specials[i], specials, i);
     number_of(&tr, specials[i], strlen(specials[i]));
   }
+  tr.specials = (int32_t)special_count;
   for (int i = 0; i < 256; i++) number_of(&tr, &(char){(char)alphabet_in_order(i)}, 1);
   int32_t *symbols = xmalloc(trainer->text.len, sizeof symbols[0]);
   start_words(&tr, trainer, symbols, (int32_t)special_count);

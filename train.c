@@ -247,7 +247,9 @@ static void sample_and_log(Trainer *t) {
   int32_t start = sample_start(r->tokenizer);
   sample_text(t->sampler, r->tokenizer, &start, 1, MIN(r->config.context, 200), &settings, (uint64_t)t->state.step, &text);
   json_write_string(&json, text.data ? text.data : "", text.len);
-  printf("--- sample at step %lld ---\n%s\n---\n", (long long)t->state.step, text.data ? text.data : "");
+  printf("--- sample at step %lld ---\n", (long long)t->state.step);
+  if (text.len) fwrite(text.data, 1, text.len, stdout);
+  printf("\n---\n");
   fflush(stdout);
   run_log(r, "sample", ", \"step\": %lld, \"text\": %s", (long long)t->state.step, json.data);
   buffer_free(&text);

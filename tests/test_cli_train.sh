@@ -56,7 +56,7 @@ small="--channels 16 --heads 2 --context 16 --batch 2 --tokens-per-step 64"
   echo "=== plans"
   for tokenizer in byte bpe:259; do "$gpt" plan text.txt --tokenizer $tokenizer --layers 2 --channels 32 --heads 2 --context 16 --batch 4 --tokens-per-step 256 --threads 1 --json | tee plan_$tokenizer | tail -1 | masked; done; } > transcript
 [ "$GPT_TEST_GOLDEN" = write ] && cp transcript "$golden"
-check "the transcript of runs and plans" diff "$golden" transcript
+check "the transcript of runs and plans" diff -a "$golden" transcript
 # the sums of what is masked above
 check "... a plan's memory is the sum of its kinds" awk '{ n = $0; sub(/.*"memory_bytes": /, "", n); kinds = $0; sub(/.*"memory": {/, "", kinds); split(kinds, each, ", "); sum = 0
   for (i in each) { sub(/.*: /, "", each[i]); sum += each[i] } if (sum != n + 0 || sum < 1e5) { print; exit 1 } }' <(tail -qn 1 plan_*)

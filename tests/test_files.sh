@@ -5,6 +5,7 @@ passed=0 failed=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/gpt_files_XXXXXX") || exit 1
 trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 cd "$work" || exit 1
+[ -x "$gpt" ] || { echo "tests/test_files.sh: there is no ./gpt, make it first: 0 passed, 1 failed"; exit 1; }
 
 pass() { passed=$((passed + 1)); }
 miss() { failed=$((failed + 1)); printf 'FAILED tests/test_files.sh: %s\n' "$*"; }
@@ -114,7 +115,42 @@ check "a text that is not where the run was begun" sh -c "cd elsewhere && ! '$gp
 run train --resume run --log-every 3 --keep 7
 check "flags beside --resume are said and logged" sh -c 'grep -q "goes on after step 4, with keep = 7, log-every = 3" out && grep -q "\"flags\": \"keep = 7, log-every = 3\"" run/log.jsonl'
 
+run train text.txt ${tiny/--sample-every 0/} --steps 8 --save-every 4 --keep 0 --sample-every 2 --out torn
+rm -r torn/step_00000008 && truncate -s -37 torn/log.jsonl
+run train --resume torn
+check "a torn last line is cut away" sh -c '! grep -v "^{\"kind\": .*}$" torn/log.jsonl && grep -q "^{\"kind\": \"resume\"" torn/log.jsonl'
+check "the report has each sample once" [ "$(grep -o '<p>step [0-9]*</p>' torn/report.html | tr -cd '0-9\n' | xargs)" = "2 4 6 8" ]
+
+# ---- documents ----
+
+awk 'BEGIN { for (i = 0; i < 2000; i++) printf "doc %04d\n", i }' > rows.txt
+rows="rows.txt --tokenizer byte --layers 1 --channels 16 --heads 2 --batch 16 --threads 1 --sample-every 0"
+run plan $rows --separator $'\n' --context 256 --epochs 1 --val-fraction 0
+check "--epochs 1 is every document once" grep -q '^length    125 steps, .* 1.00 epochs' out
+run train $rows --separator $'\n' --context 32 --steps 2 --val-every 1 --val-tokens 500 --out scored
+tokens=$(grep '"kind": "eval"' scored/log.jsonl | head -1 | sed 's/.*"tokens": \([0-9]*\).*/\1/')
+check "--val-tokens counts tokens, not padding" [ "${tokens:-0}" -gt 460 -a "${tokens:-0}" -le 500 ]
+printf 'a b\r\nc\r\n\r\nd e\r\n\r\nf\r\n' > crlf.txt && printf 'a b\r\nc\n\nd e\n\nf\n' > lf.txt
+for f in crlf lf; do run data build $f.txt --tokenizer byte --documents blank-line --val-fraction 0 --out $f.d; run tokenizer train $f.txt --vocab 257 --documents blank-line --allow-fewer on --out $f.json; done
+check "documents end before CR LF as before LF" cmp crlf.d/train_000000.bin lf.d/train_000000.bin
+check "... a tokenizer's too" cmp crlf.json lf.json
+for i in $(seq 50); do echo '{"text": "hello world", "meta": "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}'; done > lines.jsonl
+run data build lines.jsonl --jsonl text --tokenizer gpt2 --val-fraction 0 --out lines.d
+check "of JSON lines the field's bytes count" grep -q '^0.001 MB of text, 3.64 bytes a token' out
+
+# ---- tokens that are not what they look like ----
+
+printf 'the cat the dog the cat the dog the old the bear the the the\n' > the.txt
+refuse 2 '--add-special " the": the texts hold it so often' tokenizer train the.txt --vocab 262 --add-special ' the' --out special.json
+check "... nothing is written" test ! -e special.json
+refuse 2 "is a shard of token ids, not a text" eval run da
+refuse 2 "is a shard of token ids, not a text" train da/train_000000.bin $tiny --steps 2 --out never
+
 # ---- limits ----
+
+head -c 1500 documents.txt > few.txt
+run data build few.txt --documents blank-line --tokenizer byte --shard-tokens 2 --val-fraction 0.5 --out shards
+check "more shards than a process may have files" sh -c "[ \$(ls shards/*.bin | wc -l) -gt 520 ] && (ulimit -n 1024; '$gpt' plan --train-data shards $(echo ${shape/--tokenizer byte/}) > out 2> err)"
 
 (ulimit -f 4; run tokenizer train text.txt --vocab 300 --out limited.json; [ $? = 3 ] && grep -q 'cannot write .*File too large' err)
 check "a limit on file sizes is said" [ $? = 0 ]

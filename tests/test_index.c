@@ -554,7 +554,7 @@ static void an_index_that_went(void) {
   EXPECT_FAIL(EXIT_REQUEST, "many/0257.idx: 1 bytes, an index of documents has at least 32", dataloader_longest_document(l));
   const int open_now = descriptors();
   dataloader_close(l);
-  CHECK_EQ(open_now - descriptors(), 2 * 256);
+  CHECK_EQ(open_now - descriptors(), 2 * 96);
   remove_in_folder("many");
   free(dir);
   free(path);
