@@ -432,6 +432,18 @@ static void mixed_shards_are_refused(void) {
   CHECK_EQ(count, 1);
   CHECK_STR(found[0], inside);
   free_names(found, count);
+  // a folder stands for one side's shards if it has any
+  char *train = in_folder("sub/train_000000.bin");
+  write_shard(train, ids, 10, 2, true, 1000, 999, 'a');
+  CHECK(shard_folder_has(sub, "train") && !shard_folder_has(sub, "val") && !shard_folder_has(train, "train"));
+  found = shard_glob_side(sub, "train", &count);
+  CHECK(count == 1 && !strcmp(found[0], train));
+  free_names(found, count);
+  found = shard_glob_side(sub, "val", &count);       // all of it
+  CHECK_EQ(count, 2);
+  free_names(found, count);
+  unlink(train);
+  free(train);
   unlink(inside);
   rmdir(sub);
   unlink(loop);
