@@ -287,11 +287,11 @@ static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t
   require_memory(d, &memory, gpt_scratch(d, &options), "use a smaller --batch, --context or --model");
   Gpt *m = gpt_create(d, &options);
   int32_t *ids = xmalloc((size_t)rows, sizeof *ids), *targets = xmalloc((size_t)rows, sizeof *targets);
-  for (int64_t i = 0; i < rows; i++) {
-    ids[i] = (int32_t)rng_below((uint64_t)c->vocab, (uint64_t)o->seed, 0, rng_site("bench ids"), (uint64_t)i);
-    targets[i] = (int32_t)rng_below((uint64_t)c->vocab, (uint64_t)o->seed, 0, rng_site("bench targets"), (uint64_t)i);
-  }
   const uint64_t seed = (uint64_t)o->seed;
+  for (int64_t i = 0; i < rows; i++) {
+    ids[i] = (int32_t)rng_below((uint64_t)c->vocab, seed, 0, rng_site("bench ids"), (uint64_t)i);
+    targets[i] = (int32_t)rng_below((uint64_t)c->vocab, seed, 0, rng_site("bench targets"), (uint64_t)i);
+  }
   gpt_init(m, seed);
   uint32_t step = 0;
   double flops = config_flops_per_token(c, T) * (double)rows;

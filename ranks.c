@@ -30,8 +30,7 @@ static void on_signal(int number) {
 static void on_rank_signal(int number) { (void)number; comm_shared_board(group)->stop_signal = SIGTERM; }
 
 void ranks_catch_signals(const Comm *c) {
-  // A rank of many leaves
-  // SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
+  // A rank of many leaves SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
   struct sigaction alone = {.sa_handler = on_signal}, of_many = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
   if (!group) { sigaction(SIGINT, &alone, NULL); sigaction(SIGTERM, &alone, NULL); return; }
   sigaction(SIGTERM, &of_many, NULL);

@@ -263,16 +263,9 @@ static void check_init_stays(const Checkpoint *init, const char *out) {
 
 // All or nothing, and nothing while another process writes there. The folder itself stays, locked.
 static void empty_run_folder(const char *dir) {
-  size_t count;
   checkpoint_lock(dir);
   check_overwrite(dir);
-  char **names = list_directory(dir, &count);
-  for (size_t i = 0; i < count; i++) {
-    char *path = format("%s/%s", dir, names[i]);
-    remove_tree(path);
-    free(path);
-  }
-  free_names(names, count);
+  remove_contents(dir);
 }
 
 // Before the text is read: a misspelt path should not cost minutes.
@@ -350,17 +343,13 @@ void run_print_banner(const Run *r, const Device *d, const MemoryTable *memory, 
 
 // A process that was killed while it wrote may have left half a record: what comes next shall stand on a line of its own.
 static void cut_torn_line(const char *log) {
-  size_t n, whole;
-  if (!file_exists(log)) return;
   FILE *f = fopen(log, "r+");
-  if (!f) return;                  // fopen says why where it is opened to be written
+  if (!f) return;                  // there is none; or fopen says why where it is opened to be written
   fseeko(f, 0, SEEK_END);
-  n = whole = (size_t)ftello(f);
-  for (bool found = false; whole > 0 && !found; whole -= !found) {
-    fseeko(f, (off_t)whole - 1, SEEK_SET);
-    found = fgetc(f) == '\n';
-  }
-  if (whole < n && ftruncate(fileno(f), (off_t)whole)) warn("%s: its last line is torn: %s", log, strerror(errno));
+  const off_t n = ftello(f);
+  off_t whole = n;                 // bytes of whole lines
+  while (whole > 0 && fseeko(f, whole - 1, SEEK_SET) == 0 && fgetc(f) != '\n') whole--;
+  if (whole < n && ftruncate(fileno(f), whole)) warn("%s: its last line is torn: %s", log, strerror(errno));
   fclose(f);
 }
 

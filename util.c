@@ -264,10 +264,7 @@ bool fsync_directory(const char *path) {
   return ok;
 }
 
-void remove_tree(const char *path) {
-  struct stat st;
-  if (lstat(path, &st)) return;
-  if (!S_ISDIR(st.st_mode)) { unlink(path); return; }
+void remove_contents(const char *path) {
   size_t count;
   char **names = list_directory(path, &count);
   for (size_t i = 0; i < count; i++) {
@@ -276,6 +273,13 @@ void remove_tree(const char *path) {
     free(child);
   }
   free_names(names, count);
+}
+
+void remove_tree(const char *path) {
+  struct stat st;
+  if (lstat(path, &st)) return;
+  if (!S_ISDIR(st.st_mode)) { unlink(path); return; }
+  remove_contents(path);
   rmdir(path);
 }
 

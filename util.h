@@ -85,6 +85,7 @@ bool replace_end(char *temporary, int fd, bool ok);
 int open_input(const char *path);
 void make_directory(const char *path);        // exit 3 on failure; parents must exist
 bool fsync_directory(const char *path);
+void remove_contents(const char *path);       // of a directory, which stays
 void remove_tree(const char *path);           // rm -r, silent if absent
 // Names (not paths) in a directory, sorted bytewise, without . and ..; *count set; each and the array freed by free_names.
 char **list_directory(const char *path, size_t *count);
