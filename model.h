@@ -2,7 +2,7 @@
 //
 // A model is one arena on one device. Every tensor, activation and buffer in it is placed by one function, model_layout(),
 // which runs twice: once to count (the printed memory table, --dry-run, the refusal) and once to place.
-// Tests: tests/test_model.c, tests/test_gradients.c
+// Tests: tests/test_model.c, tests/test_config.c, tests/test_gradients.c
 #pragma once
 #include "device.h"   // the operations
 #include "json.h"     // Json: config.json

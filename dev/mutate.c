@@ -45,7 +45,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"comm_nccl.c", false, "nccl"},
   {"comm_shared.c", false, "test_shared test_comm"},
   {"comm_tcp.c", false, "test_tcp test_comm"},
-  {"config.c", false, "test_model test_checkpoint test_cli_train"},
+  {"config.c", false, "test_config test_checkpoint test_cli_train"},
   {"corpus.c", true, "test_train test_cli_train"},
   {"cpu.c", true, "test_cpu test_tiles test_model test_ops test_bits"},
   {"cpu_attention.c", true, "test_attention test_cpu test_bits"},
