@@ -436,6 +436,24 @@ static void rows_of_swiglu_stand_alone(void) {
   d->release(d, all, ROWS * (OC / 2) * sizeof(float)), d->release(d, one, ROWS * (OC / 2) * sizeof(float));
 }
 
+// So many elements that all threads of a device get some: each its own, and from its own.
+static void activations_are_shared_among_threads(void) {
+  enum { ROWS = 301, WIDTH = 1002, COUNT = ROWS * WIDTH };
+  Device *devices[] = {cpu_device(1), cpu_device(3)};
+  float *x = malloc(COUNT * sizeof *x), *y[] = {malloc(COUNT * sizeof(float)), malloc(COUNT * sizeof(float))};
+  for (int i = 0; i < COUNT; i++) x[i] = (float)(i % 8191) / 1024 - 4;
+  for (Activation a = ACTIVATION_NONE; a <= ACTIVATION_SWIGLU; a++) {
+    const size_t made = a == ACTIVATION_SWIGLU ? COUNT / 2 : COUNT;
+    for (int k = 0; k < 2; k++) {
+      memset(y[k], 0, COUNT * sizeof(float));
+      devices[k]->activation_forward(devices[k], (real *)y[k], (real *)x, ROWS, WIDTH, a);
+    }
+    CHECK(memcmp(y[0], y[1], COUNT * sizeof(float)) == 0 && y[1][made - 1] != 0);
+  }
+  for (int k = 0; k < 2; k++) { devices[k]->destroy(devices[k]); free(y[k]); }
+  free(x);
+}
+
 int main(int argc, char **argv) {
   self = argv[0];
   if (argc > 1 && !strncmp(argv[1], "--", 2)) return answer(argc, argv);
@@ -453,6 +471,7 @@ int main(int argc, char **argv) {
   RUN(devices_are_described);
   RUN(making_a_device_flushes_denormals);
   RUN(rows_of_swiglu_stand_alone);
+  RUN(activations_are_shared_among_threads);
   RUN(rates_are_per_second);
   RUN(peak_is_of_all_threads);
   RUN(bandwidth_is_a_bandwidth);
