@@ -21,9 +21,9 @@ miss() { failed=$((failed + 1)); printf 'FAILED tests/launchers.sh: %s\n' "$*"; 
 check() { local name=$1; shift; if "$@"; then pass; else miss "$name"; fi; }    # check NAME COMMAND...
 
 . "$tests/joined.sh"
+. "$tests/ports.sh"
 (umask 077; head -c 32 /dev/urandom | base64 > token)
-port=$((20000 + $$ % 10000))
-next_port() { port=$((port + 1)); join="--rendezvous 127.0.0.1:$port --token token"; }
+next_port() { free_port; join="--rendezvous 127.0.0.1:$port --token token"; }
 rank_of_run() { pgrep -f "^$gpt train .*--out $1( |\$)" | tail -1; }    # some rank's process
 left() { for _ in $(seq 100); do pgrep -f "^$gpt train .*--out $1( |\$)" > /dev/null || return 1; sleep 0.1; done; }
 

@@ -79,7 +79,7 @@ if wanted losses; then
     grep -qE ': [1-9][0-9]*% hidden$' out && break
   done
   check "--trace says what is hidden" grep -qE '^comm      all_reduce over 2 ranks \(NCCL 2\.28\.9\): ([0-9]+) bytes received in 5 calls; 2 \(N-1\)/N S is \1; .*: [1-9][0-9]*% hidden$' out
-  grep -E '^comm' out
+  grep -aE '^comm' out
   train $short --gpus 2 --zero 1 --batch 2 --steps 3 --trace --out tracedz
   check "... and with --zero 1" grep -qE '^comm      reduce_scatter and all_gather over 2 ranks \(NCCL' out
   check "config.txt repeats the run" sh -c "'$gpt' train --config g4/config.txt --out repeated > out 2> err && grep -q '4 ranks' out"
@@ -189,7 +189,7 @@ if wanted faults; then
 fi
 
 if wanted tcp; then
-  port=$((20000 + $$ % 20000))
+  . "$here/tests/ports.sh"; free_port
   head -c 32 /dev/urandom | base64 > token; chmod 600 token
   meet="--rendezvous 127.0.0.1:$port --token token --world 2 --device cuda"
   timeout 60 "$gpt" train $short $meet --rank 1 --batch 3 --steps 5 --out tcp > out1 2> err1 &

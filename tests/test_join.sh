@@ -20,14 +20,13 @@ refuse() {   # refuse CODE NEEDLE ARGUMENTS...: one line on stderr that has NEED
 }
 
 . "$tests/joined.sh"
+. "$tests/ports.sh"
 head -c 32 /dev/urandom | base64 > token; chmod 600 token
-port=$((20000 + $$ % 10000))
-next_port() { port=$((port + 1)); }
 
 # N processes, each with the environment that `environment RANK` prints; their words in out.R and err.R, their numbers in pids
 begin() {   # WORLD FLAGS...
   local world=$1; shift
-  next_port
+  free_port
   pids=()
   for ((r = 0; r < world; r++)); do
     env $(environment $r $world) timeout -k 5 60 "$gpt" train "$@" --rendezvous 127.0.0.1:$port --token token $(numbers $r $world) > out.$r 2> err.$r & pids[r]=$!
