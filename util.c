@@ -8,6 +8,9 @@
 #include <sys/stat.h>   // stat, mkdir
 #include <time.h>       // clock_gettime
 #include <unistd.h>     // pread, write, fsync
+#if defined(__x86_64__)
+#include <immintrin.h>  // _mm_crc32_u64
+#endif
 
 // ---- errors ----
 
@@ -333,7 +336,7 @@ char **list_texts(const char *const *names, size_t count, size_t *files) {
   return paths;
 }
 
-// ---- CRC32C, eight tables of 256 (slicing by 8; Kounavis & Berry 2005): about 2 GB/s, no special instruction ----
+// ---- CRC32C: by eight tables of 256 (slicing by 8; Kounavis & Berry 2005), about 2 GB/s; by the instruction that x86 has for it, 10 ----
 
 static uint32_t crc_table[8][256];
 
@@ -348,7 +351,7 @@ static void crc_tables(void) {
     for (uint32_t i = 0; i < 256; i++) crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 255];
 }
 
-uint32_t crc32c(uint32_t crc, const void *data, size_t n) {
+uint32_t crc32c_plain(uint32_t crc, const void *data, size_t n) {
   const uint8_t *p = data;
   crc = ~crc;
   for (; n >= 8; n -= 8, p += 8) {
@@ -359,6 +362,20 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t n) {
   for (; n > 0; n--) crc = crc >> 8 ^ crc_table[0][(crc ^ *p++) & 255];
   return ~crc;
 }
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t crc, const void *data, size_t n) {
+  const uint8_t *p = data;
+  uint64_t c = ~crc;
+  for (; n >= 8; n -= 8, p += 8) c = _mm_crc32_u64(c, load_u64le(p));
+  for (; n > 0; n--) c = _mm_crc32_u8((uint32_t)c, *p++);
+  return ~(uint32_t)c;
+}
+
+uint32_t crc32c(uint32_t crc, const void *data, size_t n) { return __builtin_cpu_supports("sse4.2") ? crc32c_sse42(crc, data, n) : crc32c_plain(crc, data, n); }
+#else
+uint32_t crc32c(uint32_t crc, const void *data, size_t n) { return crc32c_plain(crc, data, n); }
+#endif
 
 // ---- SHA-256 (FIPS 180-4) ----
 
