@@ -651,12 +651,12 @@ static void read_batch(Build *b, Batch *batch, size_t bytes) {
   batch->read = documents_read(b->documents);
 }
 
-// The thread that called, which is the one that may fail, writes and reads before it helps.
-static void encode_batch(Build *b, Batch *batch, Batch *other) {
+// The thread that called, which is the one that may fail, writes and reads the next `bytes` before it helps.
+static void encode_batch(Build *b, Batch *batch, Batch *other, size_t bytes) {
   size_t next = 0;
   #pragma omp parallel for schedule(static, 1) num_threads(b->threads)
   for (int w = 0; w < b->threads; w++) {
-    if (w == 0) write_batch(b, other), read_batch(b, other, (size_t)b->threads * BATCH_BYTES);
+    if (w == 0) write_batch(b, other), read_batch(b, other, bytes);
     for (size_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < batch->count;) encode_job(b, batch, &batch->jobs[i], &b->ids[w]);
   }
 }
@@ -665,9 +665,11 @@ static void stream(Build *b) {
   if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
   documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
   Batch *batch = &b->batches[0], *other = &b->batches[1];
-  // The first batch is small: while it is read all other threads wait.
-  for (read_batch(b, batch, (size_t)b->threads * PIECE_BYTES); batch->count > 0;) {
-    encode_batch(b, batch, other);
+  // The first batch is small: while it is read all other threads wait. Each next one takes no longer to read than the one before it to encode.
+  size_t bytes = (size_t)b->threads * PIECE_BYTES, most = (size_t)b->threads * BATCH_BYTES;
+  for (read_batch(b, batch, bytes); batch->count > 0;) {
+    bytes = MIN(4 * bytes, most);
+    encode_batch(b, batch, other, bytes);
     Batch *encoded = batch;
     batch = other, other = encoded;
   }

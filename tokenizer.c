@@ -185,14 +185,16 @@ static void index_order(Tokenizer *t) {
 // Words that are tokens need no merging: those tokens that are what their own bytes merge to.
 static void index_seeds(Tokenizer *t) {
   t->seeds = xmalloc((size_t)t->size, sizeof t->seeds[0]);
+  bool *whole = t->whole_words ? NULL : tokenizer_whole_tokens(t);   // NULL: must be merged to see
   for (int32_t id = 0; id < t->size; id++) {
     size_t n;
     const char *token = tokenizer_token(t, id, &n);
     int32_t parts[SHORT_WORD];
-    if (n > KEY_BYTES || tokenizer_find(t, token, n) != id) continue;   // not the special ones
-    if (!t->whole_words && tokenizer_merge_short(t, token, n, parts) != 1) continue;
+    if (n > KEY_BYTES || (whole && !whole[id]) || tokenizer_find(t, token, n) != id) continue;   // not the special ones
+    if (!whole && !t->whole_words && tokenizer_merge_short(t, token, n, parts) != 1) continue;
     t->seeds[t->seed_count++] = (Seed){word_key(cache_key, token, n, n), id};
   }
+  free(whole);
 }
 
 enum { CODES = 0x110000 };   // code points

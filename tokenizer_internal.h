@@ -174,6 +174,9 @@ size_t tokenizer_cut_any(TokenizerCut *c, size_t ends[TOKENIZER_CUT]);
 enum { SHORT_WORD = 48 };
 // A word of at most SHORT_WORD bytes. ids set; returns how many.
 size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int32_t ids[SHORT_WORD]);
+// (size) of each token whether its bytes merge to it, found without merging them; to be freed. NULL where that cannot be known so: the merges are
+// not t->ordered, or several make one token.
+bool *tokenizer_whole_tokens(const Tokenizer *t);
 // A word of any length; its ids are appended. scratch: zero-initialised, kept and grown; of one thread.
 typedef struct {
   struct Symbol *symbols;

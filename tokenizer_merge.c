@@ -47,6 +47,43 @@ size_t tokenizer_merge_short(const Tokenizer *t, const char *word, size_t n, int
   return count;
 }
 
+// ---- whether a token is whole: what its own bytes merge to ----
+// A token is made of two parts by one merge. If both parts are whole, its bytes merge to the two, and then to it, unless something merges across the
+// border of the parts before. What stands left of the border is, in turn, a byte and whatever the last parts of the left part's last parts make; right
+// of it likewise. So two walks down the making of the parts meet all pairs that ever stand at the border, the last first. 50,000 tokens of GPT-2: 2 ms,
+// where merging the bytes of each took 11.
+
+typedef struct { int32_t left, right, rank; } Making;   // of a token; rank -1: a byte
+
+static bool crosses_no_border(const Tokenizer *t, const Making *makings, const Merge *m) {
+  int32_t left = m->left, right = m->right;             // what stands at the border
+  int32_t left_until = m->rank, right_until = m->rank;  // the ranks of the merges that take them away
+  for (;;) {
+    const Making *l = &makings[left], *r = &makings[right];
+    const int32_t rank = tokenizer_merge_rank(t, left, right);
+    if (rank < left_until && rank <= right_until) return false;   // of equal ranks the leftmost merges first
+    if (l->rank < 0 && r->rank < 0) return true;
+    if (l->rank > r->rank) left_until = l->rank, left = l->right;
+    else right_until = r->rank, right = r->left;        // of equal ones either: what was made before them does not merge so late
+  }
+}
+
+bool *tokenizer_whole_tokens(const Tokenizer *t) {
+  if (!t->ordered) return NULL;
+  Making *makings = xmalloc((size_t)t->size, sizeof makings[0]);
+  bool *whole = xcalloc((size_t)t->size, sizeof whole[0]);
+  for (int32_t id = 0; id < t->size; id++) makings[id].rank = -1;
+  for (int byte = 0; byte < 256; byte++) whole[t->byte_id[byte]] = true;
+  for (size_t i = 0; i < t->merge_count; i++) {         // its parts were made before it
+    const Merge *m = &t->merges[i];
+    if (makings[m->result].rank >= 0 || whole[m->result]) { free(whole); free(makings); return NULL; }
+    makings[m->result] = (Making){m->left, m->right, m->rank};
+    whole[m->result] = whole[m->left] && whole[m->right] && crosses_no_border(t, makings, m);
+  }
+  free(makings);
+  return whole;
+}
+
 // ---- a long word, by a heap ----
 
 typedef struct Symbol { int32_t id; uint32_t previous, next; } Symbol;  // a part of the word; id -1: merged into the one before

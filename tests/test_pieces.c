@@ -287,6 +287,60 @@ static void ways_of_merging_agree(void) {
   for (int k = 0; k < MADE; k++) tokenizer_free(made[k]);
 }
 
+// Tokens of one or two letters, each made by one merge of any two tokens before it: many of them are never made of their own bytes.
+static Tokenizer *any_two_merge(uint32_t letters) {
+  Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
+  for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
+  for (int32_t tried = 0; tried < 60; tried++) {
+    char text[2 * SHORT_WORD];
+    int32_t part[2], rank = t->size - 256;
+    size_t n = 0;
+    for (int k = 0; k < 2; k++) {
+      size_t length;
+      part[k] = draw(3) && rank ? 256 + (int32_t)draw((uint32_t)rank) : 'a' + (int32_t)draw(letters);
+      const char *token = tokenizer_token(t, part[k], &length);
+      memcpy(text + n, token, length);
+      n += length;
+    }
+    bool again = n > SHORT_WORD;
+    for (int32_t id = 256; id < t->size; id++) {
+      size_t length;
+      const char *token = tokenizer_token(t, id, &length);
+      again |= length == n && !memcmp(token, text, n);
+    }
+    if (again) continue;
+    tokenizer_add_merge(t, part[0], part[1], t->size, rank);
+    tokenizer_add_token(t, text, n);
+  }
+  tokenizer_finish(t);
+  return t;
+}
+
+// Against merging the bytes of each token.
+static void whole_tokens_are_what_their_bytes_merge_to(void) {
+  int seen[2] = {0};
+  for (int round = 0; round < 400; round++) {
+    Tokenizer *t = round ? any_two_merge(1 + (uint32_t)round % 3) : tokenizer_gpt2();
+    bool *whole = tokenizer_whole_tokens(t);
+    CHECK(t->ordered && whole);
+    for (int32_t id = 0; id < t->size; id++) {
+      size_t n;
+      const char *token = tokenizer_token(t, id, &n);
+      int32_t ids[SHORT_WORD];
+      if (n > SHORT_WORD || tokenizer_is_special(t, id)) continue;
+      const bool merged = tokenizer_merge_short(t, token, n, ids) == 1 && ids[0] == id;
+      CHECK_MSG(whole[id] == merged, "round %d, token %d, %.*s", round, id, (int)n, token);
+      if (round && id >= 256) seen[merged]++;
+    }
+    free(whole);
+    tokenizer_free(t);
+  }
+  CHECK_MSG(seen[0] > 1000 && seen[1] > 1000, "%d whole, %d not", seen[1], seen[0]);
+  Tokenizer *t = every_cut_merges(0);
+  CHECK(t->ordered && !tokenizer_whole_tokens(t));   // several merges make one token
+  tokenizer_free(t);
+}
+
 // A merge whose part is made by a later merge, or a byte without an id: such a word cannot be merged by rising ranks.
 static void merges_in_any_order(void) {
   static const struct { int32_t ranks[3]; bool ordered; const char *what; } cases[] = {   // of ab, abc, bc
@@ -721,5 +775,6 @@ int main(int argc, char **argv) {
   RUN(pairs_cannot_be_chosen_to_collide);
   RUN(room_is_made_before_ids_are_written);
   RUN(cache_changes_nothing);
+  RUN(whole_tokens_are_what_their_bytes_merge_to);
   return TEST_END();
 }
