@@ -217,7 +217,7 @@ void checkpoint_save(const CheckpointSource *source, const char *run_dir, int64_
 
 // ---- opening ----
 
-static bool read_config(Checkpoint *c, Buffer *why) {
+static bool read_config(Checkpoint *c, Refusal *why) {
   Buffer text = {0};
   char error[256];
   bool ok = folder_read_text(c->dir, CONFIG_FILE, &text, why);
@@ -230,7 +230,7 @@ static bool read_config(Checkpoint *c, Buffer *why) {
 }
 
 // A checkpoint of ours: all of its bytes, then its headers.
-static bool open_ours(Checkpoint *c, Buffer *why) {
+static bool open_ours(Checkpoint *c, Refusal *why) {
   Manifest m;
   if (!manifest_read(c->dir, &m, why)) return false;
   const char *const needed[] = {CONFIG_FILE, MODEL_FILE, TRAINER_FILE};
@@ -258,7 +258,7 @@ static bool open_ours(Checkpoint *c, Buffer *why) {
 }
 
 // Somebody else's model directory.
-static bool open_imported(Checkpoint *c, Buffer *why) {
+static bool open_imported(Checkpoint *c, Refusal *why) {
   if (!folder_has(c->dir, MODEL_FILE)) {
     if (folder_has(c->dir, "model.safetensors.index.json"))
       return refuse_file(why, "%s: its weights are split over several files, which is not read; save the model once more "
@@ -278,7 +278,7 @@ static const char *last_part(const char *path) {
   return slash ? slash + 1 : path;
 }
 
-static Checkpoint *try_open(const char *dir, Buffer *why) {
+static Checkpoint *try_open(const char *dir, Refusal *why) {
   Checkpoint *c = xcalloc(1, sizeof *c);
   size_t length = strlen(dir);
   while (length > 1 && dir[length - 1] == '/') length--;
@@ -305,10 +305,10 @@ void checkpoint_close(Checkpoint *c) {
 }
 
 Checkpoint *checkpoint_open(const char *dir) {
-  Buffer why = {0};
+  Refusal why = {0};
   Checkpoint *c = try_open(dir, &why);
-  if (!c) fail(EXIT_REQUEST, "%s", why.data);
-  buffer_free(&why);
+  if (!c) fail_refused(&why);
+  buffer_free(&why.line);
   return c;
 }
 
@@ -319,15 +319,16 @@ static Checkpoint *first_whole(const char *run_dir, size_t *tried, bool *vanishe
   Checkpoint *c = NULL;
   *vanished = false;
   for (size_t i = *tried; !c && !*vanished && i-- > 0;) {
-    Buffer why = {0};
+    Refusal why = {0};
     char *dir = checkpoint_path(run_dir, steps[i]);
     c = try_open(dir, &why);
+    if (!c && why.machine) fail_refused(&why);   // it may be whole: an older one would lose steps
     if (!c) *vanished = !is_directory(dir);
     if (!c && !*vanished) {
-      if (!first_reason->len) buffer_append(first_reason, why.data, why.len);
-      if (i > 0) warn("%s; looking for an older checkpoint", why.data);
+      if (!first_reason->len) buffer_append(first_reason, why.line.data, why.line.len);
+      if (i > 0) warn("%s; looking for an older checkpoint", why.line.data);
     }
-    buffer_free(&why);
+    buffer_free(&why.line);
     free(dir);
   }
   free(steps);

@@ -69,7 +69,8 @@ typedef struct {
   Safetensors *trainer;    // NULL without a manifest
 } Checkpoint;
 
-// A checkpoint or a model directory. Damaged, incomplete, sharded: exit 2 with file and numbers.
+// A checkpoint or a model directory. Damaged, incomplete, sharded: exit 2 with file and numbers; a file that the machine does not
+// give (too many are open, permission, an I/O error) says nothing of the checkpoint: exit 3, also of the two below.
 Checkpoint *checkpoint_open(const char *dir);
 // The newest whole checkpoint of a run; warns about each newer one that is damaged. NULL: the run has none yet. Has some
 // but none is whole: exit 2.

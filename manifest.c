@@ -211,13 +211,13 @@ void checkpoint_prune(const char *run_dir, int64_t published, int64_t keep) {
   int64_t *steps = checkpoint_steps(run_dir, &count), kept = 0;
   for (size_t i = count; i-- > 0;) {
     Manifest m;
-    Buffer why = {0};
+    Refusal why = {0};
     char *dir = checkpoint_path(run_dir, steps[i]);
     // Sizes only: reading every byte of what is kept would double the cost of a save.
     if (steps[i] == published) kept++;
     else if (kept >= keep) remove_checkpoint(run_dir, steps[i]);
     else kept += manifest_read(dir, &m, &why) && manifest_sizes_agree(dir, &m, &why);
-    buffer_free(&why);
+    buffer_free(&why.line);
     free(dir);
   }
   free(steps);
@@ -249,23 +249,38 @@ void checkpoint_clean(const char *run_dir) {
 
 // ---- reading ----
 
-bool refuse_file(Buffer *why, const char *fmt, ...) {
+bool refuse_file(Refusal *why, const char *fmt, ...) {
   va_list args;
   char text[1024];
   va_start(args, fmt);
   vsnprintf(text, sizeof text, fmt, args);
   va_end(args);
-  buffer_append(why, text, strlen(text));
+  buffer_append(&why->line, text, strlen(text));
   return false;
 }
 
+// After open() failed.
+static void refuse_open(Refusal *why, const char *path) {
+  why->machine = is_machine_errno(errno);
+  if (why->machine) refuse_file(why, "%s: cannot be opened: %s", path, strerror(errno));
+  else refuse_file(why, "%s: %s", path, errno == ENOENT ? "is missing" : strerror(errno));
+}
+
+// n bytes of dir/name at `at`, where there were so many a moment ago.
+static bool read_piece(int fd, void *bytes, size_t n, int64_t at, const char *dir, const char *name, Refusal *why) {
+  errno = 0;                                       // pread_all() leaves it at 0 where the file ends
+  if (pread_all(fd, bytes, n, at)) return true;
+  why->machine = errno != 0;
+  return refuse_file(why, "%s/%s: cannot be read at byte %" PRId64 ": %s", dir, name, at, errno ? strerror(errno) : "it ends there");
+}
+
 // Opens dir/name for reading; -1 unless it is a regular file.
-static int open_regular(const char *dir, const char *name, int64_t *size, Buffer *why) {
+static int open_regular(const char *dir, const char *name, int64_t *size, Refusal *why) {
   char *path = format("%s/%s", dir, name);
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // O_NONBLOCK: a pipe in its place must not hang us
   struct stat st;
   if (fd < 0) {
-    refuse_file(why, "%s: %s", path, errno == ENOENT ? "is missing" : strerror(errno));
+    refuse_open(why, path);
   } else if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
     refuse_file(why, "%s: is no regular file", path);
     close(fd);
@@ -277,14 +292,14 @@ static int open_regular(const char *dir, const char *name, int64_t *size, Buffer
   return fd;
 }
 
-bool folder_read_text(const char *dir, const char *name, Buffer *out, Buffer *why) {
+bool folder_read_text(const char *dir, const char *name, Buffer *out, Refusal *why) {
   int64_t size;
   int fd = open_regular(dir, name, &size, why);
   if (fd < 0) return false;
   bool ok = size <= MAX_TEXT || refuse_file(why, "%s/%s: %" PRId64 " bytes, at most %d are read", dir, name, size, MAX_TEXT);
   if (ok) {
     char *bytes = xmalloc((size_t)size, 1);
-    ok = pread_all(fd, bytes, (size_t)size, 0) || refuse_file(why, "%s/%s: cannot be read", dir, name);
+    ok = read_piece(fd, bytes, (size_t)size, 0, dir, name, why);
     if (ok) buffer_append(out, bytes, (size_t)size);
     free(bytes);
   }
@@ -300,7 +315,7 @@ static bool parse_crc(const char *text, uint32_t *crc) {
   return !strcmp(text, again);
 }
 
-static bool read_members(const char *dir, const Json *j, Manifest *m, Buffer *why) {
+static bool read_members(const char *dir, const Json *j, Manifest *m, Refusal *why) {
   int64_t version;
   const char *id = json_string(j, "run_id", "");
   const Json *files = json_get(j, "files");
@@ -324,7 +339,7 @@ static bool read_members(const char *dir, const Json *j, Manifest *m, Buffer *wh
   return true;
 }
 
-bool manifest_read(const char *dir, Manifest *m, Buffer *why) {
+bool manifest_read(const char *dir, Manifest *m, Refusal *why) {
   Buffer text = {0}, tail = {0};
   char error[256];
   *m = (Manifest){0};
@@ -352,7 +367,7 @@ const ManifestFile *manifest_find(const Manifest *m, const char *name) {
 }
 
 // Opens a file of the manifest if its size is right.
-static int open_listed(const char *dir, const ManifestFile *file, Buffer *why) {
+static int open_listed(const char *dir, const ManifestFile *file, Refusal *why) {
   int64_t size;
   int fd = open_regular(dir, file->name, &size, why);
   if (fd < 0 || size == file->bytes) return fd;
@@ -361,7 +376,7 @@ static int open_listed(const char *dir, const ManifestFile *file, Buffer *why) {
   return -1;
 }
 
-bool manifest_sizes_agree(const char *dir, const Manifest *m, Buffer *why) {
+bool manifest_sizes_agree(const char *dir, const Manifest *m, Refusal *why) {
   for (size_t i = 0; i < m->count; i++) {
     int fd = open_listed(dir, &m->files[i], why);
     if (fd < 0) return false;
@@ -370,7 +385,7 @@ bool manifest_sizes_agree(const char *dir, const Manifest *m, Buffer *why) {
   return true;
 }
 
-int manifest_open(const char *dir, const ManifestFile *file, Buffer *why) {
+int manifest_open(const char *dir, const ManifestFile *file, Refusal *why) {
   enum { PIECE = 1 << 18 };
   int fd = open_listed(dir, file, why);
   if (fd < 0) return -1;
@@ -379,7 +394,7 @@ int manifest_open(const char *dir, const ManifestFile *file, Buffer *why) {
   bool ok = true;
   for (int64_t at = 0; ok && at < file->bytes; at += PIECE) {
     size_t n = (size_t)MIN((int64_t)PIECE, file->bytes - at);
-    ok = pread_all(fd, piece, n, at) || refuse_file(why, "%s/%s: cannot be read at byte %" PRId64, dir, file->name, at);
+    ok = read_piece(fd, piece, n, at, dir, file->name, why);
     if (ok) crc = crc32c(crc, piece, n);
   }
   if (ok && crc != file->crc)

@@ -5,7 +5,7 @@
 // the folder is fsynced, renamed, and the run folder fsynced. Whenever the process dies, step_... is whole or absent.
 // Tests: tests/test_checkpoint.c
 #pragma once
-#include "util.h"    // Buffer, bool
+#include "util.h"    // Buffer, Refusal, bool
 #include <time.h>    // struct timespec
 
 extern const char *const MANIFEST_FILE;   // "manifest.json"
@@ -45,16 +45,16 @@ void checkpoint_clean(const char *run_dir);
 // because it was just written. What cannot be removed is warned about.
 void checkpoint_prune(const char *run_dir, int64_t published, int64_t keep);
 
-// ---- reading: a false or -1 comes with one line, file and numbers in it, appended to why ----
-bool manifest_read(const char *dir, Manifest *m, Buffer *why);  // the manifest's own CRC32C is right, and its fields
+// ---- reading: a false or -1 comes with one line, file and numbers in it, appended to why, and says whether the machine is to blame ----
+bool manifest_read(const char *dir, Manifest *m, Refusal *why);  // the manifest's own CRC32C is right, and its fields
 const ManifestFile *manifest_find(const Manifest *m, const char *name);
-bool manifest_sizes_agree(const char *dir, const Manifest *m, Buffer *why);
+bool manifest_sizes_agree(const char *dir, const Manifest *m, Refusal *why);
 // Opens a file of the manifest after reading every byte of it: size and CRC32C agree.
-int manifest_open(const char *dir, const ManifestFile *file, Buffer *why);
+int manifest_open(const char *dir, const ManifestFile *file, Refusal *why);
 // The whole of a small text file of a model directory.
-bool folder_read_text(const char *dir, const char *name, Buffer *out, Buffer *why);
-// Appends a line to why; false, so that a caller can return it at once.
-bool refuse_file(Buffer *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
+bool folder_read_text(const char *dir, const char *name, Buffer *out, Refusal *why);
+// Appends a line to why; false, so that a caller can return it at once. The file is wrong.
+bool refuse_file(Refusal *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 // ---- for tests ----
 // NULL, or called before each system call of a save with its name ("mkdir", "open", "write", "fsync", "close", "rename",

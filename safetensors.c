@@ -100,14 +100,26 @@ void safetensors_pack(uint8_t *dst, const double *src, size_t n, SafeType type) 
 // ---- reading the header ----
 
 // Appends "path: reason" to why and returns false, so that a caller can return it at once.
-static PRINTF_LIKE(3, 4) bool refuse(const char *path, Buffer *why, const char *fmt, ...) {
+static PRINTF_LIKE(3, 4) bool refuse(const char *path, Refusal *why, const char *fmt, ...) {
   char reason[512];  // every name in a reason is cut to 80 bytes
   va_list args;
   va_start(args, fmt);
   vsnprintf(reason, sizeof reason, fmt, args);
   va_end(args);
-  buffer_printf(why, "%s: %s", path, reason);
+  buffer_printf(&why->line, "%s: %s", path, reason);
   return false;
+}
+
+// The same after a system call that failed.
+static bool refuse_errno(const char *path, Refusal *why, const char *what) {
+  why->machine = is_machine_errno(errno);
+  return refuse(path, why, "%s: %s", what, errno ? strerror(errno) : "it ends too early");
+}
+
+// n bytes at `at` of the file, where there were so many a moment ago.
+static bool read_bytes(const Safetensors *s, void *bytes, size_t n, int64_t at, Refusal *why) {
+  errno = 0;   // pread_all() leaves it at 0 where the file ends
+  return pread_all(s->fd, bytes, n, at) || refuse_errno(s->path, why, "cannot be read");
 }
 
 // A number without fraction in 0 .. 2^53, the largest run of whole numbers that JSON's doubles hold.
@@ -118,7 +130,7 @@ static bool whole_number(const Json *j, int64_t *out) {
 }
 
 // One member of the header into *t; *end = the end of its bytes, counted like data_offsets from the end of the header.
-static bool read_entry(const char *path, const char *name, const Json *j, SafeTensor *t, int64_t *end, Buffer *why) {
+static bool read_entry(const char *path, const char *name, const Json *j, SafeTensor *t, int64_t *end, Refusal *why) {
   const Json *dtype = json_get(j, "dtype"), *shape = json_get(j, "shape"), *offsets = json_get(j, "data_offsets");
   if (!dtype || dtype->type != JSON_STRING || !shape || shape->type != JSON_ARRAY || !offsets ||
       offsets->type != JSON_ARRAY || offsets->length != 2 || j->length != 3)
@@ -154,7 +166,7 @@ static int by_begin(const void *a, const void *b) {
 }
 
 // The ranges must cover 0 .. data without hole or overlap.
-static bool check_ranges(const char *path, Range *ranges, size_t count, int64_t data, Buffer *why) {
+static bool check_ranges(const char *path, Range *ranges, size_t count, int64_t data, Refusal *why) {
   if (count) qsort(ranges, count, sizeof *ranges, by_begin);
   int64_t at = 0;
   for (size_t i = 0; i < count; i++) {
@@ -169,7 +181,7 @@ static bool check_ranges(const char *path, Range *ranges, size_t count, int64_t 
   return true;
 }
 
-static bool check_metadata(const char *path, const Json *metadata, Buffer *why) {
+static bool check_metadata(const char *path, const Json *metadata, Refusal *why) {
   if (!metadata) return true;
   bool ok = metadata->type == JSON_OBJECT;
   for (size_t i = 0; ok && i < metadata->length; i++) ok = metadata->items[i]->type == JSON_STRING;
@@ -177,7 +189,7 @@ static bool check_metadata(const char *path, const Json *metadata, Buffer *why) 
 }
 
 // Fills s->tensors from s->header.
-static bool read_entries(Safetensors *s, int64_t data_start, Buffer *why) {
+static bool read_entries(Safetensors *s, int64_t data_start, Refusal *why) {
   const Json *h = s->header;
   if (h->type != JSON_OBJECT) return refuse(s->path, why, "the header is no JSON object");
   if (!check_metadata(s->path, json_get(h, "__metadata__"), why)) return false;
@@ -201,22 +213,22 @@ static bool read_entries(Safetensors *s, int64_t data_start, Buffer *why) {
 }
 
 // Reads and parses the header of s->fd.
-static bool read_header(Safetensors *s, Buffer *why) {
+static bool read_header(Safetensors *s, Refusal *why) {
   struct stat st;
   uint8_t length_bytes[8];
   char error[256];
-  if (fstat(s->fd, &st)) return refuse(s->path, why, "cannot be looked at: %s", strerror(errno));
+  if (fstat(s->fd, &st)) return refuse_errno(s->path, why, "cannot be looked at");
   if (!S_ISREG(st.st_mode)) return refuse(s->path, why, "is no regular file");
   s->size = st.st_size;
   if (s->size < 8)
     return refuse(s->path, why, "%lld bytes are no safetensors file, the header's length alone takes 8", (long long)s->size);
-  if (!pread_all(s->fd, length_bytes, sizeof length_bytes, 0)) return refuse(s->path, why, "cannot be read");
+  if (!read_bytes(s, length_bytes, sizeof length_bytes, 0, why)) return false;
   uint64_t length = load_u64le(length_bytes);
   if (length > (uint64_t)s->size - 8 || length > MAX_HEADER)
     return refuse(s->path, why, "no safetensors file: a header of %llu bytes, at most %lld fit", (unsigned long long)length,
                   (long long)MIN(s->size - 8, (int64_t)MAX_HEADER));
   char *text = xcalloc(length + 1, 1);
-  bool ok = pread_all(s->fd, text, length, 8) || refuse(s->path, why, "cannot be read");
+  bool ok = read_bytes(s, text, length, 8, why);
   ok = ok && (text[0] == '{' || refuse(s->path, why, "no safetensors file: the header does not begin with {"));
   if (ok) {
     s->header = json_parse(text, length, error, sizeof error);
@@ -226,7 +238,7 @@ static bool read_header(Safetensors *s, Buffer *why) {
   return ok && read_entries(s, (int64_t)length + 8, why);
 }
 
-Safetensors *safetensors_open_fd(int fd, const char *path, Buffer *why) {
+Safetensors *safetensors_open_fd(int fd, const char *path, Refusal *why) {
   Safetensors *s = xcalloc(1, sizeof *s);
   s->fd = fd;
   s->path = xstrdup(path);
@@ -235,10 +247,10 @@ Safetensors *safetensors_open_fd(int fd, const char *path, Buffer *why) {
   return NULL;
 }
 
-Safetensors *safetensors_open(const char *path, Buffer *why) {
+Safetensors *safetensors_open(const char *path, Refusal *why) {
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // O_NONBLOCK: a pipe in its place must not hang us
   if (fd >= 0) return safetensors_open_fd(fd, path, why);
-  refuse(path, why, "cannot be opened: %s", strerror(errno));
+  refuse_errno(path, why, "cannot be opened");
   return NULL;
 }
 

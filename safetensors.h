@@ -12,7 +12,7 @@
 #pragma once
 #include "bf16.h"  // float_of_bf16
 #include "json.h"  // Json: the parsed header
-#include "util.h"  // Buffer, bool, sizes
+#include "util.h"  // Buffer, Refusal, bool, sizes
 
 typedef enum {
   SAFE_F64, SAFE_F32, SAFE_F16, SAFE_BF16, SAFE_F8_E5M2, SAFE_F8_E4M3,
@@ -59,8 +59,8 @@ typedef struct {
 
 // Checks everything that the header says. NULL: one line that begins with the path was appended to why.
 // _fd takes an open regular file over in every case (on failure it is closed); path then serves messages only.
-Safetensors *safetensors_open(const char *path, Buffer *why);
-Safetensors *safetensors_open_fd(int fd, const char *path, Buffer *why);
+Safetensors *safetensors_open(const char *path, Refusal *why);
+Safetensors *safetensors_open_fd(int fd, const char *path, Refusal *why);
 void safetensors_close(Safetensors *s);  // NULL is fine
 const SafeTensor *safetensors_find(const Safetensors *s, const char *name);     // NULL if absent
 const char *safetensors_metadata(const Safetensors *s, const char *key);        // NULL if absent

@@ -5,6 +5,7 @@
 // creates a temporary file or folder registers its removal with at_fail().
 // Tests: tests/test_util.c
 #pragma once
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,6 +60,12 @@ void buffer_reserve(Buffer *b, size_t more);   // makes room for `more` bytes an
 void buffer_append(Buffer *b, const void *p, size_t n);
 void buffer_printf(Buffer *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buffer_free(Buffer *b);
+
+// Why a file was not taken, for a caller that may have another: one line, and with which code to end if it has none. Zero-initialise.
+typedef struct { Buffer line; bool machine; } Refusal;   // machine: it may be whole, but the system did not give it (EXIT_MACHINE, else EXIT_REQUEST)
+_Noreturn static inline void fail_refused(const Refusal *why) { fail(why->machine ? EXIT_MACHINE : EXIT_REQUEST, "%s", why->line.data); }
+// Whether this errno of open() or pread() is about the machine (open files, permission, memory, I/O) and not about the name that was asked for.
+static inline bool is_machine_errno(int e) { return e && e != ENOENT && e != ENOTDIR && e != ELOOP && e != ENAMETOOLONG && e != ENXIO; }
 
 // ---- files (pread/write with EINTR and short transfers handled; files are never mapped) ----
 // Reads a whole regular file into a new buffer of *size bytes plus one NUL. Missing, unreadable, a directory:

@@ -137,7 +137,7 @@ static void file_layout(void) {
   small_model(&m, false);
   fill(&m, 9);
   save(&m, run, 1, 0, RUN_ID);
-  Buffer why = {0};
+  Refusal why = {0};
   Safetensors *s = safetensors_open(path, &why);
   CHECK(s && s->count == m.table.count);
   if (!s) return;
@@ -364,6 +364,107 @@ static void says_what_stands_in_the_way(void) {
   free(run);
 }
 
+// From here on this process can open `left` files more.
+static void leave_open_files(int left) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = 64;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  int last = -1;
+  for (int fd; (fd = dup(STDERR_FILENO)) >= 0;) last = fd;
+  while (left-- > 0) close(last--);
+}
+
+// Nobody may read this file any more, root neither.
+static void forbid(const char *path) {
+  if (chmod(path, 0) || (geteuid() == 0 && (chmod(folder, 0755) || seteuid(65534)))) _exit(99);
+}
+
+// Stands in for the system's pread: call number `fails` (from 1) fails with this errno, or finds the file's end where it is 0.
+static struct { int calls, fails, error; } reading;
+ssize_t pread(int fd, void *bytes, size_t n, off_t at) {
+  if (++reading.calls == reading.fails) { errno = reading.error ? reading.error : errno; return reading.error ? -1 : 0; }
+  return syscall(SYS_pread64, fd, bytes, n, at);
+}
+static void fail_reading(int call, int error) { reading.calls = 0, reading.fails = call, reading.error = error; }
+
+// A file that the machine does not give is no damage: exit 3 with its name and the reason, and no older checkpoint is taken in its place.
+static void the_machine_gives_no_file(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2), *manifest = format("%s/manifest.json", dir);
+  save_filled(run, 1, 1, 0);
+  save_filled(run, 2, 2, 0);
+  static const char *const refused[] = {"manifest.json", "trainer.safetensors", "config.json"};   // where 0, 1, 2 files can be opened
+  for (int left = 0; left < 3; left++) {
+    char *words = format("gpt: %s/%s: cannot be opened: Too many open files\n", dir, refused[left]);
+    SAID(EXIT_MACHINE, words, leave_open_files(left); checkpoint_open(dir));
+    if (left) SAID(EXIT_MACHINE, words, leave_open_files(left); checkpoint_newest(run));   // the run's folder takes one to list
+    if (left) SAID(EXIT_MACHINE, words, leave_open_files(left); checkpoint_resolve(run));
+    free(words);
+  }
+  SAID(0, "", leave_open_files(3); checkpoint_newest(run));
+  char *words = format("gpt: %s: cannot be opened: Permission denied\n", manifest);
+  SAID(EXIT_MACHINE, words, forbid(manifest); checkpoint_open(dir));
+  free(words);
+  free(manifest);
+  free(dir);
+  remove_tree(run);
+  free(run);
+}
+
+// The same of a read that fails; a file that has become shorter meanwhile is the file's fault.
+static void the_machine_reads_no_byte(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2);
+  save_filled(run, 1, 1, 0);
+  save_filled(run, 2, 2, 0);
+  static const struct { int call; const char *words; } reads[] = {   // in the order of checkpoint_open()
+    {1, "manifest.json: cannot be read at byte 0: "}, {2, "config.json: cannot be read at byte 0: "}, {4, "model.safetensors: cannot be read at byte 0: "},
+    {5, "model.safetensors: cannot be read: "}, {6, "model.safetensors: cannot be read: "}, {7, "trainer.safetensors: cannot be read at byte 0: "},
+    {8, "trainer.safetensors: cannot be read: "}, {10, "config.json: cannot be read at byte 0: "}};
+  for (size_t i = 0; i < ARRAY_LEN(reads); i++) {
+    char *words = format("gpt: %s/%sInput/output error\n", dir, reads[i].words);
+    SAID(EXIT_MACHINE, words, fail_reading(reads[i].call, EIO); checkpoint_open(dir));
+    SAID(EXIT_MACHINE, words, fail_reading(reads[i].call, EIO); checkpoint_newest(run));
+    free(words);
+    words = format("gpt: %s/%s%s\n", dir, reads[i].words, strstr(reads[i].words, "byte") ? "it ends there" : "it ends too early");
+    SAID(EXIT_REQUEST, words, errno = EIO; fail_reading(reads[i].call, 0); checkpoint_open(dir));
+    SAID(0, "", if (!freopen("/dev/null", "w", stderr)) _exit(99); fail_reading(reads[i].call, 0); _exit(checkpoint_newest(run)->step != 1));
+    free(words);
+  }
+  // whatever errno was before
+  char *model = format("%s/model.safetensors", dir);
+  Refusal why = {0};
+  fail_reading(1, 0);
+  errno = EIO;
+  CHECK(!safetensors_open(model, &why) && !why.machine && strstr(why.line.data, "it ends too early"));
+  fail_reading(0, 0);
+  buffer_free(&why.line);
+  free(model);
+  free(dir);
+  remove_tree(run);
+  free(run);
+}
+
+// A name that leads nowhere is no matter of the machine.
+static void a_name_that_leads_nowhere(void) {
+  char *run = new_run("run"), *dir = checkpoint_path(run, 2), *manifest = format("%s/manifest.json", dir);
+  save_filled(run, 2, 2, 0);
+  CHECK(remove(manifest) == 0 && symlink("manifest.json", manifest) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "manifest.json: Too many levels of symbolic links", checkpoint_open(dir));
+  CHECK(remove(manifest) == 0 && symlink("config.json/x", manifest) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "manifest.json: Not a directory", checkpoint_open(dir));
+  char name[300];
+  memset(name, 'x', sizeof name - 1);
+  name[sizeof name - 1] = 0;
+  CHECK(remove(manifest) == 0 && symlink(name, manifest) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "manifest.json: File name too long", checkpoint_open(dir));
+  CHECK(remove(manifest) == 0 && mknod(manifest, S_IFSOCK | 0600, 0) == 0);
+  EXPECT_FAIL(EXIT_REQUEST, "manifest.json: No such device or address", checkpoint_open(dir));
+  free(manifest);
+  free(dir);
+  remove_tree(run);
+  free(run);
+}
+
 // Where none of several is whole, each but the oldest is passed over with its reason, and the newest one's stands last.
 static void none_is_whole(void) {
   char *run = new_run("run");
@@ -450,15 +551,16 @@ static void wrong_manifests(void) {
   // as many files as a manifest can hold, and one more
   for (size_t count = MANIFEST_MAX_FILES; count <= MANIFEST_MAX_FILES + 1; count++) {
     Manifest m;
-    Buffer b = {0}, why = {0};
+    Buffer b = {0};
+    Refusal why = {0};
     buffer_printf(&b, "{\"format\": \"gpt-checkpoint\", \"version\": 1, \"run_id\": \"%s\", \"step\": 1, \"files\": [", RUN_ID);
     for (size_t i = 0; i < count; i++) buffer_printf(&b, "%s{\"name\": \"file%zu\", \"bytes\": 0, \"crc32c\": \"00000000\"}", i ? ", " : "", i);
     buffer_printf(&b, "],\n");
     buffer_printf(&b, "  \"self_crc32c\": \"%08x\"\n}\n", crc32c(0, b.data, b.len));
     overwrite(dir, "manifest.json", b.data, b.len);
-    CHECK_MSG(manifest_read(dir, &m, &why) == (count == MANIFEST_MAX_FILES), "%zu files: %s", count, why.data ? why.data : "");
+    CHECK_MSG(manifest_read(dir, &m, &why) == (count == MANIFEST_MAX_FILES), "%zu files: %s", count, why.line.data ? why.line.data : "");
     buffer_free(&b);
-    buffer_free(&why);
+    buffer_free(&why.line);
   }
   overwrite(dir, "manifest.json", bytes, size);
   checkpoint_close(checkpoint_open(dir));
@@ -913,6 +1015,9 @@ int main(int argc, char **argv) {
   RUN(every_byte_is_guarded);
   RUN(says_what_is_wrong);
   RUN(says_what_stands_in_the_way);
+  RUN(the_machine_gives_no_file);
+  RUN(the_machine_reads_no_byte);
+  RUN(a_name_that_leads_nowhere);
   RUN(none_is_whole);
   RUN(files_are_pinned);
   RUN(wrong_manifests);

@@ -51,9 +51,9 @@ static void writes_the_format(void) {
 
   buffer_append(&b, data, 16);
   write_bytes(b.data, b.len);
-  Buffer why = {0};
+  Refusal why = {0};
   Safetensors *s = safetensors_open(path, &why);
-  CHECK_MSG(s != NULL, "%s", why.data);
+  CHECK_MSG(s != NULL, "%s", why.line.data);
   if (!s) return;
   Buffer without = {0};                    // metadata
   safetensors_header(&without, entries, 2, NULL, 0);
@@ -120,13 +120,14 @@ static void converts_every_half(void) {
   static float narrow[65536];
   for (int type = SAFE_F16; type <= SAFE_BF16; type++) {
     SafeEntry entry = {"h", (SafeType)type, 1, {65536}};
-    Buffer b = {0}, why = {0};
+    Buffer b = {0};
+    Refusal why = {0};
     safetensors_header(&b, &entry, 1, NULL, 0);
     for (unsigned i = 0; i < 65536; i++) buffer_append(&b, (uint8_t[]){(uint8_t)i, (uint8_t)(i >> 8)}, 2);
     write_bytes(b.data, b.len);
     buffer_free(&b);
     Safetensors *s = safetensors_open(path, &why);
-    CHECK_MSG(s != NULL, "%s", why.data);
+    CHECK_MSG(s != NULL, "%s", why.line.data);
     if (!s) return;
     CHECK(safetensors_read(s, s->tensors, 0, 65536, wide) && safetensors_read_float(s, s->tensors, 0, 65536, narrow));
     for (unsigned i = 0; i < 65536; i++) {
@@ -161,14 +162,15 @@ static void keeps_floats(void) {
   x[2] = INFINITY;
   for (int wide = 0; wide <= 1; wide++) {
     SafeEntry entry = {"x", wide ? SAFE_F64 : SAFE_F32, 2, {N / 10, 10}};
-    Buffer b = {0}, why = {0};
+    Buffer b = {0};
+    Refusal why = {0};
     safetensors_header(&b, &entry, 1, NULL, 0);
     safetensors_pack(packed, x, N, entry.type);
     buffer_append(&b, packed, N * safe_type_size(entry.type));
     write_bytes(b.data, b.len);
     buffer_free(&b);
     Safetensors *s = safetensors_open(path, &why);
-    CHECK_MSG(s != NULL, "%s", why.data);
+    CHECK_MSG(s != NULL, "%s", why.line.data);
     if (!s) return;
     CHECK(safetensors_read(s, s->tensors, 0, N, y) && memcmp(x, y, sizeof x) == 0);
     CHECK(safetensors_read_float(s, s->tensors, 0, N, z));
@@ -188,13 +190,13 @@ static void keeps_floats(void) {
 
 static void is_refused(const char *header, size_t data, const char *reason) {
   write_with_header(header, data);
-  Buffer why = {0};
+  Refusal why = {0};
   Safetensors *s = safetensors_open(path, &why);
   CHECK_MSG(s == NULL, "accepted: %s", header);
-  CHECK_MSG(why.data && strstr(why.data, reason), "\"%s\" lacks \"%s\"", why.data ? why.data : "", reason);
-  CHECK_MSG(s || (why.data && !strncmp(why.data, path, strlen(path))), "the path is missing");
+  CHECK_MSG(why.line.data && strstr(why.line.data, reason), "\"%s\" lacks \"%s\"", why.line.data ? why.line.data : "", reason);
+  CHECK_MSG(s || (why.line.data && !strncmp(why.line.data, path, strlen(path))), "the path is missing");
   safetensors_close(s);
-  buffer_free(&why);
+  buffer_free(&why.line);
 }
 
 #define ONE(dtype, shape, offsets) "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
@@ -250,39 +252,43 @@ static void refuses_wrong_headers(void) {
 }
 
 static void refuses_what_is_no_file(void) {
-  Buffer why = {0};
+  Refusal why = {0};
   for (size_t n = 0; n < 8; n++) {
     write_bytes("\2\0\0\0\0\0\0", n);
     CHECK(safetensors_open(path, &why) == NULL);
   }
   write_bytes("\0\0\0\0\0\0\0\0", 8);
-  why.len = 0;
-  CHECK(safetensors_open(path, &why) == NULL && strstr(why.data, "the header does not begin with {"));
+  why.line.len = 0;
+  CHECK(safetensors_open(path, &why) == NULL && strstr(why.line.data, "the header does not begin with {"));
   const uint64_t lengths[] = {3, 9, (uint64_t)1 << 32, UINT64_MAX, UINT64_MAX - 7, INT64_MAX, (8 << 20) + 1};
   for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
     uint8_t bytes[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
     store_u64le(bytes, lengths[i]);
     write_bytes(bytes, sizeof bytes);
-    why.len = 0;
+    why.line.len = 0;
     CHECK(safetensors_open(path, &why) == NULL);
-    CHECK_MSG(strstr(why.data, "at most 2 fit") != NULL, "%s", why.data);
+    CHECK_MSG(strstr(why.line.data, "at most 2 fit") != NULL, "%s", why.line.data);
   }
   uint8_t nine_mib[8];
   store_u64le(nine_mib, 9 << 20);
   write_bytes(nine_mib, 8);
   CHECK(truncate(path, 10 << 20) == 0);
-  why.len = 0;
-  CHECK(safetensors_open(path, &why) == NULL && strstr(why.data, "a header of 9437184 bytes, at most 8388608 fit"));
-  why.len = 0;
-  CHECK(safetensors_open(folder, &why) == NULL && strstr(why.data, "is no regular file"));
+  why.line.len = 0;
+  CHECK(safetensors_open(path, &why) == NULL && strstr(why.line.data, "a header of 9437184 bytes, at most 8388608 fit"));
+  why.line.len = 0;
+  CHECK(safetensors_open(folder, &why) == NULL && strstr(why.line.data, "is no regular file"));
   remove(path);
-  why.len = 0;
-  CHECK(safetensors_open(path, &why) == NULL && strstr(why.data, "No such file"));
-  why.len = 0;
+  why.line.len = 0;
+  CHECK(safetensors_open(path, &why) == NULL && strstr(why.line.data, "No such file") && !why.machine);
+  why.line.len = 0;
   CHECK(mkfifo(path, 0600) == 0);  // a pipe that nobody writes must not hang the reader
-  CHECK(safetensors_open(path, &why) == NULL && strstr(why.data, "is no regular file"));
+  CHECK(safetensors_open(path, &why) == NULL && strstr(why.line.data, "is no regular file"));
   remove(path);
-  buffer_free(&why);
+  // what the machine does not give: the descriptor stands in, which cannot be read from
+  write_bytes("\2\0\0\0\0\0\0\0{}", 10);
+  why.line.len = 0;
+  CHECK(safetensors_open_fd(open(path, O_WRONLY), path, &why) == NULL && strstr(why.line.data, "cannot be read: Bad file descriptor") && why.machine);
+  buffer_free(&why.line);
 }
 
 #define EMPTY(offsets) "{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":" offsets "}"
@@ -295,18 +301,18 @@ static void accepts_the_unusual(void) {
     "{ \"x\" : { \"data_offsets\":[0,0], \"shape\":[0,1,1,1,1,1,1,1], \"dtype\":\"BOOL\" } }\n"};
   for (size_t i = 0; i < ARRAY_LEN(headers); i++) {
     write_with_header(headers[i], 0);
-    Buffer why = {0};
+    Refusal why = {0};
     Safetensors *s = safetensors_open(path, &why);
-    CHECK_MSG(s != NULL, "%s", why.data);
+    CHECK_MSG(s != NULL, "%s", why.line.data);
     safetensors_close(s);
   }
   write_with_header("{\"x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"y\":" EMPTY("[0,0]") "}", 4);
-  Buffer none = {0};
+  Refusal none = {0};
   Safetensors *empty_last = safetensors_open(path, &none);  // an empty tensor where another one begins
-  CHECK_MSG(empty_last != NULL, "%s", none.data);
+  CHECK_MSG(empty_last != NULL, "%s", none.line.data);
   safetensors_close(empty_last);
   write_with_header(TWO("[4,8]", "[0,4]"), 8);  // the order of the header is not that of the bytes
-  Buffer why = {0};
+  Refusal why = {0};
   Safetensors *s = safetensors_open(path, &why);
   float f;
   double d;
@@ -353,13 +359,14 @@ static void survives_mutations(void) {
   int accepted = 0;
   for (random_state = 1; random_state <= FILES;) {
     uint32_t seed = random_state;
-    Buffer b = {0}, why = {0};
+    Buffer b = {0};
+    Refusal why = {0};
     safetensors_header(&b, entries, 4, &(SafeMetadata){"format", "pt"}, 1);
     for (int i = 0; i < 42; i++) buffer_append(&b, &(char){(char)i}, 1);
     mutate(&b);
     write_bytes(b.data, b.len);
     Safetensors *s = safetensors_open(path, &why);
-    CHECK_MSG((s == NULL) == (why.len > 0), "seed %u", seed);
+    CHECK_MSG((s == NULL) == (why.line.len > 0), "seed %u", seed);
     for (size_t i = 0; s && i < s->count; i++) {
       const SafeTensor *t = &s->tensors[i];
       double values[64];
@@ -369,7 +376,7 @@ static void survives_mutations(void) {
     accepted += s != NULL;
     safetensors_close(s);
     buffer_free(&b);
-    buffer_free(&why);
+    buffer_free(&why.line);
     random_state = seed + 1;
   }
   CHECK_MSG(accepted > 10 && accepted < FILES / 2, "%d of %d accepted: the mutations test nothing", accepted, (int)FILES);
