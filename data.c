@@ -303,6 +303,7 @@ typedef struct {
   int64_t *counts;                    // (vocab)
   int64_t vocab;
   int64_t documents, document_tokens, longest;
+  int64_t before;                     // tokens, at the beginning, of a document that begins before these shards
   int64_t histogram[BUCKETS];         // documents of 2^i .. 2^(i+1)-1 tokens
 } Info;
 
@@ -316,39 +317,54 @@ static void add_length(Info *in, int64_t length) {
   in->longest = MAX(in->longest, length);
 }
 
-// Without an end-of-text token only the index knows where documents begin.
-static void add_indexed_lengths(Info *in) {
-  int64_t starts[512], documents = dataloader_documents(in->loader), begin = 0;
-  for (int64_t at = 0; at < documents; at += (int64_t)ARRAY_LEN(starts)) {
-    int64_t n = MIN((int64_t)ARRAY_LEN(starts), documents - at);
-    dataloader_document_starts(in->loader, at, n, starts);
-    for (int64_t i = 0; i < n; begin = starts[i++]) add_length(in, starts[i] - begin);
-  }
-  add_length(in, in->tokens - begin);
+// Where documents begin by the index, one after the other; behind the last a place that no token has.
+typedef struct { const Dataloader *loader; int64_t documents, given, starts[512]; } Beginnings;
+
+static int64_t next_beginning(Beginnings *b) {
+  const int64_t room = (int64_t)ARRAY_LEN(b->starts), at = b->given++;
+  if (at >= b->documents) return -1;
+  if (at % room == 0) dataloader_document_starts(b->loader, at, MIN(room, b->documents - at), b->starts);
+  return b->starts[at % room];
 }
 
-static void scan_stream(Info *in) {
+// Tokens up to here: of a document, or of the end of one that begins before these shards.
+static void end_document(Info *in, int64_t *length, bool *begun) {
+  if (*begun) add_length(in, *length);
+  else in->before = *length;
+  *begun = true;
+  *length = 0;
+}
+
+// A document begins where the index says; without an index an end-of-text token ends it. Validation may begin inside a document: with the
+// shards to train on before it this one goes on, alone it is the end of one that does not begin here, and not counted.
+static void scan_documents(Info *in) {
   int32_t *ids = xmalloc(PIECE, sizeof *ids);
-  int64_t begin = 0;
+  Beginnings b = {.loader = in->loader, .documents = dataloader_documents(in->loader)};
+  const bool indexed = b.documents >= 0;
+  int64_t length = 0, beginning = indexed ? next_beginning(&b) : -1;
+  bool begun = !indexed;
   for (int64_t at = 0; at < in->tokens; at += PIECE) {
     int64_t n = MIN((int64_t)PIECE, in->tokens - at);
     dataloader_read(in->loader, at, n, ids);
     for (int64_t i = 0; i < n; i++) {
       in->counts[ids[i]]++;
-      if (ids[i] != in->eot) continue;
-      add_length(in, at + i - begin);
-      begin = at + i + 1;
+      for (; at + i == beginning; beginning = next_beginning(&b)) end_document(in, &length, &begun);
+      if (ids[i] != in->eot) length++;
+      else if (!indexed) end_document(in, &length, &begun);
     }
   }
-  if (in->eot >= 0 || dataloader_documents(in->loader) < 0) add_length(in, in->tokens - begin);
-  else add_indexed_lengths(in);
+  end_document(in, &length, &begun);
+  free(ids);
+}
+
+static void scan_stream(Info *in) {
+  scan_documents(in);
   in->ends = in->eot >= 0 ? in->counts[in->eot] : 0;
   for (int64_t id = 0; in->tokenizer && id < in->vocab; id++) {
     size_t length;
     if (tokenizer_decode_one(in->tokenizer, id, &length) && !tokenizer_is_special(in->tokenizer, id))
       in->bytes += in->counts[id] * (int64_t)length;
   }
-  free(ids);
 }
 
 typedef struct { int64_t id, count; size_t length; } Entry;
@@ -467,8 +483,9 @@ static int data_info(const Options *o) {
   open_info(&in, o);
   scan_stream(&in);
   const char *hash = dataloader_tokenizer_hash(in.loader);
-  printf("shards     %zu\ntokens     %lld\ndocuments  %lld\nvocabulary %lld, end-of-text id %d\ntokenizer  %s\n", in.shards,
-         (long long)in.tokens, (long long)in.documents, (long long)in.vocab, in.eot, *hash ? hash : "not known");
+  printf("shards     %zu\ntokens     %lld\ndocuments  %lld", in.shards, (long long)in.tokens, (long long)in.documents);
+  if (in.before) printf(", and the last %lld tokens of one that begins before", (long long)in.before);
+  printf("\nvocabulary %lld, end-of-text id %d\ntokenizer  %s\n", (long long)in.vocab, in.eot, *hash ? hash : "not known");
   int64_t indexed = dataloader_documents(in.loader);
   if (indexed >= 0) printf("index      where %lld documents begin\n", (long long)indexed);
   else printf("index      of documents: none\n");

@@ -782,6 +782,65 @@ static void info_shows_the_data(void) {
   free(out);
 }
 
+// As many documents as gpt data build says, also where validation begins inside one: with the shards before it that one goes on, and the
+// shards of validation alone have none that begins there.
+static void info_counts_what_build_counts(void) {
+  static const struct { const char *flag, *value, *text, *build, *all, *val, *longest; } cases[] = {
+    {"--documents", "file", "0123456789abcdef", "train  28 tokens, 2 documents, in 1 shards of 2-byte ids\nval    8 tokens, 0 documents, in 1 shards", "documents  2\n",
+     "documents  0, and the last 7 tokens of one that begins before\n", "longest 16\n"},
+    {"--documents", "none", "0123456789abcdef", "train  25 tokens, 1 documents, in 1 shards of 2-byte ids\nval    7 tokens, 0 documents, in 1 shards", "documents  1\n",
+     "documents  0, and the last 7 tokens of one that begins before\n", "longest 32\n"},
+    {"--jsonl", "text", "{\"text\": \"abc\"}\n{\"text\": \"defghi\"}\n", "train  16 tokens, 3 documents, in 1 shards of 2-byte ids\nval    8 tokens, 1 documents", "documents  4\n", "documents  1\n", "longest 6\n"}};
+  char *a = in_folder("a.txt"), *b = in_folder("b.txt"), *out = in_folder("info"), *val = in_folder("info/val_000000.bin");
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    write_file(a, cases[i].text, strlen(cases[i].text));
+    write_file(b, cases[i].text, strlen(cases[i].text));
+    CHECK_EQ(BUILD(a, b, "--tokenizer", "byte", cases[i].flag, cases[i].value, "--out", out, "--val-fraction", "0.2"), 0);
+    buffer_append(&said, "", 1);
+    CHECK_MSG(strstr(said.data, cases[i].build) != NULL, "%s", said.data);
+    CHECK_EQ(INFO(out), 0);
+    buffer_append(&said, "", 1);
+    CHECK_MSG(strstr(said.data, cases[i].all) && strstr(said.data, cases[i].longest), "%s", said.data);
+    CHECK_EQ(INFO(val), 0);
+    buffer_append(&said, "", 1);
+    CHECK_MSG(strstr(said.data, cases[i].val) != NULL, "%s", said.data);
+    remove_in_folder("info");
+  }
+  unlink(a), unlink(b);
+  free(a), free(b), free(out), free(val);
+}
+
+// A document begins where one ended, at the beginning of a shard, or goes on over several; more documents than are read at once.
+static void info_reads_every_beginning(void) {
+  enum { DOCUMENTS = 1100 };
+  char *text = in_folder("many.txt"), *out = in_folder("info");
+  Buffer all = {0};
+  for (int i = 0; i < DOCUMENTS; i++) buffer_printf(&all, "%0*d\n\n", 1 + (i == 511) * 200 + (i == 1099) * 100, i % 10);
+  write_file(text, all.data, all.len);
+  for (int has_eot = 0; has_eot < 2; has_eot++) {
+    char *tokenizer = in_folder("t.json");
+    Buffer json = {0};
+    Tokenizer *t = tokenizer_byte(has_eot);
+    tokenizer_json(t, &json);
+    write_file(tokenizer, json.data, json.len);
+    CHECK_EQ(BUILD(text, "--tokenizer", tokenizer, "--documents", "blank-line", "--out", out, "--val-fraction", "0", "--shard-tokens", "300"), 0);
+    CHECK_EQ(INFO(out), 0);
+    buffer_append(&said, "", 1);
+    CHECK_MSG(strstr(said.data, "documents  1100\n") != NULL, "%s", said.data);
+    CHECK_MSG(strstr(said.data, "tokens of a document: mean 1.3, longest 201\n") != NULL, "%s", said.data);
+    CHECK(strstr(said.data, "           1 .. 1                 1098  "));
+    remove_in_folder("info");
+    unlink(tokenizer);
+    tokenizer_free(t);
+    buffer_free(&json);
+    free(tokenizer);
+  }
+  unlink(text);
+  buffer_free(&all);
+  free(text);
+  free(out);
+}
+
 // A long token is shown in part.
 static void info_shows_a_part_of_long_tokens(void) {
   char *text = in_folder("long.txt"), *out = in_folder("info"), *vocabulary = in_folder("long.json"), z[256];
@@ -893,6 +952,8 @@ int main(int argc, char **argv) {
   RUN(check_names_the_byte);
   RUN(check_counts_the_order);
   RUN(info_shows_the_data);
+  RUN(info_counts_what_build_counts);
+  RUN(info_reads_every_beginning);
   RUN(info_shows_a_part_of_long_tokens);
   RUN(words_are_pinned);
   RUN(malformed_files);
