@@ -314,9 +314,22 @@ static void open_shards(Run *r) {
   if (r->tokenizer && r->eot < 0) r->eot = tokenizer_eot(r->tokenizer);
 }
 
+// A flag that says something of texts where there are none, or of shards. --resume takes the stored settings as they are, of earlier versions too.
+static void check_kind_of_data(const Run *r) {
+  static const int of_texts[] = {FLAG_separator, FLAG_val_fraction};
+  const Options *o = r->o;
+  if (o->resume) return;
+  for (size_t i = 0; i < ARRAY_LEN(of_texts); i++)
+    if ((o->train_data || r->stories) && options_changed(o, of_texts[i]))
+      fail(EXIT_REQUEST, "--%s is for a TEXT, and %s; leave it out, or name a TEXT", flag_name(of_texts[i]),
+           o->train_data ? "the documents and the validation of shards were chosen when they were built" : "the embedded stories have their own documents and validation");
+  if (!o->train_data && o->raw != RAW_NO) fail(EXIT_REQUEST, "--raw is for shards, and none are named; name them with --train-data, or leave it out");
+}
+
 void corpus_open(Run *r) {
   const Options *o = r->o;
   r->stories = !o->arg_count && !o->text && !o->train_data;
+  check_kind_of_data(r);
   if (o->separator && !*o->separator) fail(EXIT_REQUEST, "--separator is empty; give the text that stands between documents, or leave the flag out");
   if (o->val_data && !o->train_data) fail(EXIT_REQUEST, "--val-data needs --train-data beside it (a text brings its own tail for validation)");
   if (o->train_data) open_shards(r); else open_text(r);

@@ -295,6 +295,15 @@ static bool is_open(const Options *o, const Flag *f) {
          (f->type == TYPE_REAL && *real_field(w, f) == AUTO_REAL);
 }
 
+bool options_changed(const Options *o, int flag) {
+  Buffer value = {0};
+  const bool given = o->given[flag] && !is_open(o, &flags[flag]);
+  if (given) append_value(o, &flags[flag], &value);
+  const bool changed = given && !(flags[flag].standard && !strcmp(value.data, flags[flag].standard));
+  buffer_free(&value);
+  return changed;
+}
+
 void options_write_config(const Options *o, Buffer *out) {
   for (int i = 0; i < FLAG_COUNT; i++) {
     const Flag *f = &flags[i];

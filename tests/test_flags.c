@@ -293,6 +293,16 @@ static void help_is_whole(void) {
   free(text);
 }
 
+// Given, and other than the standard: a run's config.txt gives every flag.
+static void changed_flags(void) {
+  set_file("val-fraction = 0.1\nlr = auto\nraw = no\nepochs = 2");
+  Options o = TRAIN("--config", path);
+  CHECK(!options_changed(&o, FLAG_val_fraction) && !options_changed(&o, FLAG_separator) && !options_changed(&o, FLAG_lr) && !options_changed(&o, FLAG_raw));
+  CHECK(!options_changed(&o, FLAG_seed) && options_changed(&o, FLAG_epochs));
+  o = TRAIN("--val-fraction", "0.10001", "--separator", "x", "--raw", "u16", "--lr", "1e-4", "--seed", "1337");
+  CHECK(options_changed(&o, FLAG_val_fraction) && options_changed(&o, FLAG_separator) && options_changed(&o, FLAG_lr) && options_changed(&o, FLAG_raw) && !options_changed(&o, FLAG_seed));
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   char folder[280];
@@ -308,6 +318,7 @@ int main(int argc, char **argv) {
   RUN(settings_are_read);
   RUN(wrong_settings_are_named);
   RUN(one_length);
+  RUN(changed_flags);
   RUN(settings_go_around);
   RUN(changers_are_found);
   RUN(help_is_whole);

@@ -359,6 +359,28 @@ static void empty_files(void) {
   EXPECT_FAIL(EXIT_REQUEST, "it leaves 1 tokens for training, at least 2 are needed", prepared(ARRAY_LEN(argv), argv, &o));
 }
 
+// What a flag says of a text has no effect on shards or stories, nor --raw on a text.
+static void flags_of_other_data(void) {
+  static const struct { const char *args, *refusal; } cases[] = {
+    {"--train-data none.bin --separator #", "gpt: --separator is for a TEXT, and the documents and the validation of shards were chosen when they were built; leave it out, or name a TEXT\n"},
+    {"--train-data none.bin --val-fraction 0", "gpt: --val-fraction is for a TEXT, and the documents and"},
+    {"--separator #", "gpt: --separator is for a TEXT, and the embedded stories have their own documents and validation; leave it out, or name a TEXT\n"},
+    {"--val-fraction 0.2", "gpt: --val-fraction is for a TEXT, and the embedded stories"},
+    {"full.txt --raw u16", "gpt: --raw is for shards, and none are named; name them with --train-data, or leave it out\n"},
+    {"--raw u32", "gpt: --raw is for shards"},
+    {"--train-data none.bin --config standard.conf", "gpt: none.bin: 0 "}};      // settings that say what holds anyway
+  replace_file("full.txt", "abcdefgh", 8);
+  replace_file("standard.conf", "val-fraction = 0.1\nraw = no\n", 28);
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    char *text = xstrdup(cases[c].args), *argv[MOST_ARGS], *save;
+    int argc = 0;
+    for (char *p = strtok_r(text, " ", &save); p; p = strtok_r(NULL, " ", &save)) argv[argc++] = p;
+    Options o;
+    EXPECT_FAIL(EXIT_REQUEST, cases[c].refusal, prepared(argc, argv, &o));
+    free(text);
+  }
+}
+
 // Shards with and without the hash of their tokenizer, and with another one's.
 static void shards_and_their_tokenizer(void) {
   static const char common[] = "--context 4 --layers 1 --channels 8 --heads 1 --train-data shards/t.bin";
@@ -869,6 +891,7 @@ int main(int argc, char **argv) {
   RUN(texts_are_cut_at_characters);
   RUN(separators_that_separate_nothing);
   RUN(empty_files);
+  RUN(flags_of_other_data);
   RUN(shards_and_their_tokenizer);
   RUN(the_hash_is_of_both_splits);
   RUN(the_vocabulary_grows_with_the_text);
