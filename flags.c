@@ -297,9 +297,9 @@ static bool is_open(const Options *o, const Flag *f) {
 
 bool options_changed(const Options *o, int flag) {
   Buffer value = {0};
-  const bool given = o->given[flag] && !is_open(o, &flags[flag]);
-  if (given) append_value(o, &flags[flag], &value);
-  const bool changed = given && !(flags[flag].standard && !strcmp(value.data, flags[flag].standard));
+  if (is_open(o, &flags[flag])) return false;
+  append_value(o, &flags[flag], &value);
+  const bool changed = !flags[flag].standard || strcmp(value.data, flags[flag].standard);
   buffer_free(&value);
   return changed;
 }

@@ -172,7 +172,7 @@ void options_write_config(const Options *o, Buffer *out);
 void options_write_given(const Options *o, Buffer *out);
 // First flag given on the command line beside --resume that would change the result, or NULL.
 const char *options_result_changer(const Options *o);
-// Whether the user gave it with another value than it has where nobody gives it (a run's config.txt gives every flag).
+// Whether it has another value than where nobody gives it (a run's config.txt gives every flag).
 bool options_changed(const Options *o, int flag);
 // "name" of a flag, for messages: flag_name(FLAG_lr) is "lr".
 const char *flag_name(int flag);

@@ -168,7 +168,7 @@ static char *read_prompt(const Options *o, size_t *n) {
   if (o->prompt && o->prompt_file) fail(EXIT_REQUEST, "--prompt and --prompt-file are both given: take one");
   if (o->prompt) { *n = strlen(o->prompt); return xstrdup(o->prompt); }
   if (!o->prompt_file) { *n = 0; return NULL; }
-  return read_file(strcmp(o->prompt_file, "-") ? o->prompt_file : STANDARD_INPUT, "prompt", (size_t)1 << 30, n);
+  return read_file(strcmp(o->prompt_file, "-") ? o->prompt_file : STANDARD_INPUT, "--prompt-file", (size_t)1 << 30, n);
 }
 
 typedef struct { LoadedModel model; SampleSettings settings; TokenBuffer prompt; char *text; size_t n; } Session;
@@ -206,7 +206,8 @@ int sample_command(const Options *o) {
   if (!t) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so its tokens cannot be shown", s.model.checkpoint->dir);
   s.settings = (SampleSettings){o->temperature, o->top_k, o->top_p, o->min_p, o->repetition_penalty, (uint64_t)o->seed};
   if (s.n && s.model.config.starts_with_eot && tokenizer_eot(t) >= 0) token_buffer_append(&s.prompt, tokenizer_eot(t));
-  if (s.n) tokenizer_encode_or_fail(t, "--prompt", s.text, s.n, &s.prompt, SPECIAL_NONE);
+  char *name = o->prompt_file ? format("--prompt-file %s", o->prompt_file) : xstrdup("--prompt");
+  if (s.n) tokenizer_encode_or_fail(t, name, s.text, s.n, &s.prompt, SPECIAL_NONE);
   else token_buffer_append(&s.prompt, sample_start(t));
   if (o->verbose)
     fprintf(stderr, "%s: %lld layers, %lld channels, context %lld, vocabulary %lld; %s\n", s.model.checkpoint->dir, (long long)s.model.config.layers,
@@ -224,6 +225,7 @@ int sample_command(const Options *o) {
   if (fflush(stdout)) fail(EXIT_MACHINE, "cannot write to stdout: %s", strerror(errno));
   buffer_free(&json);
   token_buffer_free(&s.prompt);
+  free(name);
   free(s.text);
   unload_model(&s.model);
   return 0;

@@ -420,6 +420,16 @@ check "another rotary base that is a number is taken" sh -c "'$gpt' sample forei
 refuse 2 "nowhere" sample nowhere
 refuse 2 "nothing" sample nothing
 refuse 2 "gpt sample takes one MODEL" sample run the
+train text.txt ${tiny/byte/char} --steps 1 --out letters
+printf 'the old\nbear #' > prompt.txt
+unseen="character '#' (U+0023) at line"
+refuse 2 "gpt: --prompt-file prompt.txt: $unseen 2, column 6" sample letters --prompt-file prompt.txt
+refuse 2 "gpt: --prompt: $unseen 1, column 5" sample letters --prompt 'old #'
+refuse 2 "gpt: absent.txt: cannot open --prompt-file: No such file" sample letters --prompt-file absent.txt
+check "--prompt-file - is named as it was given" sh -c "printf '#' | '$gpt' sample letters --prompt-file - 2>&1 | grep -q '^gpt: --prompt-file -: character'"
+(ulimit -n 4; exec "$gpt" sample run) > out 2> err
+check "too few open files: exit code" expect_code $? 3
+check "too few open files: one line" cmp err <(echo "gpt: $(newest run)/trainer.safetensors: cannot be opened: Too many open files")
 refuse 2 "gpt eval needs a MODEL and a TEXT" eval run
 refuse 2 "missing.txt: cannot open text" eval run missing.txt
 refuse 2 "1 of the 2 files named are shards, the others are not" eval run text.txt tailed/train_000000.bin

@@ -293,7 +293,7 @@ static void help_is_whole(void) {
   free(text);
 }
 
-// Given, and other than the standard: a run's config.txt gives every flag.
+// Other than the standard: a run's config.txt gives every flag.
 static void changed_flags(void) {
   set_file("val-fraction = 0.1\nlr = auto\nraw = no\nepochs = 2");
   Options o = TRAIN("--config", path);
