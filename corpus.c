@@ -240,6 +240,7 @@ static Dataloader *loader_of(const Run *r, TokenBuffer *ids) {
 }
 
 static void open_text(Run *r) {
+  const Options *o = r->o;
   Corpus c = {0};
   TokenBuffer ids = {0};
   read_corpus(&c, r);
@@ -252,7 +253,11 @@ static void open_text(Run *r) {
   r->train = loader_of(r, &ids);   // and empties ids
   if (!r->train) fail(EXIT_REQUEST, "the text is too short: it leaves %zu tokens for training, at least 2 are needed; take a longer text or a smaller --val-fraction", tokens);
   for (size_t i = c.train_count; i < c.count; i++) append_document(&ids, r->tokenizer, &c.documents[i], i == c.train_count ? c.train_tail : 0, c.documents[i].n);
+  const size_t left = ids.count;
   r->val = loader_of(r, &ids);
+  if (!r->val && o->val_fraction > 0)
+    warn("--val-fraction %g leaves %zu token%s of this text for validation, at least 2 are needed: %snothing validates this run; take a larger one, or 0", o->val_fraction, left,
+         left == 1 ? "" : "s", left ? "it is left out, and " : "");
   corpus_free_files(c.files, c.file_count);
   buffer_free(&c.stories);
   free(c.documents);
@@ -293,6 +298,8 @@ static void open_validation_shards(Run *r) {
   const char *pattern = o->val_data ? o->val_data : both ? o->train_data : NULL;
   if (!pattern) return;
   r->val = open_side(r, pattern, "val", r->vocab);
+  if (dataloader_tokens(r->val) < 2)
+    fail(EXIT_REQUEST, "%s: 1 token to validate on, at least 2 are needed: one to predict the other from; name other shards with --val-data, or only those to train on, DIR/train_*.bin", pattern);
   const char *a = dataloader_tokenizer_hash(r->train), *b = dataloader_tokenizer_hash(r->val);
   if (is_known(a) && is_known(b) && strcmp(a, b)) fail(EXIT_REQUEST, "%s: made with tokenizer %.12s, the shards to train on with %.12s; they do not belong together", pattern, b, a);
 }
@@ -354,6 +361,10 @@ void corpus_arrange(Run *r) {
   DataOrder order = r->documents ? ORDER_DOCUMENTS : ORDER_STREAM;
   dataloader_arrange(r->train, T, order, (uint64_t)r->o->seed);
   if (r->val) dataloader_arrange(r->val, T, order, 0);
+  const int64_t targets = r->val ? dataloader_tokens(r->val) - 1 : T;
+  if (targets < T && !r->documents)
+    warn("%lld tokens to validate on are less than a window of %lld: all of them are used, in one window that they do not fill, and such a loss says little; take more text, or a larger --val-fraction",
+         (long long)targets + 1, (long long)T);
 }
 
 void corpus_print(const Run *r) {

@@ -689,6 +689,10 @@ static void print_result(const Build *b) {
       printf("%-5s  %lld tokens, %lld documents, in %lld shards of %d-byte ids\n", side_names[s], (long long)w->tokens,
              (long long)w->documents, (long long)w->shards, w->header.width);
   }
+  for (int s = 0; s < SIDES; s++)
+    if (b->writers[s].tokens == 1 && b->o->val_fraction > 0)
+      warn("%s_*.bin: 1 token, at least 2 are needed, one to predict the other from, so gpt train will not take it; build again with a %s --val-fraction, or with 0", side_names[s],
+           s == TRAIN ? "smaller" : "larger");
   printf("%.3f MB of text, %.2f bytes a token, %.1f s, %.1f MB/s, %d threads\n", mb,
          bytes / (double)(b->writers[TRAIN].tokens + b->writers[VALIDATION].tokens), seconds, mb / seconds, b->threads);
   if (strpbrk(b->dir, "*?[\\")) printf("train on them: gpt train --train-data '%s'", b->dir);   // in a pattern these would mean something

@@ -782,6 +782,26 @@ static void info_shows_the_data(void) {
   free(out);
 }
 
+// A split of one token is written and said: it predicts nothing.
+static void a_split_of_one_token_is_told(void) {
+  static const struct { const char *fraction, *text, *words; } cases[] = {
+    {"0.1", "abcdefghij", "gpt: warning: val_*.bin: 1 token, at least 2 are needed, one to predict the other from, so gpt train will not take it; build again with a larger --val-fraction, or with 0\n"},
+    {"0.9", "abcdefghijk", "gpt: warning: train_*.bin: 1 token, at least 2 are needed, one to predict the other from, so gpt train will not take it; build again with a smaller --val-fraction, or with 0\n"}};
+  char *text = in_folder("one.txt"), *out = in_folder("one");
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    write_file(text, cases[i].text, strlen(cases[i].text));
+    EXPECT_FAIL(0, cases[i].words, BUILD(text, "--tokenizer", "byte", "--documents", "none", "--out", out, "--val-fraction", cases[i].fraction));
+    remove_in_folder("one");
+  }
+  EXPECT_FAIL(0, "gpt: warning: nothing else\n", BUILD(text, "--tokenizer", "byte", "--documents", "none", "--out", out, "--val-fraction", "0.2"); warn("nothing else"));
+  remove_in_folder("one");
+  write_file(text, "a", 1);          // no fraction is to blame
+  EXPECT_FAIL(0, "gpt: warning: nothing else\n", BUILD(text, "--tokenizer", "byte", "--documents", "none", "--out", out, "--val-fraction", "0"); warn("nothing else"));
+  remove_in_folder("one");
+  unlink(text);
+  free(text), free(out);
+}
+
 // As many documents as gpt data build says, also where validation begins inside one: with the shards before it that one goes on, and the
 // shards of validation alone have none that begins there.
 static void info_counts_what_build_counts(void) {
@@ -952,6 +972,7 @@ int main(int argc, char **argv) {
   RUN(check_names_the_byte);
   RUN(check_counts_the_order);
   RUN(info_shows_the_data);
+  RUN(a_split_of_one_token_is_told);
   RUN(info_counts_what_build_counts);
   RUN(info_reads_every_beginning);
   RUN(info_shows_a_part_of_long_tokens);

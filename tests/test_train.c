@@ -359,6 +359,36 @@ static void empty_files(void) {
   EXPECT_FAIL(EXIT_REQUEST, "it leaves 1 tokens for training, at least 2 are needed", prepared(ARRAY_LEN(argv), argv, &o));
 }
 
+// Too little to validate on is said, and what becomes of it.
+static void little_to_validate_on(void) {
+  static const struct { const char *text, *tokenizer, *fraction, *separator, *said; bool val; } cases[] = {
+    {"abcdefghij", "byte", "1e-17", NULL, "gpt: warning: --val-fraction 1e-17 leaves 0 tokens of this text for validation, at least 2 are needed: nothing validates this run; take a larger one, or 0\n", false},
+    {"abcdefghij", "byte", "0.1", NULL, "gpt: warning: --val-fraction 0.1 leaves 1 token of this text for validation, at least 2 are needed: it is left out, and nothing validates this run; take a larger one, or 0\n", false},
+    {"abcdefghij", "byte", "0.2", NULL, "gpt: warning: 2 tokens to validate on are less than a window of 4: all of them are used, in one window that they do not fill, and such a loss says little; "
+                                        "take more text, or a larger --val-fraction\n", true},
+    {"abcdefghij", "byte", "0.4", NULL, "gpt: warning: 4 tokens to validate on are less than a window of 4", true},
+    {"abcdefghij", "byte", "0.5", NULL, "gpt: warning: nothing else\n", true},
+    {"abcdefghij", "byte", "0", NULL, "gpt: warning: nothing else\n", false},
+    {"ab#cd#ef", "byte", "0.3", "#", "gpt: warning: nothing else\n", true}};      // its documents are rows of their own
+  for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+    char *argv[] = {"little.txt", "--tokenizer", (char *)(uintptr_t)cases[c].tokenizer, "--val-fraction", (char *)(uintptr_t)cases[c].fraction, "--context", "4", "--layers", "1", "--channels", "8",
+                    "--heads", "1", "--separator", (char *)(uintptr_t)cases[c].separator};
+    replace_file(argv[0], cases[c].text, strlen(cases[c].text));
+    Options o;
+    EXPECT_FAIL(0, cases[c].said, {
+      Run *r = prepared((int)ARRAY_LEN(argv) - (cases[c].separator ? 0 : 2), argv, &o);
+      if ((r->val != NULL) != cases[c].val) _exit(9);
+      if (strstr(cases[c].said, "else")) warn("nothing else");
+    });
+  }
+  replace_file("four.bin", "a\0b\0c\0d", 8);
+  replace_file("one.bin", "a", 2);
+  char *argv[] = {"--train-data", "four.bin", "--val-data", "one.bin", "--raw", "u16", "--tokenizer", "byte", "--context", "2", "--layers", "1", "--channels", "8", "--heads", "1"};
+  Options o;
+  EXPECT_FAIL(EXIT_REQUEST, "gpt: one.bin: 1 token to validate on, at least 2 are needed: one to predict the other from; name other shards with --val-data, or only those to train on, DIR/train_*.bin\n",
+              prepared(ARRAY_LEN(argv), argv, &o));
+}
+
 // What a flag says of a text has no effect on shards or stories, nor --raw on a text.
 static void flags_of_other_data(void) {
   static const struct { const char *args, *refusal; } cases[] = {
@@ -891,6 +921,7 @@ int main(int argc, char **argv) {
   RUN(texts_are_cut_at_characters);
   RUN(separators_that_separate_nothing);
   RUN(empty_files);
+  RUN(little_to_validate_on);
   RUN(flags_of_other_data);
   RUN(shards_and_their_tokenizer);
   RUN(the_hash_is_of_both_splits);
