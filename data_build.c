@@ -705,7 +705,7 @@ static void print_result(const Build *b) {
 
 int data_build(const Options *o) {
   if (!o->arg_count) fail(EXIT_REQUEST, "gpt data build needs a TEXT: a file, a directory or - (0 were named)");
-  if (!o->use_tokenizer) fail(EXIT_REQUEST, "--tokenizer is missing: gpt2, byte, char, a tokenizer.json or a model directory");
+  if (!o->use_tokenizer) fail(EXIT_REQUEST, "--tokenizer is missing: gpt2, byte, char, a tokenizer.json, a model directory or a run");
   if (!o->file_out) fail(EXIT_REQUEST, "--out is missing: the folder to write the shards into");
   if (o->jsonl && o->given[FLAG_documents])
     fail(EXIT_REQUEST, "--jsonl and --documents are both given: with --jsonl a document is a line; take one");

@@ -37,7 +37,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(TEXT,   train_data,    "train-data",    NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of training shards (quoted glob), or a folder of gpt data build with both kinds of shards, instead of TEXT") \
   FLAG(TEXT,   val_data,      "val-data",      NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "PATTERN of validation shards") \
   FLAG(REAL,   val_fraction,  "val-fraction",  "0.1",    0, 0.9, "", COMMAND_TRAINING | COMMAND_DATA_BUILD, FIXED, "data", "share of raw text kept for validation: its tail; data build: from 100 documents up documents chosen by their content") \
-  FLAG(TEXT,   tokenizer,     "tokenizer",     "auto",   0, 0, "", COMMAND_TRAINING, FIXED, "data", "auto, char, byte, gpt2, bpe:N, a tokenizer.json or a model directory") \
+  FLAG(TEXT,   tokenizer,     "tokenizer",     "auto",   0, 0, "", COMMAND_TRAINING, FIXED, "data", "auto, char, byte, gpt2, bpe:N, a tokenizer.json, a model directory or a run") \
   FLAG(TEXT,   separator,     "separator",     NULL,     0, 0, "", COMMAND_TRAINING, FIXED, "data", "text that stands between documents; an end-of-text token takes its place") \
   FLAG(TEXT,   model,         "model",         NULL,     0, 0, "", COMMAND_SHAPED, FIXED, "model", "preset that the flags below override: tiny, small, gpt2-124M, gpt2-355M, gpt2-774M, gpt2-1558M, llama-tiny, llama-125M") \
   FLAG(WORD,   family,        "family",        "gpt2",   0, 0, "gpt2|llama", COMMAND_SHAPED, FIXED, "model", "gpt2: layer norm, learned positions, GELU; llama: RMS norm, rotary positions, SwiGLU") \
@@ -118,7 +118,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(LIST,   add_special,   "add-special",   NULL,     0, 0, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "TEXT of a special token; may be given again") \
   FLAG(BOOL,   allow_fewer,   "allow-fewer",   "off",    0, 0, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "on|off: write what there is when the text has too few merges") \
   FLAG(INT,    max_memory,    "max-memory",    "2G",     1048576, 9e18, "", COMMAND_TOKENIZER_TRAIN, NOT_STORED, "tokenizer", "bytes; more is refused with the number") \
-  FLAG(TEXT,   use_tokenizer, "tokenizer",     NULL,     0, 0, "", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_DATA_INFO | COMMAND_BENCH_TOKENIZER, NOT_STORED, "tokenizer", "gpt2, byte, char, a tokenizer.json, vocab.bpe, encoder.json, .tiktoken file, or a model directory") \
+  FLAG(TEXT,   use_tokenizer, "tokenizer",     NULL,     0, 0, "", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_DATA_INFO | COMMAND_BENCH_TOKENIZER, NOT_STORED, "tokenizer", "gpt2, byte, char, a tokenizer.json, vocab.bpe, encoder.json, .tiktoken file, a model directory or a run") \
   FLAG(TEXT,   file_out,      "out",           NULL,     0, 0, "", COMMAND_TOKENIZER_TRAIN | COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE | COMMAND_TOKENIZER_INFO | COMMAND_DATA_BUILD | COMMAND_REPORT, NOT_STORED, "output", "file or folder to write (tokenizer info: its tokenizer.json)") \
   FLAG(WORD,   format,        "format",        "text",   0, 0, "text|u16|u32", COMMAND_TOKENIZER_ENCODE | COMMAND_TOKENIZER_DECODE, NOT_STORED, "output", "of ids: text, u16, u32 (little-endian)") \
   FLAG(SWITCH, show,          "show",          "off",    0, 0, "", COMMAND_TOKENIZER_ENCODE, NOT_STORED, "output", "the pieces, visibly") \

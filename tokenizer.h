@@ -28,7 +28,8 @@ void token_buffer_free(TokenBuffer *b);
 
 // ---- making one ----
 // By name: gpt2, byte, a tokenizer.json, a vocab.bpe or encoder.json (or merges.txt, vocab.json; the other lies beside it),
-// a .tiktoken file, or a directory with a tokenizer.json or such a pair. "char" is refused: it needs a text.
+// a .tiktoken file, or a directory with a tokenizer.json, such a pair, or a run's checkpoints (the newest whose tokenizer is whole).
+// "char" is refused: it needs a text.
 Tokenizer *tokenizer_open(const char *spec);
 Tokenizer *tokenizer_gpt2(void);
 Tokenizer *tokenizer_byte(bool with_eot);  // id = byte; with_eot: <|endoftext|> is 256

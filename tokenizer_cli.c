@@ -514,7 +514,7 @@ int tokenizer_command(const Options *o) {
   if (o->command == COMMAND_TOKENIZER_TRAIN) return train(o);
   if (!o->use_tokenizer)
     fail(EXIT_REQUEST,
-         "--tokenizer is missing: gpt2, byte, a tokenizer.json, vocab.bpe, encoder.json or .tiktoken file, or a model directory");
+         "--tokenizer is missing: gpt2, byte, a tokenizer.json, vocab.bpe, encoder.json or .tiktoken file, a model directory or a run");
   if (o->command == COMMAND_TOKENIZER_ENCODE) return encode(o);
   return o->command == COMMAND_TOKENIZER_DECODE ? decode(o) : info(o);
 }

@@ -1,14 +1,16 @@
 // tokenizer_files.c: owns tokenizers as files: writing tokenizer.json, and reading tokenizer.json, vocab.bpe with
-// encoder.json, .tiktoken rank files and directories that hold one of them.
+// encoder.json, .tiktoken rank files and directories (of models and runs) that hold one of them.
 //
 // Promises: what is written loads in Hugging Face's tokenizers with the same ids, and here; a file that is wrong in any way ends
 // the process with exit 2 and one line that names the file, the line and the reason; time and memory are linear in the file.
 // Tests: tests/test_tokenizer_files.c
 #include "tokenizer_internal.h"
 #include "json.h"    // json_parse, json_write_string
+#include "manifest.h"  // checkpoint_steps, manifest_open
 #include "utf8.h"    // utf8_decode, utf8_encode
 #include <math.h>    // fabs, floor
 #include <stdlib.h>  // free
+#include <unistd.h>  // close
 
 enum { MAX_FILE = 1 << 28 };  // bytes; no published tokenizer comes near it
 
@@ -617,6 +619,40 @@ static Tokenizer *open_json(const char *path) {
   return t;
 }
 
+// The tokenizer.json of one checkpoint, if it is what the manifest says.
+static Tokenizer *open_checkpoint(const char *dir, Refusal *why) {
+  Manifest m;
+  if (!manifest_read(dir, &m, why)) return NULL;
+  const ManifestFile *file = manifest_find(&m, "tokenizer.json");
+  if (!file) { refuse_file(why, "%s: no tokenizer.json in this checkpoint", dir); return NULL; }
+  int fd = manifest_open(dir, file, why);
+  if (fd < 0) return NULL;
+  close(fd);
+  char *path = beside(dir, file->name);
+  Tokenizer *t = open_json(path);
+  free(path);
+  return t;
+}
+
+// That of a run's newest checkpoint whose tokenizer is whole: all have the same. NULL: the folder has no checkpoint.
+static Tokenizer *open_run(const char *dir) {
+  size_t count;
+  int64_t *steps = checkpoint_steps(dir, &count);
+  Tokenizer *t = NULL;
+  Refusal first = {0};
+  for (size_t i = count; !t && i-- > 0;) {
+    Refusal why = {0};
+    char *path = checkpoint_path(dir, steps[i]);
+    t = open_checkpoint(path, first.line.len ? &why : &first);
+    free(path);
+    buffer_free(&why.line);
+  }
+  if (count && !t) fail_refused(&first);
+  buffer_free(&first.line);
+  free(steps);
+  return t;
+}
+
 static Tokenizer *open_directory(const char *dir) {
   char *path = beside(dir, "tokenizer.json");
   Tokenizer *t = path ? open_json(path) : NULL;
@@ -624,8 +660,9 @@ static Tokenizer *open_directory(const char *dir) {
     path = beside(dir, pairs[i][0]);
     if (path) t = open_pair(path);
   }
-  if (!t) fail(EXIT_REQUEST, "%s: no tokenizer.json in this directory (nor vocab.bpe with encoder.json)", dir);
   free(path);
+  if (!t) t = open_run(dir);
+  if (!t) fail(EXIT_REQUEST, "%s: no tokenizer.json in this directory, nor vocab.bpe with encoder.json, nor a checkpoint", dir);
   return t;
 }
 
@@ -637,7 +674,7 @@ Tokenizer *tokenizer_open(const char *spec) {
   if (is_directory(spec)) return open_directory(spec);
   if (!file_exists(spec))
     fail(EXIT_REQUEST,
-         "%s: no such tokenizer: it is gpt2, byte, a tokenizer.json, vocab.bpe, encoder.json or .tiktoken file, or a model directory", spec);
+         "%s: no such tokenizer: it is gpt2, byte, a tokenizer.json, vocab.bpe, encoder.json or .tiktoken file, a model directory or a run", spec);
   if (ends_with(spec, ".tiktoken")) return read_ranks(spec);
   Tokenizer *t = open_pair(spec);
   return t ? t : open_json(spec);

@@ -1,5 +1,6 @@
 // test_tokenizer_files.c: owns the checks of tokenizer_files.c: every kind written and read back, other programs' files, many wrong ones.
 #include "tokenizer_test.h"
+#include "manifest.h"   // folder_begin
 
 static void every_kind_is_read_back(void) {
   Tokenizer *all[] = {tokenizer_gpt2(), tokenizer_byte(false), tokenizer_byte(true),
@@ -91,6 +92,54 @@ static void write_pair(const Tokenizer *t, const char *merges_name, const char *
   if (encoder_name) replace_file(in_folder(encoder_name), encoder.data, encoder.len);
   buffer_free(&merges);
   buffer_free(&encoder);
+}
+
+// A checkpoint RUN/step_... with these files, name and text by turns.
+static void write_checkpoint(const char *run, int64_t step, const char *const *files, size_t count) {
+  FolderWriter w;
+  folder_begin(&w, run, step, "0123456789abcdef0123456789abcdef");
+  for (size_t i = 0; i < count; i += 2) {
+    folder_file_begin(&w, files[i]);
+    folder_write(&w, files[i + 1], strlen(files[i + 1]));
+    folder_file_end(&w);
+  }
+  folder_publish(&w);
+}
+
+// A run's tokenizer is that of its newest checkpoint whose tokenizer is whole.
+static void runs_are_read(void) {
+  char *run = xstrdup(in_folder("run")), *damaged = format("%s/step_00000002/tokenizer.json", run);
+  Buffer json[3] = {{0}};
+  for (int i = 0; i < 3; i++) {
+    Tokenizer *t = tokenizer_char_from_text("abc", "abc", (size_t)i + 1, false);
+    tokenizer_json(t, &json[i]);
+    tokenizer_free(t);
+  }
+  make_directory(run);
+  EXPECT_FAIL(2, "run: no tokenizer.json in this directory, nor vocab.bpe with encoder.json, nor a checkpoint\n", tokenizer_open(run));
+  write_checkpoint(run, 7, (const char *[]){"other.json", "{}"}, 2);
+  EXPECT_FAIL(2, "run/step_00000007: no tokenizer.json in this checkpoint\n", tokenizer_open(run));
+  write_checkpoint(run, 1, (const char *[]){"other.json", "{}", "tokenizer.json", json[0].data}, 4);
+  write_checkpoint(run, 2, (const char *[]){"tokenizer.json", json[1].data}, 2);
+  static const int letters[] = {2, 1, 3};
+  for (int i = 0; i < 3; i++) {
+    Tokenizer *t = tokenizer_open(run);
+    CHECK_EQ(tokenizer_vocab_size(t), letters[i]);
+    tokenizer_free(t);
+    if (i == 0) replace_file(damaged, json[2].data, json[2].len);                  // whole by itself, but not what the manifest says
+    if (i == 1) replace_file(in_folder("run/tokenizer.json"), json[2].data, json[2].len);
+  }
+  unlink(in_folder("run/tokenizer.json"));
+  unlink(in_folder("run/step_00000001/tokenizer.json"));
+  remove_tree(in_folder("run/step_00000007"));
+  char *words = format("gpt: %s: has %zu bytes, the manifest says %zu\n", damaged, json[2].len, json[1].len);
+  EXPECT_FAIL(2, words, tokenizer_open(run));                                        // the newest's reason
+  Tokenizer *t = tokenizer_open(in_folder("run/step_00000002"));
+  CHECK_EQ(tokenizer_vocab_size(t), 3);
+  tokenizer_free(t);
+  for (int i = 0; i < 3; i++) buffer_free(&json[i]);
+  remove_tree(run);
+  free(words), free(damaged), free(run);
 }
 
 static void check_is_gpt2(const char *spec) {
@@ -520,6 +569,7 @@ int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   open_folder();
   RUN(every_kind_is_read_back);
+  RUN(runs_are_read);
   RUN(config_is_written);
   RUN(merges_files_are_read);
   RUN(rank_files_are_read);
