@@ -53,11 +53,12 @@ Score evaluate_loader(Gpt *m, Dataloader *data, const double *token_bytes, int64
   const GptOptions *o = gpt_options(m);
   Batch b = batch_open(m, o->B, o->T, token_bytes);
   int64_t windows = dataloader_sequential_count(data);
-  // a row of one document has fewer targets than T
-  for (int64_t w = 0, targets = 0; w < windows && !b.score.stopped && (w == 0 || most_tokens <= 0 || targets + b.T <= most_tokens); w++) {
-    targets += dataloader_sequential(data, w, b.ids + b.filled * b.T, b.targets + b.filled * b.T);
+  bool more = windows > 0;
+  for (int64_t w = 0, targets = 0; more && !b.score.stopped; w++) {
+    targets += dataloader_sequential(data, w, b.ids + b.filled * b.T, b.targets + b.filled * b.T);   // a row of one document has fewer targets than T
     if (++b.filled == b.B) batch_score(&b);
-    b.score.stopped = b.filled == 0 && stop && stop();
+    more = w + 1 < windows && (most_tokens <= 0 || targets + b.T <= most_tokens);
+    b.score.stopped = more && b.filled == 0 && stop && stop();
   }
   batch_score(&b);
   batch_close(&b);
