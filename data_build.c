@@ -14,7 +14,6 @@
 #include "dataloader.h"  // Shard, shard_header
 #include "documents.h"   // Documents
 #include "json.h"        // build.json
-#include "machine.h"     // machine_cores
 #include "tokenizer.h"   // tokenizer_encode
 #include "utf8.h"        // utf8_decode
 #include <errno.h>       // errno
@@ -714,7 +713,7 @@ int data_build(const Options *o) {
   char *parent = parent_folder(b.dir);
   if (!is_directory(parent)) fail(EXIT_REQUEST, "%s: the folder %s is missing; make it first", b.dir, parent);
   b.last_line = b.start;
-  b.threads = o->threads == AUTO_INT ? machine_cores() : (int)o->threads;
+  b.threads = text_threads(o);
   b.ids = xcalloc((size_t)b.threads, sizeof *b.ids);
   b.documents = documents_open(o->args, o->arg_count, parent);
   open_tokenizer(&b);

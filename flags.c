@@ -1,5 +1,6 @@
 // flags.c: owns what is derived from the one flag table of flags.h: parsing, config files, help. Tests: tests/test_flags.c
 #include "flags.h"
+#include "machine.h"  // machine_cores
 #include <errno.h>    // errno
 #include <math.h>     // INFINITY, isfinite
 #include <stdlib.h>   // strtod, strtoll
@@ -26,6 +27,8 @@ static const Flag flags[FLAG_COUNT] = {
 };
 
 const char *flag_name(int flag) { return flags[flag].name; }
+
+int text_threads(const Options *o) { return o->threads == AUTO_INT ? machine_cores() : (int)o->threads; }
 
 static int64_t *int_field(Options *o, const Flag *f) { return (int64_t *)((char *)o + f->offset); }
 static double *real_field(Options *o, const Flag *f) { return (double *)((char *)o + f->offset); }

@@ -174,6 +174,8 @@ void options_write_given(const Options *o, Buffer *out);
 const char *options_result_changer(const Options *o);
 // Whether it has another value than where nobody gives it (a run's config.txt gives every flag).
 bool options_changed(const Options *o, int flag);
+// Threads that read and encode texts: --threads as it is, else one for each core. Of what computes: threads_of in load.h.
+int text_threads(const Options *o);
 // "name" of a flag, for messages: flag_name(FLAG_lr) is "lr".
 const char *flag_name(int flag);
 // The flags of a command by group, for `gpt help COMMAND`.

@@ -3,7 +3,6 @@
 #include "tokenizer_cli.h"
 #include "documents.h"  // documents_last_cut
 #include "json.h"       // json_write_string
-#include "machine.h"    // machine_cores
 #include "tokenizer.h"  // everything that is done here
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
@@ -222,7 +221,7 @@ static int train(const Options *o) {
     fail(EXIT_REQUEST, "--vocab %lld: the 256 bytes and %zu special tokens need at least %zu entries", (long long)o->vocab,
          o->list_count, 256 + o->list_count);
   double start = seconds_now();
-  TrainTexts t = {.o = o, .threads = o->threads == AUTO_INT ? machine_cores() : (int)o->threads};
+  TrainTexts t = {.o = o, .threads = text_threads(o)};
   TokenizerTrainer *trainer = count_texts(&t);
   if (t.bytes == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 2 are needed to train a tokenizer");
   Tokenizer *made = tokenizer_trainer_finish(trainer, o->vocab, (const char *const *)o->add_special, o->list_count);

@@ -1,5 +1,6 @@
 // test_flags.c: tests of flags.c: numbers, the command line, settings files, help. The surface of the binary: test_cli.sh.
 #include "flags.h"
+#include "machine.h"   // machine_cores
 #include "test.h"
 
 // Values point into the settings files that were read, as long as the program runs (flags.h): no leak.
@@ -293,6 +294,14 @@ static void help_is_whole(void) {
   free(text);
 }
 
+// Texts are read by as many threads as were asked for, whatever there is, else by one for each core.
+static void threads_of_texts(void) {
+  Options o = TRAIN("--threads", "3000");
+  CHECK_EQ(text_threads(&o), 3000);
+  o = TRAIN("--threads", "auto");
+  CHECK_EQ(text_threads(&o), machine_cores());
+}
+
 // Other than the standard: a run's config.txt gives every flag.
 static void changed_flags(void) {
   set_file("val-fraction = 0.1\nlr = auto\nraw = no\nepochs = 2");
@@ -318,6 +327,7 @@ int main(int argc, char **argv) {
   RUN(settings_are_read);
   RUN(wrong_settings_are_named);
   RUN(one_length);
+  RUN(threads_of_texts);
   RUN(changed_flags);
   RUN(settings_go_around);
   RUN(changers_are_found);
