@@ -254,6 +254,35 @@ static void check_printed(char *text, Buffer *golden, double step_ms) {
   CHECK_MSG(fabs(kinds_mflop - sum_mflop) <= 0.06 * kinds_ms + 1e-3 * sum_mflop, "%g and %g MFLOP", kinds_mflop, sum_mflop);
 }
 
+// Shares of one operation that takes about as long as the step and moves far more than a slow memory could: so large that a hundredth of them shows.
+static double slow_bandwidth(Device *d) { of_inner(d); return 1e7; }
+static void shares(void) {
+  make_inner();
+  inner.measure_bandwidth = slow_bandwidth, inner.launches = NULL;
+  Device *d = watching(WATCH_TRACE);
+  d->residual_forward(d, R("layer 1 qkv", 0), R("layer 1 qkv", 1), R("layer 1 qkv", 2), 765432);
+  char *text = printed(d, 1), *at = strstr(text, "of the step's ");
+  double rest = 0, ms = 0, step = 0, share = 0, all = 0, of_all = 0, mb = 0, memory = 0;
+  CHECK(at && sscanf(at, "of the step's %lf", &rest) == 1);
+  free(text);
+  text = printed(d, 1.001 - 1e-3 * rest);           // what noting took, and a millisecond
+  at = strstr(text, "sum    residual_forward");
+  CHECK_MSG(at && sscanf(at + 7 + 23, "%lf ms %lf%%", &ms, &share) == 2 && sscanf(strstr(at, " MB, "), " MB, %lf%%", &memory) == 1, "%s", text);
+  at = strstr(text, "trace  residual_forward");
+  CHECK_MSG(at && sscanf(at + 7 + 24 + 43 + 33, "%*f %lf", &mb) == 1, "%s", text);      // to three decimals
+  at = strstr(text, "sum    1 operations ");
+  CHECK_MSG(at && sscanf(at, "sum    1 operations %lf ms, %lf%% of the step's %lf", &all, &of_all, &step) == 3, "%s", text);
+  // three decimals of either time, and one of the share
+  const double tolerance = 0.05 + 100 * 5e-4 / step * (1 + ms / step) + 1e-6;
+  CHECK_NEAR(step, 1, 0.002, "the step is what is not noting");
+  CHECK_NEAR(share, 100 * ms / step, tolerance, "%s", text);
+  CHECK_NEAR(of_all, 100 * all / step, tolerance, "%s", text);
+  CHECK_NEAR(memory, 100 * mb / ms * 1e9 / 1e7, 100 * mb / ms * 100 * (5e-4 / ms + 5e-4 / mb) + 0.5, "%s", text);
+  CHECK(tolerance < share / 100 / 2);
+  free(text);
+  watch_destroy(d);
+}
+
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 static void sort_lines(Buffer *b, size_t from) {      // of equally slow operations any may come first
   char *lines[100], *all = xstrdup(b->data + from);
@@ -400,6 +429,7 @@ static void launches(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(golden);
+  RUN(shares);
   RUN(a_counter_begins_at_zero);
   RUN(findings);
   RUN(launches);
