@@ -111,7 +111,7 @@ Dataloader *dataloader_open_tokens(const int32_t *tokens, int64_t n, int64_t voc
 Dataloader *dataloader_open_shards(const char *pattern, ShardKind kind, int64_t vocab);
 // The same for paths in this order (1 at least).
 Dataloader *dataloader_open_paths(char *const *paths, size_t count, ShardKind kind, int64_t vocab);
-void dataloader_close(Dataloader *l);
+void dataloader_close(Dataloader *l);   // NULL is fine
 int64_t dataloader_tokens(const Dataloader *l);       // N
 int64_t dataloader_vocab(const Dataloader *l);
 int32_t dataloader_eot(const Dataloader *l);          // -1: none

@@ -57,7 +57,7 @@ static const struct { const char *file; bool drawn; const char *tests; } homes[]
   {"dataloader.c", true, "test_dataloader test_index test_data"},
   {"detmath.c", true, "test_detmath"},
   {"documents.c", true, "test_documents test_data"},
-  {"evaluate.c", false, "test_train test_cli_train"},
+  {"evaluate.c", false, "test_evaluate test_train test_cli_train"},
   {"flags.c", false, "test_flags test_cli"},
   {"json.c", false, "test_json"},
   {"load.c", true, "test_load test_checkpoint test_sample test_cli_train"},
