@@ -390,6 +390,30 @@ static void epilogue(void) {
   }
 }
 
+// Threads that have finished a block, as bits. Each waits in its first one until all are there, or for two seconds: then one thread does what all should.
+typedef struct { unsigned there, all; } Team;
+static void meet(const void *arg, size_t row0, size_t row1, size_t col0, size_t col1) {
+  (void)row0, (void)row1, (void)col0, (void)col1;
+  Team *t = (Team *)(uintptr_t)arg;
+  __atomic_fetch_or(&t->there, 1u << omp_get_thread_num(), __ATOMIC_RELAXED);
+  for (int i = 0; i < 2000 && __atomic_load_n(&t->there, __ATOMIC_RELAXED) != t->all; i++) usleep(1000);
+  __atomic_store_n(&t->all, __atomic_load_n(&t->there, __ATOMIC_RELAXED), __ATOMIC_RELAXED);      // waited once
+}
+
+// A product of many rows and few columns is shared among the threads by its rows: no thread takes the parts of the others.
+static void threads_share_a_product(void) {
+  enum { THREADS = 3, ROWS = 400 };
+  Array x = array_create(ROWS * 40, 1), w = array_create(16 * 40, 1), out = array_create(ROWS * 16, 0);
+  for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
+    if (!sets[i].available || sets[i].tiles) continue;      // tiles are cut into larger parts: this is one
+    state.threads = THREADS;
+    Team team = { 0, (1u << THREADS) - 1 };
+    sets[i].forward(&state, S(&out), S(&x), S(&w), NULL, ROWS, 40, 16, &(CpuEpilogue){ meet, &team });
+    CHECK_MSG(team.there == (1u << THREADS) - 1, "%s: of %d threads those of %x have work", sets[i].name, THREADS, team.there);
+  }
+  array_free(&x), array_free(&w), array_free(&out);
+}
+
 // A product flushes denormal numbers in every thread, also in helpers that were started without. Run it first.
 static void denormals_are_zero(void) {
   Array x = array_create(700 * 40, 1), w = array_create(90 * 40, 1), out = array_create(700 * 90, 0);
@@ -495,6 +519,7 @@ int main(int argc, char **argv) {
   RUN(past_the_caches);
 #endif
   RUN(epilogue);
+  RUN(threads_share_a_product);
   RUN(cuts_are_pinned);
   RUN(products_stay_in_their_memory);
   RUN(nothing_to_do);
