@@ -5,10 +5,13 @@
 #include "test.h"
 #include "util.h"
 #include <fcntl.h>          // open
+#include <poll.h>           // ppoll
 #include <signal.h>         // kill
 #include <sys/mman.h>       // mmap
 #include <sys/resource.h>   // setrlimit
 #include <sys/stat.h>       // chmod
+#include <sys/syscall.h>    // SYS_clock_gettime
+#include <time.h>           // timespec
 
 static char folder[300];           // temporary: out, err, token
 static char *in(const char *name) { static char path[400]; snprintf(path, sizeof path, "%s/%s", folder, name); return path; }
@@ -27,7 +30,7 @@ const char *__asan_default_options(void) { return "detect_leaks=0"; }
 
 // ---- a supervisor and its ranks ----
 
-typedef struct { _Atomic int ready, go, descriptors[8]; _Atomic pid_t pids[8]; } Notes;
+typedef struct { _Atomic int ready, go, descriptors[8]; _Atomic pid_t pids[8], hasty; } Notes;
 static Notes *notes;
 static void wait_until(_Atomic int *x, int least) { for (int i = 0; i < 2000 && atomic_load(x) < least; i++) usleep(5000); }
 static void say(const char *text) { (void)!write(2, text, strlen(text)); }
@@ -207,6 +210,47 @@ static void those_who_linger(void) {
   expect_gone = false;
   CHECK(file_exists(in("marker")));
   CHECK_MSG(cpu_of_children() - busy < 2, "computed for %.2f s", cpu_of_children() - busy);
+}
+
+// Stand in for the system's clock and poll, for the process whose time flies: its waits take a fortieth, and its clock runs a hundred times as fast.
+static _Atomic pid_t *hasty;
+static bool hastens(void) { return hasty && *hasty == getpid(); }
+int clock_gettime(clockid_t clock, struct timespec *t) {
+  static struct timespec from;      // when it began to fly
+  const long result = syscall(SYS_clock_gettime, clock, t);
+  if (!hastens() || clock != CLOCK_MONOTONIC) return (int)result;
+  if (!from.tv_sec) from = *t;
+  const long long flown = from.tv_sec * 1000000000ll + from.tv_nsec + 100 * ((t->tv_sec - from.tv_sec) * 1000000000ll + t->tv_nsec - from.tv_nsec);
+  *t = (struct timespec){.tv_sec = flown / 1000000000, .tv_nsec = flown % 1000000000};
+  return (int)result;
+}
+int poll(struct pollfd *files, nfds_t n, int milliseconds) {
+  const struct timespec wait = {.tv_sec = milliseconds / 1000, .tv_nsec = (hastens() ? 25000 : 1000000) * (milliseconds % 1000)};
+  return ppoll(files, n, &wait, NULL);
+}
+
+// All ranks are stopped at once: none waits for another and sees it, only the supervisor does.
+static _Noreturn int stands(Comm *c) {
+  c->barrier(c);
+  atomic_fetch_add(&notes->ready, 1);
+  for (;;) pause();
+}
+static void all_stand_still(void) {
+  pid_t pid = supervise(2, stands);
+  wait_until(&notes->ready, 2);
+  for (int r = 0; r < 2; r++) kill(notes->pids[r], SIGSTOP);
+  notes->hasty = pid;
+  int status = 0;
+  pid_t ended = 0;
+  for (int i = 0; i < 500 && !(ended = waitpid(pid, &status, WNOHANG)); i++) usleep(10000);
+  CHECK_MSG(ended == pid, "the supervisor waits for ranks that all stand still");
+  if (!ended) kill(-pid, SIGKILL), waitpid(pid, &status, 0);
+  CHECK_EQ(WEXITSTATUS(status), EXIT_MACHINE);
+  char *said = xstrdup(text_of("err"));
+  if (!strncmp(said, "gpt: rank 1", 11)) said[10] = '0';      // whichever heart beat last
+  CHECK_STR(said, "gpt: rank 0 has stood still for 20 seconds (stopped, or its machine is overloaded) between collectives (0 bytes under way) at step 0; the other ranks have stopped, nothing was saved yet: start again\n");
+  free(said);
+  CHECK(all_gone(2));
 }
 
 static _Noreturn int sleepy(Comm *c) { (void)c; for (;;) pause(); }
@@ -645,6 +689,7 @@ static void wishes(void) {
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   notes = mmap(NULL, sizeof *notes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  hasty = &notes->hasty;
   test_folder(folder, sizeof folder, "supervisor");
   RUN(slow_ranks);
   RUN(noise);
@@ -663,6 +708,7 @@ int main(int argc, char **argv) {
   RUN(signals);
   RUN(the_supervisor_killed);
   RUN(ranks_that_cannot_be_started);
+  RUN(all_stand_still);
   RUN(those_who_linger);
   remove_tree(folder);
   return TEST_END();
