@@ -376,129 +376,157 @@ static void build_on_a_full_disk(const char *text, const char *out) {
   BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0");
 }
 
-// A refused request leaves nothing; a full disk leaves whole shards and the same command goes on.
-static void build_leaves_nothing_half(void) {
-  char *text = in_folder("t.txt"), *lines = in_folder("t.jsonl"), *out = in_folder("shards"), *deep = in_folder("no/shards");
-  char *json = in_folder("char.json");
-  Buffer b = {0}, j = {0};
+// Where the texts and shards of these tests lie.
+typedef struct { char *text, *lines, *out, *deep, *json; } Places;
+
+// A line that is wrong leaves nothing.
+static void wrong_lines_leave_nothing(const Places *p) {
+  Buffer b = {0};
   for (int i = 0; i < 3000; i++) buffer_printf(&b, "{\"text\": \"document %d\"}\n", i);
   buffer_printf(&b, "{\"text\": 7}\n");
-  write_file(lines, b.data, b.len);
-  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 3001: text is needed", BUILD(lines, "--tokenizer", "gpt2", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"));
-  CHECK(!is_directory(out));
+  write_file(p->lines, b.data, b.len);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 3001: text is needed", BUILD(p->lines, "--tokenizer", "gpt2", "--jsonl", "text", "--out", p->out, "--shard-tokens", "1000"));
+  CHECK(!is_directory(p->out));
   // not even of shards that were finished before the line was met: batches have 4 MiB
   b.len = 0;
   for (int i = 0; i < 4500; i++) buffer_printf(&b, "{\"text\": \"%01000d\"}\n", i);
   buffer_printf(&b, "7\n");
-  write_file(lines, b.data, b.len);
-  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 4501: an object is needed", BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000000"));
-  CHECK(!is_directory(out));
-  b.len = 0;
+  write_file(p->lines, b.data, b.len);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 4501: an object is needed", BUILD(p->lines, "--tokenizer", "byte", "--jsonl", "text", "--out", p->out, "--shard-tokens", "1000000"));
+  CHECK(!is_directory(p->out));
+  buffer_free(&b);
+}
+
+// A refusal takes away what a build makes, and nothing else.
+static void refusals_take_only_what_builds_make(const Places *p) {
+  Buffer b = {0};
   for (int i = 0; i < 300; i++) buffer_printf(&b, "{\"text\": \"document %d\", \"title\": \"number %d\"}\n", i, i);
-  write_file(lines, b.data, b.len);
+  write_file(p->lines, b.data, b.len);
   int code;
-  EXIT_OF(code, { names_left = 1; BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"); });
+  EXIT_OF(code, { names_left = 1; BUILD(p->lines, "--tokenizer", "byte", "--jsonl", "text", "--out", p->out, "--shard-tokens", "1000"); });
   CHECK_EQ(code, EXIT_MACHINE);
-  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(lines, "--tokenizer", "byte", "--jsonl", "title", "--out", out, "--shard-tokens", "1000"));
-  // a refusal takes away what a build makes, and nothing else
+  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(p->lines, "--tokenizer", "byte", "--jsonl", "title", "--out", p->out, "--shard-tokens", "1000"));
   static const char *const others[] = {"notes", "train_1.txt", "x.bin", "val.bin", "build.json.old", "my_tokenizer.json"}, *const mine[] = {"train_9.bin", "val_000001.bin", "train_000009.bin.tmp", "val_7.bin.tmp"};
   for (size_t i = 0; i < ARRAY_LEN(others) + ARRAY_LEN(mine); i++) {
-    char *path = format("%s/%s", out, i < ARRAY_LEN(others) ? others[i] : mine[i - ARRAY_LEN(others)]);
+    char *path = format("%s/%s", p->out, i < ARRAY_LEN(others) ? others[i] : mine[i - ARRAY_LEN(others)]);
     write_file(path, "x", 1);
     free(path);
   }
   memcpy(b.data + b.len - 3, "!!!", 3);      // the last line, behind all that is in a shard
-  write_file(lines, b.data, b.len);
-  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 300 is no JSON", BUILD(lines, "--tokenizer", "byte", "--jsonl", "text", "--out", out, "--shard-tokens", "1000"));
+  write_file(p->lines, b.data, b.len);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 300 is no JSON", BUILD(p->lines, "--tokenizer", "byte", "--jsonl", "text", "--out", p->out, "--shard-tokens", "1000"));
   for (size_t i = 0; i < ARRAY_LEN(others); i++) CHECK_MSG(names_in("shards", others[i]) == 1, "%s is gone", others[i]);
   CHECK_EQ(names_in("shards", ""), ARRAY_LEN(others));
   remove_in_folder("shards");
-  write_file(text, "abc\nabd abq", 11);
+  buffer_free(&b);
+}
+
+static void characters_without_an_id(const Places *p) {
+  Buffer j = {0};
+  write_file(p->text, "abc\nabd abq", 11);
   Tokenizer *t = tokenizer_char_from_text("text", "abcd \n", 6, false);
   tokenizer_json(t, &j);
-  write_file(json, j.data, j.len);
+  write_file(p->json, j.data, j.len);
   tokenizer_free(t);
-  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id for the character that begins with byte 0x71; take gpt2 or byte", BUILD(text, "--tokenizer", json, "--out", out, "--val-fraction", "0"));
-  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id", BUILD(text, "--tokenizer", json, "--out", out, "--val-fraction", "0.5"));
-  write_file(lines, "{\"text\": \"abc\"}\n{\"text\": \"aqc\"}\n", 32);
-  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 2: the tokenizer has no id for the character that begins with byte 0x71", BUILD(lines, "--tokenizer", json, "--jsonl", "text", "--out", out, "--val-fraction", "0"));
-  CHECK(!is_directory(out));
-  EXPECT_FAIL(EXIT_REQUEST, "--tokenizer is missing", BUILD(text, "--out", out));
-  EXPECT_FAIL(EXIT_REQUEST, "--out is missing", BUILD(text, "--tokenizer", "byte"));
-  EXPECT_FAIL(EXIT_REQUEST, "needs a TEXT", BUILD("--tokenizer", "byte", "--out", out));
-  EXPECT_FAIL(EXIT_REQUEST, "is missing; make it first", BUILD(text, "--tokenizer", "byte", "--out", deep));
-  EXPECT_FAIL(EXIT_REQUEST, "other files, an empty or new folder is needed", BUILD(text, "--tokenizer", "byte", "--out", folder));
+  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id for the character that begins with byte 0x71; take gpt2 or byte", BUILD(p->text, "--tokenizer", p->json, "--out", p->out, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "t.txt: byte 10: the tokenizer has no id", BUILD(p->text, "--tokenizer", p->json, "--out", p->out, "--val-fraction", "0.5"));
+  write_file(p->lines, "{\"text\": \"abc\"}\n{\"text\": \"aqc\"}\n", 32);
+  EXPECT_FAIL(EXIT_REQUEST, "t.jsonl: line 2: the tokenizer has no id for the character that begins with byte 0x71", BUILD(p->lines, "--tokenizer", p->json, "--jsonl", "text", "--out", p->out, "--val-fraction", "0"));
+  CHECK(!is_directory(p->out));
+  buffer_free(&j);
+}
+
+static void wrong_requests_are_refused(const Places *p) {
+  EXPECT_FAIL(EXIT_REQUEST, "--tokenizer is missing", BUILD(p->text, "--out", p->out));
+  EXPECT_FAIL(EXIT_REQUEST, "--out is missing", BUILD(p->text, "--tokenizer", "byte"));
+  EXPECT_FAIL(EXIT_REQUEST, "needs a TEXT", BUILD("--tokenizer", "byte", "--out", p->out));
+  EXPECT_FAIL(EXIT_REQUEST, "is missing; make it first", BUILD(p->text, "--tokenizer", "byte", "--out", p->deep));
+  EXPECT_FAIL(EXIT_REQUEST, "other files, an empty or new folder is needed", BUILD(p->text, "--tokenizer", "byte", "--out", folder));
   char *one = in_folder("one"), *inside = in_folder("one/file");
   make_directory(one);
   write_file(inside, "x", 1);
-  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(text, "--tokenizer", "byte", "--out", one));
+  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(p->text, "--tokenizer", "byte", "--out", one));
   remove_in_folder("one");
   free(one);
   free(inside);
-  EXPECT_FAIL(EXIT_REQUEST, "is a file, --out needs a folder", BUILD(text, "--tokenizer", "byte", "--out", text));
-  b.len = 0;
-  random_text(&b, 300000, true);
-  write_file(text, b.data, b.len);
-  EXPECT_FAIL(EXIT_MACHINE, "cannot write", build_on_a_full_disk(text, out));
+  EXPECT_FAIL(EXIT_REQUEST, "is a file, --out needs a folder", BUILD(p->text, "--tokenizer", "byte", "--out", p->text));
+}
+
+// A disk that is full or fails leaves whole shards.
+static void disks_fail_while_building(const Places *p) {
+  int code;
+  EXPECT_FAIL(EXIT_MACHINE, "cannot write", build_on_a_full_disk(p->text, p->out));
   CHECK_EQ(names_in("shards", ".bin"), 0);
   CHECK_EQ(names_in("shards", "build.json"), 1);
   remove_in_folder("shards");
   for (int shard = 0; shard < 4; shard += 3) {   // build.json and tokenizer.json come first, each with its folder; then a shard, its index, the folder, and the record with its own
     EXPECT_FAIL(EXIT_MACHINE, shard ? "cannot put on disk: Input/output error; 3 finished shards stay" : "cannot put on disk: Input/output error; 0 finished shards stay",
-                { syncs_left = 4 + 5 * shard; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+                { syncs_left = 4 + 5 * shard; BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"); });
     CHECK(names_in("shards", ".tmp") == 0 && (int)names_in("shards", ".bin") == shard);
     remove_in_folder("shards");
   }
   EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin: cannot name the file so: Input/output error; 0 finished shards stay",
-              { syncs_left = 6; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+              { syncs_left = 6; BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"); });
   remove_in_folder("shards");
   char *first = in_folder("shards/train_000000.bin.tmp");
-  make_directory(out);
+  make_directory(p->out);
   write_file(first, "", 0);
-  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(text, "--tokenizer", "byte", "--out", out, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "holds 1 other files", BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--val-fraction", "0"));
   remove_in_folder("shards");
   free(first);
-  EXIT_OF(code, { names_left = 0; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+  EXIT_OF(code, { names_left = 0; BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"); });
   CHECK(code == EXIT_MACHINE && names_in("shards", "build.json") == 1);
-  EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin.tmp: cannot close: Input/output error", { closing_fails = true; BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"); });
-  // something bars the way of the third shard: two are whole and stay
+  EXPECT_FAIL(EXIT_MACHINE, "train_000000.bin.tmp: cannot close: Input/output error", { closing_fails = true; BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"); });
+}
+
+// Something bars the way of the third shard: two are whole and stay, and the same command goes on.
+static void goes_on_behind_whole_shards(const Places *p, size_t tokens) {
   char *bar = in_folder("shards/train_000002.bin.tmp");
   make_directory(bar);
   EXPECT_FAIL(EXIT_MACHINE, "2 finished shards stay",
-              BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"));
+              BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"));
   CHECK_EQ(names_in("shards", ".bin"), 3);
-  CHECK_EQ(CHECK_DATA(out), 0);
+  CHECK_EQ(CHECK_DATA(p->out), 0);
   CHECK(strstr(said.data, "2 shards, 160000 tokens: all whole"));
   rmdir(bar);
   free(bar);
-  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(text, "--tokenizer", "byte", "--out", out, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--val-fraction", "0"));
   // the record alone, as a build leaves it that was ended at once
   char *only = in_folder("only"), *kept = in_folder("shards/build.json"), *copy = in_folder("only/build.json");
   size_t kept_bytes;
   char *record = read_file(kept, "record", 1 << 20, &kept_bytes);
   make_directory(only);
   write_file(copy, record, kept_bytes);
-  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(text, "--tokenizer", "byte", "--out", only, "--val-fraction", "0"));
+  EXPECT_FAIL(EXIT_REQUEST, "interrupted build of another request", BUILD(p->text, "--tokenizer", "byte", "--out", only, "--val-fraction", "0"));
   remove_in_folder("only");
   free(only), free(kept), free(copy), free(record);
-  CHECK_EQ(BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"), 0);
+  CHECK_EQ(BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"), 0);
   CHECK(strstr(said.data, "an interrupted build, goes on behind 2 finished shards"));
-  CHECK_EQ(names_in("shards", ".bin"), (b.len + 79999) / 80000);
-  CHECK_EQ(names_in("shards", ".idx"), (b.len + 79999) / 80000);
+  CHECK_EQ(names_in("shards", ".bin"), (tokens + 79999) / 80000);
+  CHECK_EQ(names_in("shards", ".idx"), (tokens + 79999) / 80000);
   CHECK_EQ(names_in("shards", ".tmp"), 0);
   EXPECT_FAIL(EXIT_REQUEST, "finished build of this very request",
-              BUILD(text, "--tokenizer", "byte", "--out", out, "--shard-tokens", "80k", "--val-fraction", "0"));
+              BUILD(p->text, "--tokenizer", "byte", "--out", p->out, "--shard-tokens", "80k", "--val-fraction", "0"));
   remove_in_folder("shards");
+}
+
+// A refused request leaves nothing; a full disk leaves whole shards and the same command goes on.
+static void build_leaves_nothing_half(void) {
+  const Places p = {in_folder("t.txt"), in_folder("t.jsonl"), in_folder("shards"), in_folder("no/shards"), in_folder("char.json")};
+  Buffer b = {0};
+  wrong_lines_leave_nothing(&p);
+  refusals_take_only_what_builds_make(&p);
+  characters_without_an_id(&p);
+  wrong_requests_are_refused(&p);
+  random_text(&b, 300000, true);
+  write_file(p.text, b.data, b.len);
+  disks_fail_while_building(&p);
+  goes_on_behind_whole_shards(&p, b.len);
   remove_in_folder("t.txt");
   remove_in_folder("t.jsonl");
   remove_in_folder("char.json");
   buffer_free(&b);
-  buffer_free(&j);
-  free(text);
-  free(lines);
-  free(out);
-  free(deep);
-  free(json);
+  free(p.text), free(p.lines), free(p.out), free(p.deep), free(p.json);
 }
 
 static void expect_same_folder(const char *a, const char *b, const char *how) {
@@ -517,6 +545,121 @@ static void expect_same_folder(const char *a, const char *b, const char *how) {
   }
   free_names(names, in_a);
   free_names(others, in_b);
+}
+
+// One build, again and again: in one go into `whole`, stopped and gone on into `out`.
+typedef struct { const char *text, *whole, *out, *tokenizer; const char *const *flags; } Again;      // shard tokens, fraction, documents
+#define AGAIN(to) BUILD(a->text, "--tokenizer", a->tokenizer, "--shard-tokens", a->flags[0], "--val-fraction", a->flags[1], "--documents", a->flags[2], "--out", to)
+
+// Stopped behind each of its shards. The text is changed meanwhile: refused, and what is there stays.
+static void stopped_behind_each_shard(const Again *a, Buffer *b, const char *how) {
+  int code = EXIT_MACHINE, stops = 0;
+  for (; code == EXIT_MACHINE && stops < 40; stops++) {
+    EXIT_OF(code, { names_left = 1; AGAIN(a->out); });
+    if (code == EXIT_MACHINE) CHECK_EQ(names_in("shards", ".bin"), stops + 1);
+    if (stops == 1 && code == EXIT_MACHINE) {
+      for (size_t i = 0; i < b->len; i++) b->data[i] = (char)(b->data[i] == 't' ? 'T' : b->data[i]);
+      write_file(a->text, b->data, b->len);
+      EXPECT_FAIL(EXIT_REQUEST, "the text has changed since this build was interrupted", AGAIN(a->out));
+      CHECK_EQ(names_in("shards", ".bin"), 2);
+      for (size_t i = 0; i < b->len; i++) b->data[i] = (char)(b->data[i] == 'T' ? 't' : b->data[i]);   // random_text writes no T
+      write_file(a->text, b->data, b->len);
+    }
+  }
+  CHECK_EQ(code, 0);
+  CHECK_MSG(stops >= 4, "%s was stopped %d times only", how, stops - 1);
+  expect_same_folder(a->whole, a->out, how);
+  remove_in_folder("shards");
+}
+
+// The record of the second shard cannot be written, then not even the next build's first one: shards stay. Nor the last record of all.
+static void records_that_cannot_be_written(const Again *a) {
+  int code;
+  EXIT_OF(code, { limited = "build.json"; names_left = 2; AGAIN(a->out); });
+  CHECK_EQ(code, EXIT_MACHINE);
+  EXIT_OF(code, { limited = "build.json"; names_left = 0; AGAIN(a->out); });
+  CHECK_EQ(code, EXIT_MACHINE);
+  CHECK_EQ(names_in("shards", ".bin"), 2);
+  CHECK_EQ(AGAIN(a->out), 0);
+  expect_same_folder(a->whole, a->out, "record not written");
+  remove_in_folder("shards");
+  const int shards = (int)names_in("whole", ".bin");
+  EXIT_OF(code, { limited = "build.json"; names_left = shards + 1; AGAIN(a->out); });
+  CHECK_EQ(code, EXIT_MACHINE);
+  CHECK_EQ(names_in("shards", ".bin"), shards);
+  CHECK_EQ(AGAIN(a->out), 0);
+  expect_same_folder(a->whole, a->out, "last record not written");
+  remove_in_folder("shards");
+}
+
+// How many shards there are, of both splits.
+static void shards_of_both_splits_are_told(const Again *a) {
+  for (int number = 3; number <= 6; number += 3) {
+    char *said_so = format("%d finished shards stay", number);
+    EXPECT_FAIL(EXIT_MACHINE, said_so, { names_left = number; guarded = number > 3; AGAIN(a->out); });
+    CHECK_EQ(names_in("shards", ".bin"), number);
+    CHECK(names_in("shards", "val_") > 0 && names_in("shards", "train_") > 0);
+    remove_in_folder("shards");
+    free(said_so);
+  }
+}
+
+// A shard or its index is gone, or a record says what cannot be: that split is made from its start.
+static void damaged_builds_begin_anew(const Again *a) {
+  int code;
+  for (int damage = 0; damage < 6; damage++) {
+    EXIT_OF(code, { names_left = 2; AGAIN(a->out); });
+    (void)code;              // what is left says it
+    CHECK_EQ(names_in("shards", ".idx"), 2);
+    char *shard = in_folder(damage < 4 ? "shards/train_000000.bin" : "shards/train_000000.idx"), *record = in_folder("shards/build.json"), *at;
+    size_t n;
+    char *said_there = read_file(record, "record", 1 << 20, &n);
+    if (damage == 0 || damage == 4) unlink(shard);
+    else if (damage == 5) write_file(shard, "GPTD", 4);
+    else if (damage == 1) { at = strstr(said_there, "\"done\": "); at[8] = at[8] == '9' ? '8' : '9'; }
+    else if (damage == 2) {
+      at = strstr(said_there, "\"tokens\": ") + 10;
+      char *more = format("%.*s999999999%s", (int)(at - said_there), said_there, at + strspn(at, "0123456789"));
+      free(said_there);
+      said_there = more, n = strlen(more);
+    }
+    else { at = strstr(said_there, "\"jobs\""); at[1] = 'J'; }
+    if (damage < 4) write_file(record, said_there, n);
+    CHECK_EQ(AGAIN(a->out), 0);
+    expect_same_folder(a->whole, a->out, "damaged");
+    remove_in_folder("shards");
+    free(shard), free(record), free(said_there);
+  }
+}
+
+// Killed between the names of an index and its shard; an index that cannot have its name: no shard without one.
+static void shards_have_their_index(const Again *a) {
+  int code;
+  EXIT_OF(code, { shards_until_signal = 1; sent = SIGKILL; AGAIN(a->out); });
+  CHECK_EQ(code, 1000 + SIGKILL);
+  CHECK_EQ(names_in("shards", ".bin") - names_in("shards", ".bin.tmp"), 1);
+  CHECK_EQ(names_in("shards", ".idx") - names_in("shards", ".idx.tmp"), 2);
+  CHECK_EQ(AGAIN(a->out), 0);
+  expect_same_folder(a->whole, a->out, "killed");
+  remove_in_folder("shards");
+  EXIT_OF(code, { limited = ".idx"; names_left = 2; AGAIN(a->out); });
+  CHECK_EQ(code, EXIT_MACHINE);
+  CHECK_EQ(names_in("shards", ".idx"), 2);
+  CHECK_EQ(names_in("shards", ".bin"), 2);
+  CHECK_EQ(AGAIN(a->out), 0);
+  expect_same_folder(a->whole, a->out, "index not named");
+  remove_in_folder("shards");
+}
+
+// A signal: the shards that are finished stay.
+static void signals_stop_a_build(const Again *a, int number) {
+  int code;
+  EXIT_OF(code, { shards_until_signal = 1; sent = number; AGAIN(a->out); });
+  CHECK_EQ(code, 128 + number);
+  CHECK(names_in("shards", ".bin") >= 2);
+  CHECK_EQ(AGAIN(a->out), 0);
+  expect_same_folder(a->whole, a->out, "signal");
+  remove_in_folder("shards");
 }
 
 // A build that is stopped behind each of its shards goes on, one shard further every time, to the bytes of one that was never
@@ -538,102 +681,16 @@ static void stopped_builds_go_on(void) {
   write_file(plain, j.data, j.len);
   tokenizer_free(t);
   for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
-    const char *const *w = ways[way], *tokenizer = strcmp(w[0], "shards.json") ? w[0] : plain;
+    const Again again = {text, whole, out, strcmp(ways[way][0], "shards.json") ? ways[way][0] : plain, ways[way] + 1}, *a = &again;
     if (way == FEW_DOCUMENTS) b.len /= 2;
     write_file(text, b.data, b.len);
-#define AGAIN(to) BUILD(text, "--tokenizer", tokenizer, "--shard-tokens", w[1], "--val-fraction", w[2], "--documents", w[3], "--out", to)
     CHECK_EQ(AGAIN(whole), 0);
-    int code = EXIT_MACHINE, stops = 0;
-    for (; code == EXIT_MACHINE && stops < 40; stops++) {
-      EXIT_OF(code, { names_left = 1; AGAIN(out); });
-      if (code == EXIT_MACHINE) CHECK_EQ(names_in("shards", ".bin"), stops + 1);
-      if (stops == 1 && code == EXIT_MACHINE) {
-        for (size_t i = 0; i < b.len; i++) b.data[i] = (char)(b.data[i] == 't' ? 'T' : b.data[i]);
-        write_file(text, b.data, b.len);
-        EXPECT_FAIL(EXIT_REQUEST, "the text has changed since this build was interrupted", AGAIN(out));
-        CHECK_EQ(names_in("shards", ".bin"), 2);
-        for (size_t i = 0; i < b.len; i++) b.data[i] = (char)(b.data[i] == 'T' ? 't' : b.data[i]);   // random_text writes no T
-        write_file(text, b.data, b.len);
-      }
-    }
-    CHECK_EQ(code, 0);
-    CHECK_MSG(stops >= 4, "way %zu was stopped %d times only", way, stops - 1);
-    expect_same_folder(whole, out, w[0]);
-    remove_in_folder("shards");
-    // the record of the second shard cannot be written, then not even the next build's first one: shards stay
-    EXIT_OF(code, { limited = "build.json"; names_left = 2; AGAIN(out); });
-    CHECK_EQ(code, EXIT_MACHINE);
-    EXIT_OF(code, { limited = "build.json"; names_left = 0; AGAIN(out); });
-    CHECK_EQ(code, EXIT_MACHINE);
-    CHECK_EQ(names_in("shards", ".bin"), 2);
-    CHECK_EQ(AGAIN(out), 0);
-    expect_same_folder(whole, out, "record not written");
-    remove_in_folder("shards");
-    // the last record of all cannot be written
-    const int shards = (int)names_in("whole", ".bin");
-    EXIT_OF(code, { limited = "build.json"; names_left = shards + 1; AGAIN(out); });
-    CHECK_EQ(code, EXIT_MACHINE);
-    CHECK_EQ(names_in("shards", ".bin"), shards);
-    CHECK_EQ(AGAIN(out), 0);
-    expect_same_folder(whole, out, "last record not written");
-    remove_in_folder("shards");
-    // how many shards there are, of both splits
-    if (way == 1) {
-      for (int number = 3; number <= 6; number += 3) {
-        char *said_so = format("%d finished shards stay", number);
-        EXPECT_FAIL(EXIT_MACHINE, said_so, { names_left = number; guarded = number > 3; AGAIN(out); });
-        CHECK_EQ(names_in("shards", ".bin"), number);
-        CHECK(names_in("shards", "val_") > 0 && names_in("shards", "train_") > 0);
-        remove_in_folder("shards");
-        free(said_so);
-      }
-    }
-    // a shard or its index is gone, or a record says what cannot be: that split is made from its start
-    for (int damage = way % 4 ? 6 : 0; damage < 6; damage++) {
-      EXIT_OF(code, { names_left = 2; AGAIN(out); });
-      CHECK_EQ(names_in("shards", ".idx"), 2);
-      char *shard = in_folder(damage < 4 ? "shards/train_000000.bin" : "shards/train_000000.idx"), *record = in_folder("shards/build.json"), *at;
-      size_t n;
-      char *said_there = read_file(record, "record", 1 << 20, &n);
-      if (damage == 0 || damage == 4) unlink(shard);
-      else if (damage == 5) write_file(shard, "GPTD", 4);
-      else if (damage == 1) { at = strstr(said_there, "\"done\": "); at[8] = at[8] == '9' ? '8' : '9'; }
-      else if (damage == 2) {
-        at = strstr(said_there, "\"tokens\": ") + 10;
-        char *more = format("%.*s999999999%s", (int)(at - said_there), said_there, at + strspn(at, "0123456789"));
-        free(said_there);
-        said_there = more, n = strlen(more);
-      }
-      else { at = strstr(said_there, "\"jobs\""); at[1] = 'J'; }
-      if (damage < 4) write_file(record, said_there, n);
-      CHECK_EQ(AGAIN(out), 0);
-      expect_same_folder(whole, out, "damaged");
-      remove_in_folder("shards");
-      free(shard), free(record), free(said_there);
-    }
-    // killed between the names of an index and its shard; an index that cannot have its name: no shard without one
-    EXIT_OF(code, { shards_until_signal = 1; sent = SIGKILL; AGAIN(out); });
-    CHECK_EQ(code, 1000 + SIGKILL);
-    CHECK_EQ(names_in("shards", ".bin") - names_in("shards", ".bin.tmp"), 1);
-    CHECK_EQ(names_in("shards", ".idx") - names_in("shards", ".idx.tmp"), 2);
-    CHECK_EQ(AGAIN(out), 0);
-    expect_same_folder(whole, out, "killed");
-    remove_in_folder("shards");
-    EXIT_OF(code, { limited = ".idx"; names_left = 2; AGAIN(out); });
-    CHECK_EQ(code, EXIT_MACHINE);
-    CHECK_EQ(names_in("shards", ".idx"), 2);
-    CHECK_EQ(names_in("shards", ".bin"), 2);
-    CHECK_EQ(AGAIN(out), 0);
-    expect_same_folder(whole, out, "index not named");
-    remove_in_folder("shards");
-    // a signal: the shards that are finished stay
-    const int number = way % 2 ? SIGINT : SIGTERM;
-    EXIT_OF(code, { shards_until_signal = 1; sent = number; AGAIN(out); });
-    CHECK_EQ(code, 128 + number);
-    CHECK(names_in("shards", ".bin") >= 2);
-    CHECK_EQ(AGAIN(out), 0);
-    expect_same_folder(whole, out, "signal");
-    remove_in_folder("shards");
+    stopped_behind_each_shard(a, &b, ways[way][0]);
+    records_that_cannot_be_written(a);
+    if (way == 1) shards_of_both_splits_are_told(a);
+    if (way % 4 == 0) damaged_builds_begin_anew(a);
+    shards_have_their_index(a);
+    signals_stop_a_build(a, way % 2 ? SIGINT : SIGTERM);
     remove_in_folder("whole");
   }
   unlink(plain);

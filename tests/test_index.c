@@ -307,23 +307,14 @@ static void foreign_shards_have_none(void) {
 
 // ---- what is wrong ----
 
-static void wrong_indices_are_refused(void) {
-  char *shard = in_folder("w.bin"), *path = in_folder("w.idx");
-  static const int32_t ids[] = {9, 1, 2, 9, 3, 9, 9, 4, 9};
-  enum { N = 9 };
-  write_shard(shard, ids, N, 2, true, 10, 9, 'a');
-  int fd = open(shard, O_RDWR);
-  if (pwrite(fd, &(uint64_t){4}, 8, SHARD_AT_DOCUMENTS) != 8) abort();
-  close(fd);
-  Shard s = shard_open(shard, SHARD_HEADER);
-  Buffer good = {0};
-  index_bytes(&good, (const int64_t[]){0, 3, 5, 6}, 4, N, s.crc);
-  write_file(path, good.data, good.len);
-  CHECK_EQ(good.len, 64);
-  CHECK_EQ(CHECK_DATA(shard), 0);
-#define LOADS dataloader_close(dataloader_open_shards(shard, SHARD_HEADER, 0))
-#define WALKS do { Dataloader *l_ = dataloader_open_shards(shard, SHARD_HEADER, 0); dataloader_longest_document(l_); } while (0)
-  // header and size: whoever opens it
+// A shard of nine tokens and four documents, and its index as it should be.
+typedef struct { char *shard, *path; uint32_t crc; Buffer good; } Indexed;
+enum { N = 9 };
+#define LOADS(shard) dataloader_close(dataloader_open_shards(shard, SHARD_HEADER, 0))
+#define WALKS(shard) do { Dataloader *l_ = dataloader_open_shards(shard, SHARD_HEADER, 0); dataloader_longest_document(l_); } while (0)
+
+// Header and size: whoever opens it.
+static void headers_are_checked(const Indexed *w) {
   static const struct { int code; size_t at; uint8_t value; size_t length; const char *needle; } headers[] = {
     {EXIT_REQUEST, 0, 'H', 64, "w.idx: byte 0: magic number 1146376264, an index of documents has 1146376263; make the shards again, or remove this file and do without it"},
     {EXIT_REQUEST, 4, 2, 64, "w.idx: byte 4: index format version 2, this program reads version 1; use a newer gpt"},
@@ -334,21 +325,29 @@ static void wrong_indices_are_refused(void) {
     {EXIT_REQUEST, 0, 'G', 0, "w.idx: 0 bytes, an index of documents has at least 32 of header"}};
   for (size_t i = 0; i < ARRAY_LEN(headers); i++) {
     char bad[66] = "";
-    memcpy(bad, good.data, 64);
+    memcpy(bad, w->good.data, 64);
     bad[headers[i].at] = (char)headers[i].value;
-    write_file(path, bad, headers[i].length);
-    EXPECT_FAIL(headers[i].code, headers[i].needle, CHECK_DATA(shard));
-    EXPECT_FAIL(EXIT_REQUEST, headers[i].needle, LOADS);
+    write_file(w->path, bad, headers[i].length);
+    EXPECT_FAIL(headers[i].code, headers[i].needle, CHECK_DATA(w->shard));
+    EXPECT_FAIL(EXIT_REQUEST, headers[i].needle, LOADS(w->shard));
   }
-  // of another shard
+}
+
+// An index of another shard.
+static void another_shards_index(const Indexed *w) {
   Buffer b = {0};
-  index_bytes(&b, (const int64_t[]){0, 3, 5, 6}, 4, N, s.crc ^ 0x100);
-  write_file(path, b.data, b.len);
-  char *needle = format("w.idx: byte 24: made for a shard with checksum %08x, %s has %08x", s.crc ^ 0x100, shard, s.crc);
-  EXPECT_FAIL(EXIT_NO, needle, CHECK_DATA(shard));
-  EXPECT_FAIL(EXIT_REQUEST, needle, LOADS);
+  index_bytes(&b, (const int64_t[]){0, 3, 5, 6}, 4, N, w->crc ^ 0x100);
+  write_file(w->path, b.data, b.len);
+  char *needle = format("w.idx: byte 24: made for a shard with checksum %08x, %s has %08x", w->crc ^ 0x100, w->shard, w->crc);
+  EXPECT_FAIL(EXIT_NO, needle, CHECK_DATA(w->shard));
+  EXPECT_FAIL(EXIT_REQUEST, needle, LOADS(w->shard));
   free(needle);
-  // starts: whoever walks through them; with the right checksum
+  buffer_free(&b);
+}
+
+// Starts: whoever walks through them; with the right checksum.
+static void starts_are_checked(const Indexed *w) {
+  Buffer b = {0};
   static const struct { int64_t starts[4]; const char *needle; bool loads; } lists[] = {
     {{0, 3, 3, 6}, "w.idx: byte 48: document 2 begins at token 3, it must be 4 to 7", false}, {{0, 5, 3, 6}, "w.idx: byte 48: document 2 begins at token 3, it must be 6 to 7", false},
     {{0, 3, 5, 9}, "w.idx: byte 56: document 3 begins at token 9, it must be 6 to 8", false}, {{-1, 3, 5, 6}, "w.idx: byte 32: document 0 begins at token -1, it must be 0 to 5", false},
@@ -358,65 +357,102 @@ static void wrong_indices_are_refused(void) {
     {{0, 3, 5, 7}, "w.idx: byte 56: no document begins at token 6, where ", true}, {{0, 3, 6, 7}, "w.idx: byte 48: no document begins at token 5, where ", true}};
   for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
     b.len = 0;
-    index_bytes(&b, lists[i].starts, 4, N, s.crc);
-    write_file(path, b.data, b.len);
-    EXPECT_FAIL(EXIT_NO, lists[i].needle, CHECK_DATA(shard));
-    LOADS;
-    if (!lists[i].loads) EXPECT_FAIL(EXIT_REQUEST, lists[i].needle, WALKS);
+    index_bytes(&b, lists[i].starts, 4, N, w->crc);
+    write_file(w->path, b.data, b.len);
+    EXPECT_FAIL(EXIT_NO, lists[i].needle, CHECK_DATA(w->shard));
+    LOADS(w->shard);
+    if (!lists[i].loads) EXPECT_FAIL(EXIT_REQUEST, lists[i].needle, WALKS(w->shard));
   }
-  // any bit of the starts or of their checksum
+  buffer_free(&b);
+}
+
+// Any bit of the starts or of their checksum.
+static void every_bit_is_checked(const Indexed *w) {
+  char bad[64];
   for (size_t at = 28; at < 64; at++) {
-    memcpy(b.data, good.data, 64);
-    b.data[at] = (char)(b.data[at] ^ 1 << draw(0, 7));
-    write_file(path, b.data, 64);
+    memcpy(bad, w->good.data, 64);
+    bad[at] = (char)(bad[at] ^ 1 << draw(0, 7));
+    write_file(w->path, bad, 64);
     int code;
-    EXIT_OF(code, { Options o; options_parse(&o, COMMAND_DATA_CHECK, "data check", 1, (char *[]){shard}); _exit(data_command(&o)); });
+    EXIT_OF(code, { Options o; options_parse(&o, COMMAND_DATA_CHECK, "data check", 1, (char *[]){w->shard}); _exit(data_command(&o)); });
     CHECK_MSG(code == EXIT_NO, "byte %zu: gpt data check exits with %d", at, code);
-    EXIT_OF(code, WALKS);
+    EXIT_OF(code, WALKS(w->shard));
     CHECK_MSG(code == EXIT_REQUEST, "byte %zu: the loader exits with %d", at, code);
   }
-  memcpy(b.data, good.data, 64);
-  b.data[28] ^= 1;
-  write_file(path, b.data, 64);
-  EXPECT_FAIL(EXIT_NO, "w.idx: bytes 32 to 63: checksum ", CHECK_DATA(shard));
-  EXPECT_FAIL(EXIT_REQUEST, ", byte 28 says ", WALKS);
-  // one question reads what it needs, and no more
-  write_file(path, good.data, 64);
-  b.data[28] ^= 1;
-  b.data[32 + 8] = 9;      // document 1 begins at token 9
-  Dataloader *l = dataloader_open_shards(shard, SHARD_HEADER, 0);
+  memcpy(bad, w->good.data, 64);
+  bad[28] ^= 1;
+  write_file(w->path, bad, 64);
+  EXPECT_FAIL(EXIT_NO, "w.idx: bytes 32 to 63: checksum ", CHECK_DATA(w->shard));
+  EXPECT_FAIL(EXIT_REQUEST, ", byte 28 says ", WALKS(w->shard));
+}
+
+// One question reads what it needs, and no more.
+static void one_question_reads_what_it_needs(const Indexed *w) {
+  char bad[64];
+  memcpy(bad, w->good.data, 64);
+  write_file(w->path, w->good.data, 64);
+  bad[32 + 8] = 9;      // document 1 begins at token 9
+  Dataloader *l = dataloader_open_shards(w->shard, SHARD_HEADER, 0);
   CHECK_EQ(dataloader_document_at(l, 4), 1);
-  write_file(path, b.data, 64);
+  write_file(w->path, bad, 64);
   EXPECT_FAIL(EXIT_REQUEST, "w.idx: byte 40: document 1 begins at token 9, it must be 1 to 6", dataloader_document_at(l, 4));
   EXPECT_FAIL(EXIT_REQUEST, "w.idx: byte 40: document 1 begins at token 9, it must be 1 to 6", dataloader_document_starts(l, 1, 1, (int64_t[1]){0}));
-  write_file(path, good.data, 50);
+  write_file(w->path, w->good.data, 50);
   EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 48: reading 1 starts failed: the file became shorter or the disk failed", dataloader_document_at(l, 4));
   dataloader_close(l);
-  // the disk
-  write_file(path, good.data, 64);
+}
+
+// A disk that fails is the machine's matter.
+static void disks_fail(const Indexed *w) {
+  write_file(w->path, w->good.data, 64);
   disk_fails = true;
-  EXPECT_FAIL(EXIT_MACHINE, "w.idx: reading the header failed: Input/output error", { sound_reads = 1; LOADS; });
-  EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 2; WALKS; });
-  EXPECT_FAIL(EXIT_MACHINE, ": reading the header failed: Input/output error", { sound_reads = 1; CHECK_DATA(shard); });
-  EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 3; CHECK_DATA(shard); });
-  EXPECT_FAIL(EXIT_MACHINE, "w.bin: byte 1024: reading 18 bytes failed: the file became shorter or the disk failed", { sound_reads = 4; CHECK_DATA(shard); });
+  EXPECT_FAIL(EXIT_MACHINE, "w.idx: reading the header failed: Input/output error", { sound_reads = 1; LOADS(w->shard); });
+  EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 2; WALKS(w->shard); });
+  EXPECT_FAIL(EXIT_MACHINE, ": reading the header failed: Input/output error", { sound_reads = 1; CHECK_DATA(w->shard); });
+  EXPECT_FAIL(EXIT_MACHINE, "w.idx: byte 32: reading 4 starts failed", { sound_reads = 3; CHECK_DATA(w->shard); });
+  EXPECT_FAIL(EXIT_MACHINE, "w.bin: byte 1024: reading 18 bytes failed: the file became shorter or the disk failed", { sound_reads = 4; CHECK_DATA(w->shard); });
   disk_fails = false;
-  unlink(path);
-  make_directory(path);
-  EXPECT_FAIL(EXIT_REQUEST, "w.idx: is no regular file, an index of documents is needed", LOADS);
-  rmdir(path);
-  if (mkfifo(path, 0600)) abort();
-  EXPECT_FAIL(EXIT_REQUEST, "w.idx: is no regular file, an index of documents is needed", CHECK_DATA(shard));
-  unlink(path);
-  if (symlink(path, path)) abort();
-  EXPECT_FAIL(EXIT_REQUEST, "w.idx: cannot open the index of documents: Too many levels", LOADS);
-  unlink(path);
+}
+
+// A folder, a pipe, a link to itself in its place.
+static void what_is_no_file(const Indexed *w) {
+  unlink(w->path);
+  make_directory(w->path);
+  EXPECT_FAIL(EXIT_REQUEST, "w.idx: is no regular file, an index of documents is needed", LOADS(w->shard));
+  rmdir(w->path);
+  if (mkfifo(w->path, 0600)) abort();
+  EXPECT_FAIL(EXIT_REQUEST, "w.idx: is no regular file, an index of documents is needed", CHECK_DATA(w->shard));
+  unlink(w->path);
+  if (symlink(w->path, w->path)) abort();
+  EXPECT_FAIL(EXIT_REQUEST, "w.idx: cannot open the index of documents: Too many levels", LOADS(w->shard));
+  unlink(w->path);
+}
+
+static void wrong_indices_are_refused(void) {
+  Indexed w = {.shard = in_folder("w.bin"), .path = in_folder("w.idx")};
+  static const int32_t ids[] = {9, 1, 2, 9, 3, 9, 9, 4, 9};
+  write_shard(w.shard, ids, N, 2, true, 10, 9, 'a');
+  int fd = open(w.shard, O_RDWR);
+  if (pwrite(fd, &(uint64_t){4}, 8, SHARD_AT_DOCUMENTS) != 8) abort();
+  close(fd);
+  Shard s = shard_open(w.shard, SHARD_HEADER);
+  w.crc = s.crc;
   shard_close(&s);
-  unlink(shard);
-  buffer_free(&good);
-  buffer_free(&b);
-  free(shard);
-  free(path);
+  index_bytes(&w.good, (const int64_t[]){0, 3, 5, 6}, 4, N, w.crc);
+  write_file(w.path, w.good.data, w.good.len);
+  CHECK_EQ(w.good.len, 64);
+  CHECK_EQ(CHECK_DATA(w.shard), 0);
+  headers_are_checked(&w);
+  another_shards_index(&w);
+  starts_are_checked(&w);
+  every_bit_is_checked(&w);
+  one_question_reads_what_it_needs(&w);
+  disks_fail(&w);
+  what_is_no_file(&w);
+  unlink(w.shard);
+  buffer_free(&w.good);
+  free(w.shard);
+  free(w.path);
 }
 
 // More documents than are read at once: the last of one reading bounds the first of the next.
@@ -447,7 +483,7 @@ static void indices_are_walked_in_pieces(void) {
     } else {
       char *needle = format("p.idx: byte %d: document %d begins at token %lld, it must be %lld to %d", 32 + 8 * at, at, (long long)starts[at], (long long)starts[at] + 1, DOCUMENTS * LENGTH - DOCUMENTS + at);
       EXPECT_FAIL(EXIT_NO, needle, CHECK_DATA(shard));
-      EXPECT_FAIL(EXIT_REQUEST, needle, WALKS);
+      EXPECT_FAIL(EXIT_REQUEST, needle, WALKS(shard));
       free(needle);
       starts[at] += LENGTH;
     }

@@ -401,111 +401,120 @@ static Buffer edited(const Buffer *text, const char *from, const char *to) {
   return b;
 }
 
+static const char *const wrong_edits[][3] = {  // what, replaced by what, the reason
+    {"{", "", "no tokenizer.json: ':' where the end of the text"},
+    {"{", "[", "no tokenizer.json: ':' where"},
+    {"\"model\"", "\"mode\"", "it has no \"model\""},
+    {"\"model\": {", "\"model\": 1, \"x\": {", "it has no \"model\""},
+    {"\"BPE\"", "\"WordPiece\"", "the model is \"WordPiece\", it must be BPE"},
+    {"\"BPE\"", "7", "the model is \"none\""},
+    {"\"vocab\"", "\"vocal\"", "\"vocab\" is missing"},
+    {"\"vocab\": {", "\"vocab\": [], \"x\": {", "\"vocab\" is missing or no object"},
+    {"\"vocab\": {", "\"vocab\": {}, \"x\": {", "leaves a hole: 1 entries"},
+    {"\"merges\": [", "\"x\": [", "\"merges\" is missing"},
+    {"\"merges\": [", "\"merges\": {}, \"x\": [", "\"merges\" is missing or no list"},
+    {"\"added_tokens\": [", "\"added_tokens\": 3, \"x\": [", "\"added_tokens\" is no list"},
+    {"\"!\": 0", "\"!\": 1", "id 1 stands twice: \"!\" and \"\"\""},
+    {"\"!\": 0", "\"!\": 299", "id 299 of \"!\" leaves a hole: 280 entries need the ids 0 to 279"},
+    {"\"!\": 0", "\"!\": -1", "id -1 of \"!\""},
+    {"\"!\": 0", "\"!\": 0.5", "the id of \"!\" is not a whole number"},
+    {"\"!\": 0", "\"!\": \"0\"", "the id of \"!\" is not a whole number"},
+    {"\"!\": 0", "\"!\": 1e300", "not a whole number"},
+    {"\"!\": 0", "\"!\": null", "not a whole number"},
+    {"\"!\": 0", "\"!!!\": 0", "no token is byte 0x21 alone"},
+    {"\"!\": 0", "\"\": 0", "a token without text"},
+    {"\"!\": 0", "\"\xe2\x82\xac\": 0", "is not written in the alphabet"},
+    {"\"!\": 0", "\" \": 0", "is not written in the alphabet"},
+    {"\"!\": 0,", "\"!\": 0, \"!\": 0,", "key \"!\" stands twice"},
+    {"\"!\": 0,", "", "leaves a hole"},
+    {"\"!\": 0,", "\"!\": 0", "'\"' where ',' or '}' is expected"},
+    {"\"!\": 0", "\"\\ud800\": 0", "a lone high surrogate"},
+    {"\"!\": 0", "\"\xff\": 0", "not valid UTF-8"},
+    {"\"e d\"", "\"ed\"", "is not two parts with a blank between"},
+    {"\"e d\"", "\"e \"", "unknown part \"\""},
+    {"\"e d\"", "\"e qq\"", "unknown part \"qq\""},
+    {"\"e d\"", "\"qq e\"", "unknown part \"qq\""},
+    {"\"e d\"", "\"q z\"", "gives \"qz\", which is not in the vocabulary"},
+    {"\"e d\"", "7", "is not a pair of texts"},
+    {"\"e d\"", "[\"e\"]", "is not a pair of texts"},
+    {"\"e d\"", "[\"e\", 4]", "is not a pair of texts"},
+    {"\"e d\"", "[\"e\", \"d\", \"\"]", "is not a pair of texts"},
+    {"\"e d\"", "\"e d\", \"e d\"", "are the same pair"},
+    {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "a normalizer is not supported"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": null, \"x\": {", "pre-tokenizer \"null\" is not supported"},
+    {"\"pre_tokenizer\"", "\"x\"", "gpt: t.json: pre-tokenizer \"null\" is not supported"},
+    {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Metaspace\"",
+     "pre-tokenizer \"Metaspace\" is not supported"},
+    {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Sequence\"",
+     "pre-tokenizer \"Sequence\" is not supported"},
+    {"\"add_prefix_space\":false", "\"add_prefix_space\":true", "\"add_prefix_space\": true is not supported"},
+    {"\"dropout\": null", "\"dropout\": 0.1", "\"dropout\" is set"},
+    {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\" is set"},
+    {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "\"end_of_word_suffix\" is set"},
+    {"\"byte_fallback\": false", "\"byte_fallback\": true", "\"byte_fallback\": true is not supported"},
+    {"\"content\":\"<|endoftext|>\"", "\"x\":1", "an added token without"},
+    {"\"content\":\"<|endoftext|>\"", "\"content\":\"\"", "an added token without text"},
+    {"\"content\":\"<|endoftext|>\"", "\"content\":\"a\\u0000b\"", "zero byte"},
+    {"\"content\":\"<|endoftext|>\"", "\"content\":\"<|other|>\"", "stands twice"},
+    {"\"id\":279,", "\"id\":12,", "has another id than in the vocabulary"},
+    {"\"id\":279,", "\"id\":\"x\",", "is not a whole number"},
+    {"\"id\":279,", "", "an added token without"},
+    {"\"special\":true}", "\"special\":true},{\"id\":279,\"content\":\"<|endoftext|>\"}", "stands twice"},
+    {"\"special\":true}", "\"special\":true},{\"id\":290,\"content\":\"<|x|>\"}", "leaves a hole"},
+    {"\"special\":true}", "\"special\":true},4", "an added token without"},
+    {"\"!\": 0", "\"!\": 1e15", "t.json: line 22: the id of \"!\" is not a whole number"},
+    {"\"!\": 0", "\"!\": -1e15", "the id of \"!\" is not a whole number"},
+    {"\"!\": 0", "\"!\": 999999999999999", "id 999999999999999 of \"!\" leaves a hole"},
+    {"\"!\": 0", "\"!\": 280", "id 280 of \"!\" leaves a hole"},
+    {"\"!\": 0", "\"1234567890123456789012345678901234567890\": null", "the id of \"1234567890123456789012345678901234567890\" is"},
+    {"\"!\": 0", "\"12345678901234567890123456789012345678901\": null", "the id of \"1234567890123456789012345678901234567890...\" is"},
+    {"\"!\": 0", "\"123456789012345678901234567890123456789\xc3\xa9\": null", "the id of \"123456789012345678901234567890123456789\xc3\xa9\" is"},
+    {"\"!\": 0", "\"123456789012345678901234567890123456789\xf0\x9f\x98\x80z\": null", "the id of \"123456789012345678901234567890123456789\xf0\x9f\x98\x80...\" is"},
+    {"\"add_prefix_space\":false,", "", "\"add_prefix_space\": true is not supported"},
+    {"\"dropout\": null", "\"dropout\": \"0\"", "\"dropout\" is set"},
+    {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": 0", "\"end_of_word_suffix\" is set"},
+    {"\"model\": {", "\"model\": {}, \"x\": {", "t.json: line 12: the model is \"none\", it must be BPE"},
+    {"\"normalizer\": null", "\"normalizer\": 0", "t.json: line 8: a normalizer is not supported"},
+    {"\"merges\": [", "\"merges\": [\"a b\", \"a b\"], \"x\": [", "merge 0 gives \"ab\""},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [1]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": {}}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"Split\"}]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}, {}]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}]}, \"x\": {", "line 9: a Split without a \"Regex\" is not supported"},
+};
+static const char *const meaningless_edits[][2] = {   // what, replaced by what: it is read, and is the same
+    {"\"dropout\": null", "\"dropout\": 0.0"}, {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"\""}, {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"\""},
+    {",\"use_regex\":true}", "}"}, {"\"normalizer\": null,", ""}, {"\"ignore_merges\": false,", ""}, {"\"byte_fallback\": false,", ""}, {"\"dropout\": null,", ""}, {"\"version\": \"1.0\",", ""},
+    {"\"e d\"", "[\"e\", \"d\"]"}, {"\"!\": 0", "\"!\": 0.0"}, {"\"!\": 0", "\"\\u0021\": 0e5"}};
+
+static void wrong_edits_are_refused(const Buffer *json) {
+  CHECK(ARRAY_LEN(wrong_edits) >= 40);
+  for (size_t i = 0; i < ARRAY_LEN(wrong_edits); i++) {
+    Buffer bad = edited(json, wrong_edits[i][0], wrong_edits[i][1]);
+    EXPECT_FAIL(2, wrong_edits[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
+    buffer_free(&bad);
+  }
+}
+
+static void meaningless_edits_change_nothing(const Buffer *json) {
+  for (size_t i = 0; i < ARRAY_LEN(meaningless_edits); i++) {
+    Buffer other = edited(json, meaningless_edits[i][0], meaningless_edits[i][1]), again = {0};
+    Tokenizer *t = tokenizer_from_json("t.json", other.data, other.len);
+    tokenizer_json(t, &again);
+    CHECK_STR(again.data, json->data);
+    tokenizer_free(t);
+    buffer_free(&other), buffer_free(&again);
+  }
+}
+
 static void wrong_files_are_refused(void) {
-  static const char *const rows[][3] = {  // what, replaced by what, the reason
-      {"{", "", "no tokenizer.json: ':' where the end of the text"},
-      {"{", "[", "no tokenizer.json: ':' where"},
-      {"\"model\"", "\"mode\"", "it has no \"model\""},
-      {"\"model\": {", "\"model\": 1, \"x\": {", "it has no \"model\""},
-      {"\"BPE\"", "\"WordPiece\"", "the model is \"WordPiece\", it must be BPE"},
-      {"\"BPE\"", "7", "the model is \"none\""},
-      {"\"vocab\"", "\"vocal\"", "\"vocab\" is missing"},
-      {"\"vocab\": {", "\"vocab\": [], \"x\": {", "\"vocab\" is missing or no object"},
-      {"\"vocab\": {", "\"vocab\": {}, \"x\": {", "leaves a hole: 1 entries"},
-      {"\"merges\": [", "\"x\": [", "\"merges\" is missing"},
-      {"\"merges\": [", "\"merges\": {}, \"x\": [", "\"merges\" is missing or no list"},
-      {"\"added_tokens\": [", "\"added_tokens\": 3, \"x\": [", "\"added_tokens\" is no list"},
-      {"\"!\": 0", "\"!\": 1", "id 1 stands twice: \"!\" and \"\"\""},
-      {"\"!\": 0", "\"!\": 299", "id 299 of \"!\" leaves a hole: 280 entries need the ids 0 to 279"},
-      {"\"!\": 0", "\"!\": -1", "id -1 of \"!\""},
-      {"\"!\": 0", "\"!\": 0.5", "the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": \"0\"", "the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": 1e300", "not a whole number"},
-      {"\"!\": 0", "\"!\": null", "not a whole number"},
-      {"\"!\": 0", "\"!!!\": 0", "no token is byte 0x21 alone"},
-      {"\"!\": 0", "\"\": 0", "a token without text"},
-      {"\"!\": 0", "\"\xe2\x82\xac\": 0", "is not written in the alphabet"},
-      {"\"!\": 0", "\" \": 0", "is not written in the alphabet"},
-      {"\"!\": 0,", "\"!\": 0, \"!\": 0,", "key \"!\" stands twice"},
-      {"\"!\": 0,", "", "leaves a hole"},
-      {"\"!\": 0,", "\"!\": 0", "'\"' where ',' or '}' is expected"},
-      {"\"!\": 0", "\"\\ud800\": 0", "a lone high surrogate"},
-      {"\"!\": 0", "\"\xff\": 0", "not valid UTF-8"},
-      {"\"e d\"", "\"ed\"", "is not two parts with a blank between"},
-      {"\"e d\"", "\"e \"", "unknown part \"\""},
-      {"\"e d\"", "\"e qq\"", "unknown part \"qq\""},
-      {"\"e d\"", "\"qq e\"", "unknown part \"qq\""},
-      {"\"e d\"", "\"q z\"", "gives \"qz\", which is not in the vocabulary"},
-      {"\"e d\"", "7", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\"]", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\", 4]", "is not a pair of texts"},
-      {"\"e d\"", "[\"e\", \"d\", \"\"]", "is not a pair of texts"},
-      {"\"e d\"", "\"e d\", \"e d\"", "are the same pair"},
-      {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "a normalizer is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": null, \"x\": {", "pre-tokenizer \"null\" is not supported"},
-      {"\"pre_tokenizer\"", "\"x\"", "gpt: t.json: pre-tokenizer \"null\" is not supported"},
-      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Metaspace\"",
-       "pre-tokenizer \"Metaspace\" is not supported"},
-      {"\"pre_tokenizer\": {\"type\":\"ByteLevel\"", "\"pre_tokenizer\": {\"type\":\"Sequence\"",
-       "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"add_prefix_space\":false", "\"add_prefix_space\":true", "\"add_prefix_space\": true is not supported"},
-      {"\"dropout\": null", "\"dropout\": 0.1", "\"dropout\" is set"},
-      {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"", "\"continuing_subword_prefix\" is set"},
-      {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "\"end_of_word_suffix\" is set"},
-      {"\"byte_fallback\": false", "\"byte_fallback\": true", "\"byte_fallback\": true is not supported"},
-      {"\"content\":\"<|endoftext|>\"", "\"x\":1", "an added token without"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"\"", "an added token without text"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"a\\u0000b\"", "zero byte"},
-      {"\"content\":\"<|endoftext|>\"", "\"content\":\"<|other|>\"", "stands twice"},
-      {"\"id\":279,", "\"id\":12,", "has another id than in the vocabulary"},
-      {"\"id\":279,", "\"id\":\"x\",", "is not a whole number"},
-      {"\"id\":279,", "", "an added token without"},
-      {"\"special\":true}", "\"special\":true},{\"id\":279,\"content\":\"<|endoftext|>\"}", "stands twice"},
-      {"\"special\":true}", "\"special\":true},{\"id\":290,\"content\":\"<|x|>\"}", "leaves a hole"},
-      {"\"special\":true}", "\"special\":true},4", "an added token without"},
-      {"\"!\": 0", "\"!\": 1e15", "t.json: line 22: the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": -1e15", "the id of \"!\" is not a whole number"},
-      {"\"!\": 0", "\"!\": 999999999999999", "id 999999999999999 of \"!\" leaves a hole"},
-      {"\"!\": 0", "\"!\": 280", "id 280 of \"!\" leaves a hole"},
-      {"\"!\": 0", "\"1234567890123456789012345678901234567890\": null", "the id of \"1234567890123456789012345678901234567890\" is"},
-      {"\"!\": 0", "\"12345678901234567890123456789012345678901\": null", "the id of \"1234567890123456789012345678901234567890...\" is"},
-      {"\"!\": 0", "\"123456789012345678901234567890123456789\xc3\xa9\": null", "the id of \"123456789012345678901234567890123456789\xc3\xa9\" is"},
-      {"\"!\": 0", "\"123456789012345678901234567890123456789\xf0\x9f\x98\x80z\": null", "the id of \"123456789012345678901234567890123456789\xf0\x9f\x98\x80...\" is"},
-      {"\"add_prefix_space\":false,", "", "\"add_prefix_space\": true is not supported"},
-      {"\"dropout\": null", "\"dropout\": \"0\"", "\"dropout\" is set"},
-      {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": 0", "\"end_of_word_suffix\" is set"},
-      {"\"model\": {", "\"model\": {}, \"x\": {", "t.json: line 12: the model is \"none\", it must be BPE"},
-      {"\"normalizer\": null", "\"normalizer\": 0", "t.json: line 8: a normalizer is not supported"},
-      {"\"merges\": [", "\"merges\": [\"a b\", \"a b\"], \"x\": [", "merge 0 gives \"ab\""},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [1]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": {}}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"Split\"}]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}, {}]}, \"x\": {", "pre-tokenizer \"Sequence\" is not supported"},
-      {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}]}, \"x\": {", "line 9: a Split without a \"Regex\" is not supported"},
-  };
-  static const char *const meaningless[][2] = {   // what, replaced by what: it is read, and is the same
-      {"\"dropout\": null", "\"dropout\": 0.0"}, {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"\""}, {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"\""},
-      {",\"use_regex\":true}", "}"}, {"\"normalizer\": null,", ""}, {"\"ignore_merges\": false,", ""}, {"\"byte_fallback\": false,", ""}, {"\"dropout\": null,", ""}, {"\"version\": \"1.0\",", ""},
-      {"\"e d\"", "[\"e\", \"d\"]"}, {"\"!\": 0", "\"!\": 0.0"}, {"\"!\": 0", "\"\\u0021\": 0e5"}};
   Tokenizer *t = train_on("feed the bed, red bed; weed led shed; bled sled fed wed fled", 60, PATTERN_GPT2, 280, true);
   CHECK_EQ(tokenizer_vocab_size(t), 280);
   Buffer json = {0};
   tokenizer_json(t, &json);
   tokenizer_free(t);
-  CHECK(ARRAY_LEN(rows) >= 40);
-  for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-    Buffer bad = edited(&json, rows[i][0], rows[i][1]);
-    EXPECT_FAIL(2, rows[i][2], tokenizer_from_json("t.json", bad.data, bad.len));
-    buffer_free(&bad);
-  }
-  for (size_t i = 0; i < ARRAY_LEN(meaningless); i++) {
-    Buffer other = edited(&json, meaningless[i][0], meaningless[i][1]), again = {0};
-    t = tokenizer_from_json("t.json", other.data, other.len);
-    tokenizer_json(t, &again);
-    CHECK_STR(again.data, json.data);
-    tokenizer_free(t);
-    buffer_free(&other), buffer_free(&again);
-  }
+  wrong_edits_are_refused(&json);
+  meaningless_edits_change_nothing(&json);
   for (size_t cut = 0; cut + 2 < json.len; cut += 397) EXPECT_FAIL(2, "t.json: no tokenizer.json: ",
                                                                    tokenizer_from_json("t.json", json.data, cut));
   buffer_free(&json);
