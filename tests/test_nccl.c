@@ -5,6 +5,8 @@
 #include "comm_test.h"
 #include "device.h"     // cuda_device
 #include <fcntl.h>      // open
+#include <sys/syscall.h>  // SYS_clock_gettime
+#include <time.h>       // timespec
 
 // ---- a rank with its GPU ----
 
@@ -458,6 +460,45 @@ static void every_call_fails(void) {
   unsetenv("GPT_NCCL_FAIL");
 }
 
+// Stands in for the system's clock: where time flies, each look at it is a quarter of a second later, which is the most that counts at once.
+static bool time_flies;
+int clock_gettime(clockid_t clock, struct timespec *t) {
+  static _Thread_local long long looks;
+  const long result = syscall(SYS_clock_gettime, clock, t);
+  if (!time_flies || clock != CLOCK_MONOTONIC) return (int)result;
+  looks++;
+  t->tv_sec += looks / 4, t->tv_nsec += looks % 4 * 250000000;
+  if (t->tv_nsec >= 1000000000) t->tv_sec++, t->tv_nsec -= 1000000000;
+  return (int)result;
+}
+
+// A run whose steps may take longer than five minutes does not wait longer than that for NCCL to start and to end.
+static void long_deadlines(void) {
+  static const struct { int n; const char *words; } cases[] = {
+    {1, "NCCL 2.28.9 does not start: ncclCommInitRankConfig: did not end within the deadline of 300 seconds"},
+    {2, ": did not end within the deadline of 2e+03 seconds, in all_reduce of 400 bytes at step 7"},
+    {(int)ARRAY_LEN(order), "NCCL 2.28.9 does not end: ncclCommFinalize: did not end within the deadline of 300 seconds"}};
+  char text[512];
+  int rank;
+  if (tcp) return;                    // whose own patience is another
+  deadline = 2000, still = 1e9;
+  for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+    set_fault(1, cases[i].n, ":never");
+    time_flies = true;
+    begin_ranks(2, one_of_each);
+    time_flies = false;
+    const double start = seconds_now();
+    end_group(2, EXIT_MACHINE);
+    CHECK_MSG(seconds_now() - start < 20, "took %.1f s", seconds_now() - start);
+    read_said();
+    const bool known = found_fault(&rank, text);
+    CHECK_MSG(strstr(known ? text : said, cases[i].words), "call %d: %s%s, expected %s", cases[i].n, known ? text : "", said, cases[i].words);
+    free_group();
+  }
+  deadline = still = 20;
+  unsetenv("GPT_NCCL_FAIL");
+}
+
 // A rank that ends while the others wait for their devices: the host transport knows
 static int endless_body(void) {
   atomic_fetch_add(&notes->rounds, 1);
@@ -588,6 +629,7 @@ static void another_size_of_mail_is_named(void) {
 
 static void run_faults(void) {
   RUN(every_call_fails);
+  RUN(long_deadlines);
   RUN(an_abort_that_never_ends);
   RUN(killed_while_devices_work);
   RUN(dead_rank_explains_an_error);
