@@ -104,7 +104,10 @@ static char *open_and_look(const char *path, ShardKind kind, Shard *s, int *code
   struct stat st;
   *code = EXIT_REQUEST;
   s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   // not blocking: a named pipe must not stop us here
-  if (s->fd < 0) return format("cannot open shard: %s", strerror(errno));
+  if (s->fd < 0) {
+    if (is_machine_errno(errno)) *code = EXIT_MACHINE;
+    return format("cannot open shard: %s", strerror(errno));
+  }
   if (fstat(s->fd, &st) || !S_ISREG(st.st_mode)) return format("is no regular file, a shard is needed");
   int64_t size = (int64_t)st.st_size;
   if (kind == SHARD_HEADER) {

@@ -73,9 +73,10 @@ int shard_index_try_open(const Shard *s, ShardIndex *x, char **why) {
   x->path = shard_index_path(s->path);
   x->fd = open(x->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   // not blocking: a named pipe must not stop us here
   bool none = x->fd < 0 && errno == ENOENT;
+  if (x->fd < 0 && is_machine_errno(errno)) code = EXIT_MACHINE;
   char *reason = x->fd >= 0 ? open_and_look(s, x, &code) : none ? NULL : format("cannot open the index of documents: %s", strerror(errno));
   if (reason)
-    *why = format("%s: %s; make the shards again, or remove this file and do without it", x->path, reason);
+    *why = format("%s: %s%s", x->path, reason, code == EXIT_MACHINE ? "" : "; make the shards again, or remove this file and do without it");
   if (reason || none) shard_index_close(x);
   free(reason);
   return reason ? code : 0;

@@ -386,6 +386,28 @@ static void a_failing_disk_is_the_machines(void) {
   free(path);
 }
 
+// From here on this process can open `left` files more.
+static void leave_open_files(int left) {
+  const int next = dup(STDERR_FILENO);
+  close(next);
+  setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)(next + left), (rlim_t)(next + left)});
+}
+
+// Nor are files that the system does not open wrong ones: neither the shard, nor its index.
+static void too_many_open_files(void) {
+  const int32_t ids[10] = {0};
+  char *path = in_folder("many.bin"), *index = in_folder("many.idx"), *words = format("gpt: %s: cannot open shard: Too many open files\n", path);
+  write_shard(path, ids, 10, 2, true, 1000, 999, 'c');
+  EXPECT_FAIL(EXIT_MACHINE, words, { leave_open_files(0); dataloader_open_paths(&path, 1, SHARD_HEADER, 1000); });
+  EXPECT_FAIL(EXIT_MACHINE, words, { leave_open_files(0); shard_open(path, SHARD_HEADER); });
+  free(words);
+  words = format("gpt: %s: cannot open the index of documents: Too many open files\n", index);
+  EXPECT_FAIL(EXIT_MACHINE, words, { leave_open_files(1); dataloader_open_paths(&path, 1, SHARD_HEADER, 1000); });
+  unlink(path);
+  EXPECT_FAIL(EXIT_REQUEST, "many.bin: cannot open shard: No such file", dataloader_open_paths(&path, 1, SHARD_HEADER, 1000));
+  free(words), free(path), free(index);
+}
+
 static void open_pair(void) {
   char pattern[250];
   snprintf(pattern, sizeof pattern, "%s/pair_*.bin", folder);
@@ -674,6 +696,7 @@ int main(int argc, char **argv) {
   RUN(mixed_shards_are_refused);
   RUN(file_changed_while_read);
   RUN(a_failing_disk_is_the_machines);
+  RUN(too_many_open_files);
   RUN(many_shards);
   RUN(counts_past_32_bits);
   RUN(the_most_tokens);
