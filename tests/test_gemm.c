@@ -402,7 +402,11 @@ static void meet(const void *arg, size_t row0, size_t row1, size_t col0, size_t 
 
 // A product of many rows and few columns is shared among the threads by its rows: no thread takes the parts of the others.
 static void threads_share_a_product(void) {
+#ifdef _OPENMP
   enum { THREADS = 3, ROWS = 400 };
+#else
+  enum { THREADS = 1, ROWS = 400 };
+#endif
   Array x = array_create(ROWS * 40, 1), w = array_create(16 * 40, 1), out = array_create(ROWS * 16, 0);
   for (size_t i = 0; i < ARRAY_LEN(sets); i++) {
     if (!sets[i].available || sets[i].tiles) continue;      // tiles are cut into larger parts: this is one
