@@ -144,9 +144,12 @@ void buffer_free(Buffer *b) {
 
 int open_input(const char *path) { return strcmp(path, STANDARD_INPUT) ? open(path, O_RDONLY | O_CLOEXEC) : fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0); }
 
+// A name that the user may not read is the user's to mend, too many open files are not.
+static int not_opened_code(int e) { return is_machine_errno(e) && e != EACCES ? EXIT_MACHINE : EXIT_REQUEST; }
+
 char *read_file(const char *path, const char *what, size_t max_bytes, size_t *size) {
   int fd = open_input(path);
-  if (fd < 0) fail(EXIT_REQUEST, "%s: cannot open %s: %s", path, what, strerror(errno));
+  if (fd < 0) fail(not_opened_code(errno), "%s: cannot open %s: %s", path, what, strerror(errno));
   struct stat st;
   if (fstat(fd, &st)) fail(EXIT_MACHINE, "%s: cannot look at %s: %s", path, what, strerror(errno));
   if (S_ISDIR(st.st_mode)) fail(EXIT_REQUEST, "%s: is a directory, a file is needed (%s)", path, what);
@@ -290,7 +293,7 @@ static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const 
 
 char **list_directory(const char *path, size_t *count) {
   DIR *dir = opendir(path);
-  if (!dir) fail(EXIT_REQUEST, "%s: cannot list this directory: %s", path, strerror(errno));
+  if (!dir) fail(not_opened_code(errno), "%s: cannot list this directory: %s", path, strerror(errno));
   char **names = NULL;
   size_t n = 0, cap = 0;
   for (struct dirent *e; (e = readdir(dir));) {

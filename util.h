@@ -69,7 +69,7 @@ static inline bool is_machine_errno(int e) { return e && e != ENOENT && e != ENO
 
 // ---- files (pread/write with EINTR and short transfers handled; files are never mapped) ----
 // Reads a whole regular file into a new buffer of *size bytes plus one NUL. Missing, unreadable, a directory:
-// exit 2 naming the path; larger than max_bytes: exit 2 with both numbers; a read error: exit 3.
+// exit 2 naming the path; larger than max_bytes: exit 2 with both numbers; too many open files, a read error: exit 3.
 // `what` names the role in messages ("text", "tokenizer", ...).
 char *read_file(const char *path, const char *what, size_t max_bytes, size_t *size);
 // Reads exactly n bytes at offset; false on I/O error or end of file.

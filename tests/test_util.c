@@ -185,6 +185,8 @@ static void files_are_read(void) {
   }
   EXPECT_FAIL(EXIT_REQUEST, "missing: cannot open tokenizer: No such file", read_file(missing, "tokenizer", 10, &n));
   EXPECT_FAIL(EXIT_REQUEST, "is a directory, a file is needed (text)", read_file(folder, "text", 1000, &n));
+  EXPECT_FAIL(EXIT_MACHINE, "missing: cannot open tokenizer: Too many open files", (setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, 3}), read_file(missing, "tokenizer", 10, &n)));
+  EXPECT_FAIL(EXIT_MACHINE, "cannot list this directory: Too many open files", (setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, 3}), list_directory(folder, &n)));
   // a pipe: size not known beforehand
   char *fifo = in_folder("fifo");
   CHECK(mkfifo(fifo, 0600) == 0);
