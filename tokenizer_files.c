@@ -100,8 +100,10 @@ void tokenizer_json(const Tokenizer *t, Buffer *out) {
   for (int32_t id = 0; id < t->size; id++) {
     buffer_append(out, id ? ",\n      " : "\n      ", id ? 8 : 7);
     write_token(t, id, special[id] || t->kind == TOKENIZER_CHAR ? NULL : alphabet, out);
-    char number[16];
-    buffer_append(out, number, (size_t)snprintf(number, sizeof number, ": %d", id));
+    char number[16], *digit = number + sizeof number;   // snprintf takes as long as all the rest
+    for (int32_t left = id; left > 0 || digit == number + sizeof number; left /= 10) *--digit = (char)('0' + left % 10);
+    *--digit = ' ', *--digit = ':';
+    buffer_append(out, digit, (size_t)(number + sizeof number - digit));
   }
   buffer_printf(out, "\n    },\n    \"merges\": [");
   for (size_t i = 0; i < t->merge_count; i++) {  // "left right": the form that every version of the libraries reads

@@ -9,6 +9,7 @@
 #include <time.h>       // clock_gettime
 #include <unistd.h>     // pread, write, fsync
 #if defined(__x86_64__)
+#include <cpuid.h>      // __get_cpuid_count
 #include <immintrin.h>  // _mm_crc32_u64
 #endif
 
@@ -401,7 +402,7 @@ static inline uint32_t rotate_right(uint32_t x, int n) { return x >> n | x << (3
     (h) = t1 + (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22)) + (((a) & (b)) ^ ((a) & (c)) ^ ((b) & (c))); \
   } while (0)
 
-static void sha_block(uint32_t h[8], const uint8_t *p) {
+void sha256_block_plain(uint32_t h[8], const uint8_t p[64]) {
   uint32_t w[64];
   for (int i = 0; i < 16; i++) w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
   for (int i = 16; i < 64; i++) {
@@ -421,6 +422,42 @@ static void sha_block(uint32_t h[8], const uint8_t *p) {
   }
   h[0] += a, h[1] += b, h[2] += c, h[3] += d, h[4] += e, h[5] += f, h[6] += g, h[7] += k;
 }
+
+#if defined(__x86_64__)
+// By the instructions that x86 has for it, two rounds each (Gulley et al., "Intel SHA Extensions", 2013): four times as fast. They want the eight
+// words as a, b, e, f and c, d, g, h, the first of each in the highest place.
+__attribute__((target("sha,sse4.1"))) static void sha_block_x86(uint32_t h[8], const uint8_t p[64]) {
+  const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)h), 0xB1), hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(h + 4)), 0x1B);
+  const __m128i abef = _mm_alignr_epi8(badc, hgfe, 8), cdgh = _mm_blend_epi16(hgfe, badc, 0xF0);
+  __m128i w[4], x = abef, y = cdgh;
+  for (int i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(p + 16 * i)), swap);
+  for (int i = 0; i < 16; i++) {   // four rounds; w[i % 4] becomes the words of those four turns later
+    const __m128i wk = _mm_add_epi32(w[i % 4], _mm_loadu_si128((const __m128i *)(sha_k + 4 * i)));
+    y = _mm_sha256rnds2_epu32(y, x, wk);
+    x = _mm_sha256rnds2_epu32(x, y, _mm_shuffle_epi32(wk, 0x0E));
+    const __m128i newest = w[(i + 3) % 4], seven_ago = _mm_alignr_epi8(newest, w[(i + 2) % 4], 4);
+    w[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]), seven_ago), newest);
+  }
+  x = _mm_shuffle_epi32(_mm_add_epi32(x, abef), 0x1B), y = _mm_shuffle_epi32(_mm_add_epi32(y, cdgh), 0xB1);
+  _mm_storeu_si128((__m128i *)h, _mm_blend_epi16(x, y, 0xF0));
+  _mm_storeu_si128((__m128i *)(h + 4), _mm_alignr_epi8(y, x, 8));
+}
+
+static bool has_sha;
+static void look_for_sha(void) __attribute__((constructor));
+static void look_for_sha(void) {
+  unsigned a, b = 0, c, d;
+  __builtin_cpu_init();
+  has_sha = __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 29 & 1;   // gcc 12 has no name for it
+}
+
+static void sha_block(uint32_t h[8], const uint8_t p[64]) {
+  if (has_sha) sha_block_x86(h, p); else sha256_block_plain(h, p);
+}
+#else
+static void sha_block(uint32_t h[8], const uint8_t p[64]) { sha256_block_plain(h, p); }
+#endif
 
 void sha256_init(Sha256 *s) {
   *s = (Sha256){.h = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
