@@ -190,7 +190,7 @@ static void index_seeds(Tokenizer *t) {
     size_t n;
     const char *token = tokenizer_token(t, id, &n);
     int32_t parts[SHORT_WORD];
-    if (n > KEY_BYTES || (whole && !whole[id]) || tokenizer_find(t, token, n) != id) continue;   // not the special ones
+    if (n > KEY_BYTES || (whole ? !whole[id] : tokenizer_find(t, token, n) != id)) continue;   // not the special ones
     if (!whole && !t->whole_words && tokenizer_merge_short(t, token, n, parts) != 1) continue;
     t->seeds[t->seed_count++] = (Seed){word_key(cache_key, token, n, n), id};
   }
