@@ -5,7 +5,7 @@ Every program gets the whole text as bytes in memory and returns ids in memory. 
 same text once more. Their tokenizers are built anew for each first pass (not timed), as ours is. Prints a Markdown table.
 Without TEXT: three texts made of what this machine has: programs, manuals in English, manuals in other languages, and 50 MB of all.
 --train TEXT: also trains 32,768 entries on TEXT with two threads, pattern gpt4 (rustbpe knows that one). Needs ./gpt, gigatoken, tiktoken, rustbpe, tokenizers.
-Two threads: `gpt data build` of the last text, whole commands, beside a probe: two of them with one thread each at once, which is what two cores give where nothing
+Two threads: `gpt data build` of the last text, and of a long one where the start no longer counts (200 MB if the machine has them), whole commands, beside a probe: two of them with one thread each at once, which is what two cores give where nothing
 is shared but the machine. --threads-only TEXT: only that; needs ./gpt and no peer.
 """
 import argparse
@@ -193,6 +193,9 @@ def main():
         for path in texts:
             encode_table(path, vocabulary, a.rounds)
         threads_table(texts[-1], a.rounds)
+        long = not a.texts and gather(os.path.join(folder, "long.txt"), 200_000_000, [sys.prefix, os.path.dirname(os.__file__), "/usr/include", "/usr/share"],
+                                      (".py", ".h", ".md", ".txt", ".rst", ".html", ".xml", ".vim", ".pm"))
+        if long: threads_table(long, a.rounds)
         if a.train or not a.texts:
             train_table(a.train or texts[-1], a.rounds)
 
