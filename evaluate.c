@@ -8,6 +8,7 @@
 #include <math.h>        // exp
 #include <stdlib.h>      // free
 #include <string.h>      // strcmp
+#include <sys/stat.h>    // stat
 
 double score_bits_per_byte(const Score *s) { return s->bytes > 0 ? s->nats / 0.69314718055994530942 / s->bytes : 0; }
 
@@ -90,9 +91,11 @@ static Score evaluate_stream(Gpt *m, const Dataloader *stream, int64_t n, int64_
   return b.score;
 }
 
+// Shards are regular files: what is read of a pipe to look at it is gone.
 static bool is_shard(const char *path) {
   uint8_t first[4];
-  FILE *f = is_directory(path) ? NULL : fopen(path, "rb");
+  struct stat st;
+  FILE *f = stat(path, &st) || !S_ISREG(st.st_mode) ? NULL : fopen(path, "rb");
   size_t n = f ? fread(first, 1, sizeof first, f) : 0;
   if (f) fclose(f);
   return shard_begins(first, n);

@@ -12,8 +12,10 @@
 #include "version.h"        // GPT_VERSION
 #include "machine.h"        // machine_limit_threads
 #include <errno.h>          // errno
+#include <fcntl.h>          // open
 #include <signal.h>         // SIGXFSZ
 #include <string.h>         // strcmp
+#include <unistd.h>         // STDIN_FILENO
 
 static const struct {
   const char *name, *sub;       // "tokenizer", "train"; sub NULL: none
@@ -73,6 +75,8 @@ static int print_help(int argc, char **argv) {
   bool whole = argc == 1;          // `gpt help tokenizer`: all its sub-commands
   int used;
   bool any = false;
+  if (!whole) find_command(argc, argv, &used);   // says what is wrong
+  if (!whole && argc > used) fail(EXIT_REQUEST, "gpt help takes one command, %s is more; see gpt help %s", argv[used], argv[0]);
   for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
     if (strcmp(argv[0], commands[i].name) || (!whole && commands[i].sub && strcmp(argv[1], commands[i].sub))) continue;
     printf("%sgpt %s%s%s %s\n  %s\n", any ? "\n" : "", commands[i].name, commands[i].sub ? " " : "", commands[i].sub ? commands[i].sub : "", commands[i].usage, commands[i].summary);
@@ -95,14 +99,24 @@ static int finish(int code) {
   return code;
 }
 
+// Started with standard input, output or error closed, the files that we open would get their numbers, and what we print would go into them. What
+// stands in their places cannot be read (0) or written (1, 2): who uses them is told so.
+static void hold_standard_descriptors(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+      fail(EXIT_MACHINE, "/dev/null: cannot take the place of descriptor %d, which is closed: %s", fd, strerror(errno));
+}
+
 int main(int argc, char **argv) {
   int used;
+  hold_standard_descriptors();
   setvbuf(stdout, NULL, _IOFBF, 1 << 16);
   signal(SIGXFSZ, SIG_IGN);   // at a limit on file sizes a write shall fail and be said, not kill us with half a file left behind
   machine_limit_threads();
   if (argc < 2) { print_usage(stderr); return EXIT_REQUEST; }
   if (!strcmp(argv[1], "--version")) { printf("gpt %s, commit %s, built with %s\n", GPT_VERSION, GPT_COMMIT, GPT_COMPILER); return finish(0); }
   if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) return finish(print_help(argc - 2, argv + 2));
+  if (argc > 2 && asks_for_help(1, argv + 2)) return finish(print_help(1, argv + 1));   // `gpt data --help`: all its sub-commands
   size_t c = find_command(argc - 1, argv + 1, &used);
   if (asks_for_help(argc - 1 - used, argv + 1 + used)) return finish(print_help(used, argv + 1));
   if (commands[c].bit & (COMMAND_RUNNING | COMMAND_DOCTOR)) cpu_wait_briefly(argv);

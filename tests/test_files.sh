@@ -87,6 +87,20 @@ check "sample --prompt-file -" [ "$(rest sample run --prompt-file - --tokens 0)"
 check "eval -" sh -c "{ read -r _; '$gpt' eval run -; } < lines.txt | grep -q ' 6 tokens, 6 bytes'"
 check "bench tokenizer -" sh -c "'$gpt' bench tokenizer --tokenizer byte - --steps 1 < lines.txt | grep -q '^13 bytes'"
 
+# ---- what is looked at is not lost, what is closed stays closed ----
+
+whole=$("$gpt" eval run text.txt | grep -o '[0-9]* tokens')
+check "eval /dev/stdin of a pipe: every byte" sh -c "cat text.txt | '$gpt' eval run /dev/stdin | grep -qF ' $whole'"
+cat text.txt > pipe &
+check "eval of a named pipe: every byte" sh -c "timeout 20 '$gpt' eval run pipe | grep -qF ' $whole'"
+wait $!
+"$gpt" train text.txt $shape --steps 20 --save-every 1 --keep 0 --out closed >&- 2>&- <&-
+check "nothing can be printed: exit code 3" [ $? = 3 ]
+check "... and nothing is printed into the run's files" sh -c '! grep -qv "^{\"kind\": .*}$" closed/log.jsonl'
+check "... which are whole" run eval closed/step_00000007 text.txt
+refuse_closed() { "$gpt" "$@" <&- > out 2> err; [ $? = 3 ] && [ "$(wc -l < err)" = 1 ]; }
+check "standard input is closed" refuse_closed eval run -
+
 # ---- shards ----
 
 awk 'BEGIN { for (i = 0; i < 200; i++) print i % 7, "a b c", i * i "\n" }' > documents.txt
