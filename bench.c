@@ -120,11 +120,16 @@ static void *memory_for(Device *d, size_t bytes) {
   return p;
 }
 
+static void require_room(const Device *d, double bytes) {
+  require_memory(d, &(MemoryTable){.total = bytes < 0x1p63 ? (size_t)bytes : SIZE_MAX}, 0, "use a smaller --batch, --context or --model");
+}
+
 static void bench_product(Device *d, const char *name, size_t rows, size_t IC, size_t OC, int64_t times, int samples, Sum *sum) {
   static void (*const directions[])(const void *) = {forward, backward_input, backward_weight};
   static const char *const names[] = {"forward", "d input", "d weight"};
   size_t sizes[] = {rows * IC, OC * IC, rows * OC};
   real *arrays[3];
+  require_room(d, ((double)rows * (double)(IC + OC) + (double)IC * (double)OC) * (double)d->real_size + (double)IC * (double)OC * (double)d->acc_size);
   for (int i = 0; i < 3; i++) {
     arrays[i] = memory_for(d, sizes[i] * d->real_size);
     fill(d, arrays[i], sizes[i], name);
@@ -187,6 +192,7 @@ static void bench_attention(Device *d, const GptConfig *c, size_t B, int samples
   printf("%6s %6s x %4s   %-18s  %-18s  GFLOP/s of the causal half, share of peak, half the spread\n", "T", "heads", "size", "forward", "backward");
   for (size_t T = MIN(most, (size_t)64); ; T = MIN(2 * T, most)) {
     size_t rows = B * T, bytes = d->real_size;
+    require_room(d, (double)rows * ((double)(2 * QKV + 2 * C) * (double)bytes + (double)c->heads * (double)d->acc_size));
     Attention a = {.d = d, .C = C, .KV = KV, .qkv = memory_for(d, rows * QKV * bytes), .dqkv = memory_for(d, rows * QKV * bytes), .out = memory_for(d, rows * C * bytes),
                    .dout = memory_for(d, rows * C * bytes), .lse = memory_for(d, rows * (size_t)c->heads * d->acc_size)};
     a.shape = (AttentionShape){.B = B, .T = T, .S = T, .NH = (size_t)c->heads, .KVH = (size_t)c->kv_heads, .HS = HS, .q_stride = QKV, .kv_stride = QKV, .out_stride = C,

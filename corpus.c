@@ -162,6 +162,7 @@ static void read_corpus(Corpus *c, Run *r) {
   size_t count = o->arg_count;
   char *list = count ? NULL : xstrdup(o->text);
   const char **parts = count ? NULL : split_names(list, &count);
+  if (!count) fail(EXIT_REQUEST, "--text \"%s\": 0 names between its commas, at least 1 is needed; name the texts, or leave the flag out", o->text);
   for (size_t i = 0; i < count && r->resumed; i++)
     if (strcmp(parts[i], "-") && !file_exists(parts[i])) fail(EXIT_REQUEST, "%s: the text of run %s is not here; go on from the folder that the run was started in, where it has this name", parts[i], r->dir);
   c->files = corpus_read_files(count && !parts ? o->args : parts, count, &c->file_count);

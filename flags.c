@@ -191,6 +191,7 @@ void options_parse(Options *o, unsigned command, const char *command_name, int a
     else if (!only_args && argv[i][0] == '-' && argv[i][1]) fail(EXIT_REQUEST, "%s: flags are long, --name; see gpt help %s", argv[i], command_name);
     else o->args[o->arg_count++] = argv[i];
   }
+  if (o->arg_count && o->given[FLAG_text]) fail(EXIT_REQUEST, "--text %s and TEXT %s are both given: take one", o->text, o->args[0]);
   if (o->config) options_read_config(o, o->config);
   forget_auto(o);
   if ((o->given[FLAG_out] && o->out && !*o->out) || (o->given[FLAG_file_out] && o->file_out && !*o->file_out)) fail(EXIT_REQUEST, "--out: the name is empty; name what to write");
@@ -244,7 +245,8 @@ void options_read_config(Options *o, const char *path) {
   char *text = read_file(path, "settings", 1 << 24, &size);   // never freed: values point into it
   if (strlen(text) != size) fail(EXIT_REQUEST, "%s: byte %zu is 0: this is no settings file of flag = value lines", path, strlen(text));
   int line = 0;
-  for (char *p = text, *next; p; p = next) {
+  char *begin = strncmp(text, "\xEF\xBB\xBF", 3) ? text : text + 3;   // an editor's byte order mark
+  for (char *p = begin, *next; p; p = next) {
     line++;
     next = strchr(p, '\n');
     if (next) *next++ = 0;

@@ -373,6 +373,7 @@ static int encode(const Options *o) {
   bool characters = strcmp(o->use_tokenizer, "char") == 0;
   if (characters && (o->show || o->arg_count > 1))
     fail(EXIT_REQUEST, "--tokenizer char takes the characters of one text, without --show");
+  if (o->show && o->given[FLAG_format]) fail(EXIT_REQUEST, "--show and --format are both given: --show writes ids and pieces as text; take one");
   Tokenizer *t = characters ? NULL : tokenizer_open(o->use_tokenizer);
   if (t && o->format == FORMAT_U16 && tokenizer_vocab_size(t) > 65536)
     fail(EXIT_REQUEST, "--format u16: the vocabulary has %d entries, 16 bits hold 65536: use --format u32",
@@ -429,13 +430,14 @@ static void read_ids(void *context, const char *name, const char *text, size_t n
   }
 }
 
-static bool is_number(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
+// "15496 995", quoted or not
+static bool is_numbers(const char *text) { return strpbrk(text, "0123456789") && strspn(text, "0123456789 \t\n") == strlen(text); }
 
 static int decode(const Options *o) {
   Tokenizer *t = tokenizer_open(o->use_tokenizer);
   DecodeIds d = {.o = o};
   bool numbers = o->arg_count > 0 && o->format == FORMAT_TEXT;  // ids themselves, where no argument is a file
-  for (size_t i = 0; i < o->arg_count; i++) numbers = numbers && is_number(o->args[i]) && !file_exists(o->args[i]);
+  for (size_t i = 0; i < o->arg_count; i++) numbers = numbers && is_numbers(o->args[i]) && !file_exists(o->args[i]);
   for (size_t i = 0; numbers && i < o->arg_count; i++) parse_ids("the command line", o->args[i], strlen(o->args[i]), &d.ids);
   if (!numbers) for_each_text(o, SIZE_MAX / 2, read_ids, &d);
   Buffer out = {0};

@@ -39,6 +39,8 @@ while read -r command; do
   check "help $command begins with its usage" grep -q "^gpt $command" out
   cp out one
   check "$command --help is the same" sh -c "'$gpt' $command --help | cmp - one"
+  check "${command% *} --help is help ${command% *}" sh -c "'$gpt' help ${command% *} > one && '$gpt' ${command% *} --help | cmp - one"
+  refuse 2 "takes one command, nonsense is more" help $command nonsense
   refuse 2 "--no-such-flag: no such flag" $command --no-such-flag
   refuse 2 "flags are long" $command -z
 done <<< "$commands"
@@ -113,6 +115,8 @@ if { (ulimit -v 250000; "$gpt" --version) > out 2>&1; } 2> err; then    # saniti
 fi
 refuse 2 "text.txt" tokenizer encode --tokenizer text.txt text.txt
 refuse 2 "missing.txt" tokenizer encode --tokenizer byte missing.txt
+refuse 2 "--show and --format are both given" tokenizer encode --tokenizer byte text.txt --show --format u16
+check "decode: ids in quotes" [ "$("$gpt" tokenizer decode --tokenizer gpt2 "15496 995")" = "Hello world" ]
 refuse 2 "--vocab is a flag of gpt tokenizer train, not of gpt tokenizer encode" tokenizer encode --tokenizer byte text.txt --vocab 3
 printf '5 300\n' > high.ids
 printf '5 x 6\n' > no.ids
@@ -202,6 +206,13 @@ check "bench tokenizer" quiet bench tokenizer --tokenizer gpt2 words.txt --steps
 check "bench tokenizer ends with one object" grep -qE '^\{"encode_cold_mb_per_s": [0-9.]+, "encode_mb_per_s": [0-9.]+, "decode_mb_per_s": [0-9.]+\}$' <(tail -1 out)
 refuse 2 "TEXT is missing" bench tokenizer --tokenizer gpt2
 refuse 2 "words.txt: this bench takes flags only" bench gemm words.txt
+refuse 3 " GiB are needed, " bench gemm --batch 1M --context 16Mi --steps 1
+refuse 3 " GiB are needed, " bench attention --model gpt2-1558M --batch 1M --steps 1
+for text in "" , ,,; do refuse 2 "--text \"$text\": 0 names between its commas" plan --text "$text"; done
+refuse 2 "--text text.txt and TEXT words.txt are both given" plan --text text.txt words.txt
+printf '\357\273\277steps = 7\ntext = text.txt\ntokenizer = byte\ncontext = 8\n' > bom.conf
+check "settings behind a byte order mark" sh -c "'$gpt' plan --config bom.conf | grep -q '^length    7 steps'"
+check "texts on the command line win over those of settings" sh -c "'$gpt' plan --config bom.conf stream.txt | grep -q '^text      2.'"
 refuse 2 "no such preset" plan --model gpt2-125M
 refuse 2 "--heads 5 does not divide" plan --heads 5 --channels 16 --layers 1
 check "doctor" quiet doctor
