@@ -67,7 +67,7 @@ int32_t sample_pick(const SampleSettings *s, double *logits, size_t vocab, const
 
 int64_t sample_generate(Gpt *m, const int32_t *prompt, size_t n, int64_t most, int32_t eot, const SampleSettings *s, uint64_t sample,
                         SampleSink sink, void *context, int64_t *dropped) {
-  size_t limit = (size_t)gpt_config(m)->context, vocab = (size_t)gpt_config(m)->vocab;
+  size_t limit = (size_t)gpt_config(m)->context, vocab = (size_t)gpt_config(m)->vocab, ids = s->ids ? MIN((size_t)s->ids, vocab) : vocab;
   int32_t *window = xmalloc(MAX(limit, (size_t)1) + 1, sizeof *window);   // the tokens that the cache stands for
   double *logits = xmalloc(vocab, sizeof *logits);
   size_t have = MIN(n, limit), cached = 0;
@@ -84,7 +84,7 @@ int64_t sample_generate(Gpt *m, const int32_t *prompt, size_t n, int64_t most, i
     }
     gpt_decode(m, window + cached, have - cached, cached, logits);
     cached = have;
-    int32_t id = sample_pick(s, logits, vocab, window, have, sample, (uint64_t)made);
+    int32_t id = sample_pick(s, logits, ids, window, have, sample, (uint64_t)made);
     if (id == eot) break;
     if (!sink(context, id)) { made++; break; }
     window[have++] = id;
@@ -106,7 +106,9 @@ static bool append_text(void *context, int32_t id) {
 
 int64_t sample_text(Gpt *m, const Tokenizer *t, const int32_t *prompt, size_t n, int64_t most, const SampleSettings *s, uint64_t sample, Buffer *out) {
   TextSink sink = {t, out};
-  return sample_generate(m, prompt, n, most, tokenizer_eot(t), s, sample, append_text, &sink, NULL);
+  SampleSettings known = *s;
+  known.ids = tokenizer_vocab_size(t);
+  return sample_generate(m, prompt, n, most, tokenizer_eot(t), &known, sample, append_text, &sink, NULL);
 }
 
 int32_t sample_start(const Tokenizer *t) {
@@ -204,7 +206,7 @@ int sample_command(const Options *o) {
   s.model = load_model(o->arg_count ? o->args[0] : NULL, o, PURPOSE_SAMPLE, 1);
   const Tokenizer *t = s.model.tokenizer;
   if (!t) fail(EXIT_REQUEST, "%s: has no tokenizer.json, so its tokens cannot be shown", s.model.checkpoint->dir);
-  s.settings = (SampleSettings){o->temperature, o->top_k, o->top_p, o->min_p, o->repetition_penalty, (uint64_t)o->seed};
+  s.settings = (SampleSettings){o->temperature, o->top_k, o->top_p, o->min_p, o->repetition_penalty, (uint64_t)o->seed, tokenizer_vocab_size(t)};
   if (s.n && s.model.config.starts_with_eot && tokenizer_eot(t) >= 0) token_buffer_append(&s.prompt, tokenizer_eot(t));
   char *name = o->prompt_file ? format("--prompt-file %s", o->prompt_file) : xstrdup("--prompt");
   if (s.n) tokenizer_encode_or_fail(t, name, s.text, s.n, &s.prompt, SPECIAL_NONE);

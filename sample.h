@@ -10,6 +10,7 @@ typedef struct {
   double top_p, min_p;         // 1, 0: all
   double repetition_penalty;   // 1: none
   uint64_t seed;
+  int64_t ids;                 // only ids below may be chosen: a model's vocabulary may be padded beyond its tokenizer's; 0: all
 } SampleSettings;
 
 // One token id. logits (vocab) are changed. history (n): tokens seen so far, for the penalty. sample and position say

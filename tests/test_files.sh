@@ -160,6 +160,10 @@ check "... nothing is written" test ! -e special.json
 refuse 2 "is a shard of token ids, not a text" eval run da
 refuse 2 "is a shard of token ids, not a text" train da/train_000000.bin $tiny --steps 2 --out never
 
+run train text.txt ${tiny/byte/bpe:300} --steps 1 --out padded
+mkdir foreign && cp padded/step_*/config.json padded/step_*/model.safetensors foreign && run tokenizer info --tokenizer byte --out foreign/tokenizer.json
+check "ids that only the model has are not sampled: a byte for every token" [ "$("$gpt" sample foreign --temperature 100 --tokens 300 2> err | wc -c)" -ge 300 ]
+
 # ---- limits ----
 
 head -c 1500 documents.txt > few.txt

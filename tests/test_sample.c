@@ -246,6 +246,29 @@ static void text_is_the_decoded_tokens(void) {
   tokenizer_free(t);
 }
 
+// Vocabularies are padded: 50304 rows for GPT-2's 50257 ids. A token that has no text must not be made and counted.
+static void padding_of_the_vocabulary_is_never_chosen(void) {
+  Device *d = reference_device();
+  Tokenizer *t = tokenizer_byte(false);
+  Gpt *m = tiny_model(d, 700, CONTEXT, 0.5);
+  const int32_t prompt[1] = {'a'};
+  Taken all = {.limit = 200}, some = {.limit = 200};
+  size_t beyond = 0;
+  sample_generate(m, prompt, 1, 100, -1, &plain, 2, take, &all, NULL);
+  for (size_t i = 0; i < all.count; i++) beyond += all.ids[i] >= 256;
+  CHECK(beyond > 20);                       // the model does prefer them
+  SampleSettings known = plain;
+  known.ids = 256;
+  sample_generate(m, prompt, 1, 100, -1, &known, 2, take, &some, NULL);
+  for (size_t i = 0; i < some.count; i++) CHECK_MSG(some.ids[i] < 256, "token %zu: id %d", i, some.ids[i]);
+  Buffer text = {0};
+  CHECK_EQ(sample_text(m, t, prompt, 1, 100, &plain, 2, &text), 100);
+  CHECK_EQ(text.len, 100);
+  buffer_free(&text);
+  gpt_destroy(m);
+  tokenizer_free(t);
+}
+
 int main(int argc, char **argv) {
   TEST_BEGIN(argc, argv);
   RUN(choices_are_those_of_the_ranks);
@@ -257,5 +280,6 @@ int main(int argc, char **argv) {
   RUN(the_cache_changes_no_token);
   RUN(generation_ends);
   RUN(text_is_the_decoded_tokens);
+  RUN(padding_of_the_vocabulary_is_never_chosen);
   return TEST_END();
 }
