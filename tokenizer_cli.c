@@ -7,6 +7,7 @@
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
 #include <fcntl.h>      // open
+#include <signal.h>     // sigaction
 #include <stdlib.h>     // free
 #include <string.h>     // strcmp, memchr
 #include <unistd.h>     // read, unlink
@@ -311,6 +312,22 @@ static void remove_temporary(void *stream) {
   if (s->temporary) unlink(s->temporary);
 }
 
+// A signal takes away what is half written, and then ends the process as it would have.
+static const char *half_written;
+static void on_signal(int number) {
+  unlink(half_written);
+  raise(number);   // SA_RESETHAND: what it does without us
+}
+
+static void remove_when_stopped(const char *path) {
+  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+  half_written = xstrdup(path);   // never freed: a signal may come at any time, and a file that has its name by then has another
+  for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+    struct sigaction before, action = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
+    if (!sigaction(numbers[i], NULL, &before) && before.sa_handler != SIG_IGN) sigaction(numbers[i], &action, NULL);
+  }
+}
+
 static void open_stream(Stream *s) {
   fflush(stdout);
   s->fd = fileno(stdout);
@@ -318,6 +335,7 @@ static void open_stream(Stream *s) {
   s->fd = replace_begin(s->o->file_out, &s->temporary);
   if (s->fd < 0) fail(EXIT_MACHINE, "%s: cannot be written: %s", s->o->file_out, strerror(errno));
   at_fail(remove_temporary, s);
+  if (s->temporary) remove_when_stopped(s->temporary);
 }
 
 static void write_stream(Stream *s) {

@@ -69,6 +69,18 @@ check "ids into a pipe" run tokenizer encode --tokenizer t.json text.txt --forma
 wait $!
 run tokenizer encode --tokenizer t.json text.txt --format u16 --out ids
 check "... are those of a file" cmp through ids
+for s in TERM HUP; do
+  exec 9<> pipe   # a text that does not end
+  "$gpt" tokenizer encode --tokenizer byte pipe --out stopped > out 2> err 9<&- &
+  pid=$!
+  for _ in $(seq 200); do sleep 0.02; ls stopped* > out 2> err && break; done
+  kill -$s $pid
+  wait $pid 2> err
+  code=$?
+  exec 9<&-
+  check "encode ends by SIG$s" [ $code = $((128 + $(kill -l $s))) ]
+  check "... and leaves nothing" sh -c '! ls stopped* 2> err'
+done
 mkdir there && cp t.json there/target && ln -s there/target link
 check "behind a link" run tokenizer train text.txt --vocab 270 --out link
 check "... its target is written, the link stays" sh -c 'test -L link && ! cmp -s t.json there/target && [ "$(ls there)" = target ]'
