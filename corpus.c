@@ -20,7 +20,7 @@ TextFile *corpus_read_files(const char *const *names, size_t count, size_t *file
     f->name = paths[i];
     f->text = read_file(strcmp(f->name, "-") ? f->name : STANDARD_INPUT, "text", PTRDIFF_MAX, &f->n);
     empty = empty && f->n == 0;
-    if (shard_begins(f->text, f->n)) fail(EXIT_REQUEST, "%s: is a shard of token ids, not a text; to train on shards: --train-data; to score them: gpt eval MODEL SHARD...", f->name);
+    if (shard_begins(f->text, f->n)) fail(EXIT_REQUEST, "%s: is a shard of token ids, not a text; to train on shards: --train-data; to score them: gpt eval MODEL SHARD..., as files", f->name);
   }
   free(paths);     // the names live on in files
   if (empty) fail(EXIT_REQUEST, "%s: the text is empty: 0 bytes in %zu file%s; name one with text in it", names[0], n, n > 1 ? "s" : "");

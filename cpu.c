@@ -344,6 +344,7 @@ static Device *device_of(Storage storage, int threads) {
   CpuState *state = xcalloc(1, sizeof *state);
   Device *d = xcalloc(1, sizeof *d);
   state->threads = cpu_choose_threads(threads);
+  machine_require_threads(state->threads);
   state->fma_rate = set->of[storage].fma_rate;
   snprintf(state->description, sizeof state->description, "%s, %s, %d thread%s", storage == STORE_BF16 ? "bf16" : "fp32", set->name, state->threads, state->threads == 1 ? "" : "s");
   cpu_flush_denormals();   // the calling thread, which works too; the others do it where they start

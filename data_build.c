@@ -714,6 +714,7 @@ int data_build(const Options *o) {
   if (!is_directory(parent)) fail(EXIT_REQUEST, "%s: the folder %s is missing; make it first", b.dir, parent);
   b.last_line = b.start;
   b.threads = text_threads(o);
+  machine_require_threads(b.threads);
   b.ids = xcalloc((size_t)b.threads, sizeof *b.ids);
   b.documents = documents_open(o->args, o->arg_count, parent);
   open_tokenizer(&b);

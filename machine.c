@@ -1,7 +1,8 @@
 // machine.c: owns the questions to the system: memory, cores, processor. See machine.h.
 #include "machine.h"
 #ifdef _OPENMP
-#include <omp.h>       // omp_set_num_threads
+#include <omp.h>          // omp_set_num_threads
+#include <pthread.h>      // pthread_create
 #endif
 #include <sched.h>        // sched_getaffinity
 #include <stdlib.h>       // strtoull
@@ -73,6 +74,32 @@ size_t machine_resident(void) {
 void machine_limit_threads(void) {
 #ifdef _OPENMP
   if (omp_get_max_threads() > 4096) omp_set_num_threads(4096);
+#endif
+}
+
+#ifdef _OPENMP
+static void *wait_at(void *gate) {
+  pthread_mutex_lock(gate);
+  pthread_mutex_unlock(gate);
+  return NULL;
+}
+#endif
+
+void machine_require_threads(int n) {
+#ifdef _OPENMP
+  pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+  pthread_t *threads = xmalloc((size_t)MAX(n, 1), sizeof *threads);
+  int made = 0, error = 0;   // beside the one that asks
+  pthread_mutex_lock(&gate);
+  while (made < n - 1 && !(error = pthread_create(&threads[made], NULL, wait_at, &gate))) made++;
+  pthread_mutex_unlock(&gate);
+  for (int i = 0; i < made; i++) pthread_join(threads[i], NULL);
+  free(threads);
+  if (error)
+    fail(EXIT_MACHINE, "threads: %d are needed, the system gives this process %d (%s); use --threads %d or end other programs", n, made + 1,
+         strerror(error), made + 1);
+#else
+  (void)n;
 #endif
 }
 

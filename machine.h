@@ -12,4 +12,6 @@ int machine_cores_among(const int *processors, int count);   // the same among t
 int machine_threads(void);                // logical processors this process may run on
 // OMP_NUM_THREADS beyond 4,096 becomes that: more stacks than there is memory for would end the process without a word.
 void machine_limit_threads(void);
+// Exit 3 if the system does not give this process n threads at once. OpenMP would end it with a code and lines of its own, wherever it then is.
+void machine_require_threads(int n);
 void machine_processor(char name[128]);   // "Intel(R) Xeon(R) ..."; the architecture where unknown

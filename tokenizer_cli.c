@@ -223,6 +223,7 @@ static int train(const Options *o) {
          o->list_count, 256 + o->list_count);
   double start = seconds_now();
   TrainTexts t = {.o = o, .threads = text_threads(o)};
+  machine_require_threads(t.threads);
   TokenizerTrainer *trainer = count_texts(&t);
   if (t.bytes == 0) fail(EXIT_REQUEST, "the text has 0 bytes, at least 2 are needed to train a tokenizer");
   Tokenizer *made = tokenizer_trainer_finish(trainer, o->vocab, (const char *const *)o->add_special, o->list_count);

@@ -186,6 +186,18 @@ check "more shards than a process may have files" sh -c "[ \$(ls shards/*.bin | 
 check "a limit on file sizes is said" [ $? = 0 ]
 check "... and nothing is left" sh -c '! ls limited.json* 2> err'
 check "more threads than there can be" sh -c "OMP_NUM_THREADS=99999 '$gpt' plan text.txt $tiny > out 2> err"
+alone="setpriv --reuid=65534 --regid=65534 --clear-groups"   # root has no limit
+[ "$(id -u)" = 0 ] || alone=
+mkdir public && chmod 777 public && chmod 755 . && cp -r run text.txt "$gpt" public
+few() { (cd public && bash -c "ulimit -u 1; OMP_NUM_THREADS=2 exec $alone ./gpt $*" > ../out 2> ../err); }
+if few tokenizer encode --tokenizer byte text.txt && ! bash -c "ulimit -u 1; exec $alone sh -c 'sleep 0 & wait'" > out 2>&1; then
+  for words in "data build text.txt --tokenizer byte --threads 2 --out shards" "tokenizer train text.txt --vocab 260 --threads 2 --out t.json" "sample run" "eval run text.txt"; do
+    few $words
+    check "threads that the system refuses: gpt $words: exit code 3" [ $? = 3 ]
+    check "... one line" sh -c '[ "$(wc -l < err)" = 1 ] && grep -q "^gpt: threads: 2 are needed, the system gives this process 1 (.*); use --threads 1" err'
+    check "... nothing else" [ "$(ls public | xargs)" = "gpt run text.txt" ]
+  done
+fi
 check "bench: family and size" sh -c "'$gpt' bench train --family llama --layers 1 --channels 16 --heads 2 --context 16 --batch 2 --steps 1 | grep -q '^llama-tiny, '"
 refuse 2 "gpt doctor takes no names, nonsense was given" doctor nonsense
 refuse 2 "gpt tokenizer info takes no texts, nonsense was given" tokenizer info nonsense --tokenizer byte
