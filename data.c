@@ -436,11 +436,13 @@ static void print_beginning(const Info *in) {
   dataloader_read(in->loader, 0, n, ids);
   tokenizer_decode(in->tokenizer, ids, (size_t)n, &text);
   printf("it begins:\n");
-  const char *line = text.data ? text.data : "";
-  for (int i = 0; i < LINES && *line; i++) {
-    size_t length = strcspn(line, "\n");
-    printf("  | %.*s\n", (int)length, line);
-    line += length + (line[length] == '\n');
+  for (size_t i = 0, at = 0; i < LINES && at < text.len; i++) {   // a text may have zeros in it
+    const char *newline = memchr(text.data + at, '\n', text.len - at);
+    size_t length = (newline ? (size_t)(newline - text.data) : text.len) - at;
+    printf("  | ");
+    fwrite(text.data + at, 1, length, stdout);
+    printf("\n");
+    at += length + 1;
   }
   buffer_free(&text);
 }

@@ -26,7 +26,7 @@ static const struct {
 } commands[] = {
   {"train", NULL, COMMAND_TRAIN, NULL, train_command, "[TEXT...]", "raw text in, a run folder out; no text: the embedded stories; --resume RUN goes on, bit for bit"},
   {"sample", NULL, COMMAND_SAMPLE, sample_command, NULL, "[MODEL]", "generate text; MODEL: a run, a checkpoint, a model directory (default: the newest run here)"},
-  {"eval", NULL, COMMAND_EVAL, eval_command, NULL, "MODEL TEXT...", "loss, perplexity and bits per byte of a text"},
+  {"eval", NULL, COMMAND_EVAL, eval_command, NULL, "MODEL TEXT...", "loss, perplexity and bits per byte of a text, or of shards"},
   {"tokenizer", "train", COMMAND_TOKENIZER_TRAIN, tokenizer_command, NULL, "TEXT... --vocab N --out tokenizer.json", "byte-level BPE from text"},
   {"tokenizer", "encode", COMMAND_TOKENIZER_ENCODE, tokenizer_command, NULL, "--tokenizer T [TEXT|-]", "text to ids"},
   {"tokenizer", "decode", COMMAND_TOKENIZER_DECODE, tokenizer_command, NULL, "--tokenizer T [IDS|-]", "ids to text, exact bytes"},

@@ -133,6 +133,9 @@ check "data check --order on" quiet data check 'shards/*.bin' --order on --conte
 check "data info" quiet data info shards
 check "data info decodes the beginning" grep -q 'the old bear found' out
 check "data info --json: the last line is an object" sh -c "'$gpt' data info shards --json | tail -1 | grep -q '^{.*\"tokens\": *[0-9].*}$'"
+printf 'one\0two\n\0three\nfour' > zeros.txt
+check "data build of a text with zeros" quiet data build zeros.txt --tokenizer byte --documents none --val-fraction 0 --out zeros
+check "data info shows what is behind them" sh -c "'$gpt' data info zeros | grep -cE '^  \| (one.two|.three|four)' -a | grep -qx 3"
 printf a > single.txt
 check "data build of one token" quiet data build single.txt --tokenizer byte --documents none --val-fraction 0 --out single
 mkdir vacant
