@@ -14,6 +14,7 @@
 #include "dataloader.h"  // Shard, shard_header
 #include "documents.h"   // Documents
 #include "json.h"        // build.json
+#include "machine.h"     // machine_require_threads
 #include "tokenizer.h"   // tokenizer_encode
 #include "utf8.h"        // utf8_decode
 #include <errno.h>       // errno

@@ -3,6 +3,7 @@
 #include "tokenizer_cli.h"
 #include "documents.h"  // documents_last_cut
 #include "json.h"       // json_write_string
+#include "machine.h"    // machine_require_threads
 #include "tokenizer.h"  // everything that is done here
 #include "utf8.h"       // utf8_decode
 #include <errno.h>      // errno
