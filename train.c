@@ -214,6 +214,9 @@ static void handle_bad_step(Trainer *t, const StepResult *result) {
 
 // ---- what happens beside the steps ----
 
+// printf shows the sign of a NaN, which means nothing and differs from one processor to another.
+static double without_sign(double x) { return isnan(x) ? (double)NAN : x; }
+
 static void print_step(const Trainer *t, const StepResult *s, double ms, double tokens_per_s) {
   const Options *o = t->run->o;
   double flops = config_flops_per_token(&t->run->config, t->run->gpt.T) * tokens_per_s, peak = t->device->peak_flops * t->comm->world;
@@ -221,7 +224,7 @@ static void print_step(const Trainer *t, const StepResult *s, double ms, double 
   char share[32] = "";
   if (peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * flops / peak);
   printf("step %6lld/%lld  loss %.4f  lr %.2e  norm %.2f  %.1f ms  %.1fk tok/s%s  eta %lld:%02lld\n", (long long)t->state.step, (long long)o->steps,
-         s->loss, s->lr, s->grad_norm, ms, tokens_per_s * 1e-3, share, (long long)left / 60, (long long)left % 60);
+         without_sign(s->loss), s->lr, without_sign(s->grad_norm), ms, tokens_per_s * 1e-3, share, (long long)left / 60, (long long)left % 60);
   fflush(stdout);
 }
 
@@ -232,7 +235,7 @@ static bool validate_and_log(Trainer *t, int64_t most_tokens) {
   Score score = evaluate_loader(t->model, r->val, r->token_bytes, most_tokens, ranks_signal);
   if (score.stopped) return false;
   double loss = score_loss(&score), bits = score_bits_per_byte(&score);
-  printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, loss, bits);
+  printf("eval %6lld/%lld  val %.4f  bpb %.4f\n", (long long)t->state.step, (long long)r->o->steps, without_sign(loss), without_sign(bits));
   fflush(stdout);
   run_log(r, "eval", ", \"step\": %lld, \"val_loss\": %s, \"bits_per_byte\": %s, \"tokens\": %lld", (long long)t->state.step,
           run_number(loss).text, run_number(bits).text, (long long)score.tokens);

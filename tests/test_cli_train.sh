@@ -237,6 +237,7 @@ check "... the last good checkpoint stays" sh -c "'$gpt' sample bad --tokens 1 >
 check "... the log stays JSON: null, not nan" sh -c 'grep -q "\"loss\": null" bad/log.jsonl && ! grep -q nan bad/log.jsonl'
 
 train text.txt $tiny --steps 40 --lr 100 --weight-decay 100 --warmup 0 --schedule constant --on-nonfinite skip --out skipped
+check "what is no number is nan, without a sign" sh -c '! grep -a -e -nan out && grep -a -q "loss nan .* norm nan" out'
 check "--on-nonfinite skip: bad steps are dropped, said and on record" sh -c 'grep -q "the step was dropped" err &&
   [ $(grep -c "the step was dropped" err) = $(grep -c "\"what\": \"nonfinite\"" skipped/log.jsonl) ] && [ $(grep -c "\"kind\": \"step\"" skipped/log.jsonl) = 40 ]'
 rm -rf skipped
