@@ -3,6 +3,7 @@
 // A text is a list of documents (files, or what --separator leaves). Its tail is kept for validation. Where the vocabulary
 // has an end-of-text token, one stands before each document and one after the last.
 #include "corpus.h"
+#include "machine.h"      // machine_memory_available
 #include "stories.h"      // the embedded text
 #include "utf8.h"         // utf8_decode
 #include <stdlib.h>       // free
@@ -18,7 +19,7 @@ TextFile *corpus_read_files(const char *const *names, size_t count, size_t *file
   for (size_t i = 0; i < n; i++) {
     TextFile *f = &files[i];
     f->name = paths[i];
-    f->text = read_file(strcmp(f->name, "-") ? f->name : STANDARD_INPUT, "text", PTRDIFF_MAX, &f->n);
+    f->text = read_file(strcmp(f->name, "-") ? f->name : STANDARD_INPUT, "text", machine_memory_available(NULL) / 2, &f->n);   // its tokens need as much
     empty = empty && f->n == 0;
     if (shard_begins(f->text, f->n)) fail(EXIT_REQUEST, "%s: is a shard of token ids, not a text; to train on shards: --train-data; to score them: gpt eval MODEL SHARD..., as files", f->name);
   }
@@ -221,7 +222,9 @@ static Tokenizer *choose_tokenizer(const Run *r, const Corpus *c) {
   if (!strncmp(spec, "bpe:", 4)) {
     if (!parse_number(spec + 4, true, &number, &vocab) || vocab < 257 || vocab > 1000000)
       fail(EXIT_REQUEST, "--tokenizer %s: bpe:N needs a whole number N from 257 to 1000000", spec);
-    return train_bpe(c, vocab);
+    Tokenizer *t = train_bpe(c, vocab);
+    if (r->o->given[FLAG_tokenizer] && tokenizer_vocab_size(t) < vocab) warn("--tokenizer %s: this text gives %d entries, no pair of tokens is left that comes up twice", spec, tokenizer_vocab_size(t));
+    return t;
   }
   return tokenizer_open(spec);
 }

@@ -23,16 +23,24 @@ static char folder[4096];                       // of the run, where there is no
 
 // ---- a rank ----
 
+// A terminal that is closed sends SIGHUP, once by itself and once by its shell: it asks as SIGTERM does, but never twice.
 static void on_signal(int number) {
+  if (number == SIGHUP) { if (!stop_signal) stop_signal = SIGTERM; return; }
   if (stop_signal) { signal(number, SIG_DFL); raise(number); }    // the second of either kind ends it at once
   stop_signal = number;
 }
 static void on_rank_signal(int number) { (void)number; comm_shared_board(group)->stop_signal = SIGTERM; }
 
+// Unless nohup has it ignored.
+static void catch_hangup(const struct sigaction *action) {
+  struct sigaction before;
+  if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGHUP, action, NULL);
+}
+
 void ranks_catch_signals(const Comm *c) {
   // A rank of many leaves SIGINT to the supervisor, for a terminal sends it to both; SIGTERM comes when the supervisor has died.
   struct sigaction alone = {.sa_handler = on_signal}, of_many = {.sa_handler = on_rank_signal, .sa_flags = SA_RESTART};
-  if (!group) { sigaction(SIGINT, &alone, NULL); sigaction(SIGTERM, &alone, NULL); return; }
+  if (!group) { sigaction(SIGINT, &alone, NULL); sigaction(SIGTERM, &alone, NULL); catch_hangup(&alone); return; }
   sigaction(SIGTERM, &of_many, NULL);
   if (c->rank == 0) comm_shared_board(group)->training = true;
 }
@@ -52,6 +60,7 @@ static Comm *become_rank(int rank, pid_t supervisor, int errors) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != supervisor) _exit(EXIT_MACHINE);      // it died before the line above
   signal(SIGINT, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);
   signal(SIGTERM, SIG_DFL);
   signal(SIGPIPE, SIG_IGN);
   dup2(errors, STDERR_FILENO);
@@ -78,7 +87,11 @@ typedef struct {
   bool failed;
 } Supervisor;
 
-static void on_supervisor_signal(int number) { stop_signal = number; signal_count++; }
+static void on_supervisor_signal(int number) {
+  if (number == SIGHUP && signal_count) return;
+  stop_signal = number == SIGINT ? SIGINT : SIGTERM;
+  signal_count++;
+}
 
 // After the one line that says what ended the run there is nothing to add.
 static void print_line(Supervisor *s, int rank, const char *line) {
@@ -211,6 +224,7 @@ static Comm *start_here(int world) {
   group = comm_shared_create(world, COMM_STILL_SECONDS);
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  catch_hangup(&action);
   fflush(NULL);
   s.world = world;
   for (int r = 0; r < world; r++) {

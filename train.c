@@ -7,6 +7,7 @@
 #include "evaluate.h"  // evaluate_loader
 #include "load.h"      // device_open, require_memory
 #include "machine.h"   // machine_resident
+#include "manifest.h"  // checkpoint_steps
 #include "ranks.h"     // ranks_start, ranks_agree
 #include "report.h"    // report_write
 #include "run.h"       // Run
@@ -207,7 +208,10 @@ static void handle_bad_step(Trainer *t, const StepResult *result) {
   run_log(r, "warn", ", \"step\": %lld, \"what\": \"nonfinite\", \"where\": \"%s\"", (long long)step, why);
   if (r->o->on_nonfinite == NONFINITE_STOP) {
     fflush(r->log);
-    fail(EXIT_NO, "step %lld: %s; the weights are as before this step, earlier checkpoints in %s are intact; try a lower --lr, or --on-nonfinite skip", (long long)step, why, r->dir);
+    size_t saved;
+    free(checkpoint_steps(r->dir, &saved));
+    char *intact = saved ? format("earlier checkpoints in %s are intact", r->dir) : xstrdup("nothing was saved yet");
+    fail(EXIT_NO, "step %lld: %s; the weights are as before this step, %s; try a lower --lr, or --on-nonfinite skip", (long long)step, why, intact);
   }
   warn("step %lld: %s: the step was dropped", (long long)step, why);
 }

@@ -45,6 +45,10 @@ static void print_line(const char *prefix, const char *fmt, va_list args) {
 }
 
 void fail(int code, const char *fmt, ...) {
+  static const void *failing;               // the thread that came first; another one waits here for the end of the process
+  static _Thread_local char self;
+  const void *nobody = NULL;
+  if (!__atomic_compare_exchange_n(&failing, &nobody, &self, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) && nobody != &self) for (;;) pause();
   va_list args;
   va_start(args, fmt);
   print_line("gpt: ", fmt, args);
@@ -256,11 +260,13 @@ bool try_replace_file(const char *path, const void *data, size_t n) {
 }
 
 void replace_file(const char *path, const void *data, size_t n) {
-  if (!try_replace_file(path, data, n)) fail(EXIT_MACHINE, "%s: cannot write %zu bytes: %s", path, n, strerror(errno));
+  if (!try_replace_file(path, data, n)) fail(errno == EISDIR ? EXIT_REQUEST : EXIT_MACHINE, "%s: cannot write %zu bytes: %s", path, n, strerror(errno));
 }
 
 void make_directory(const char *path) {
-  if (mkdir(path, 0777)) fail(EXIT_MACHINE, "%s: cannot make this directory: %s", path, strerror(errno));
+  if (!mkdir(path, 0777)) return;
+  if (errno == EEXIST) fail(EXIT_REQUEST, "%s: exists already, or another program made it just now; take another name", path);
+  fail(EXIT_MACHINE, "%s: cannot make this directory: %s", path, strerror(errno));
 }
 
 bool fsync_directory(const char *path) {

@@ -87,20 +87,20 @@ rm -rf whole
 # A signal in the middle of a cosine: finish the step, save, leave; then go on
 steps_logged() { grep -c '"kind": "step"' cut/log.jsonl 2> /dev/null; }
 train text.txt $tiny --save-every 0 --steps 3000 --out whole
-for signal in INT TERM INT; do
+for signal in INT TERM HUP; do
   if [ -d cut ]; then set -- --resume cut; else set -- text.txt $tiny --save-every 0 --steps 3000 --out cut; fi
   # a shell ignores SIGINT for what it starts in the background: a program that sets its own handler must get it all the same
   "$gpt" train "$@" > out 2> err &
   pid=$!
   before=$(ls -d cut/step_* 2> /dev/null | tail -1)
   for _ in $(seq 500); do sleep 0.02; [ "$(steps_logged)0" -gt "${logged:-0}0" ] && break; done    # now the handler is there
-  kill -$signal $pid
+  kill -$signal $pid; [ $signal = HUP ] && kill -HUP $pid     # a closed terminal and its shell send one each
   wait $pid
   code=$?
   logged=$(steps_logged)
   check "SIG$signal: exit code" expect_code $code $([ $signal = INT ] && echo 130 || echo 143)
   check "SIG$signal: a checkpoint was saved" test "$(newest cut)" != "$before"
-  check "SIG$signal: the log says so" grep -q "\"reason\": \"SIG$signal\"" cut/log.jsonl
+  check "SIG$signal: the log says so" grep -q "\"reason\": \"SIG${signal/HUP/TERM}\"" cut/log.jsonl
   check "SIG$signal: the way on is printed" grep -q -e "--resume cut" out
 done
 train --resume cut
@@ -233,6 +233,13 @@ check "--overfit-batch learns one batch" sh -c 'grep "\"step\": 60" heart/log.js
 train text.txt $tiny --steps 40 --lr 100 --weight-decay 100 --warmup 0 --schedule constant --save-every 2 --out bad
 check "a loss that is not finite: exit code" expect_code $? 1
 check "... the step and the layer are named in one line" sh -c '[ $(wc -l < err) = 1 ] && grep -qE "step [0-9]+: [a-z_]+: layer [0-9]+ .*not finite" err'
+check "... what was saved is said" grep -q "earlier checkpoints in bad are intact" err
+train text.txt $tiny --steps 40 --lr 100 --weight-decay 100 --warmup 0 --schedule constant --save-every 0 --out unsaved
+check "... or that nothing was" grep -q "nothing was saved yet" err
+rm -rf unsaved
+train text.txt ${tiny/--tokenizer byte/--tokenizer bpe:5000} --steps 1 --out few
+check "fewer entries than asked for are said" grep -qE "warning: --tokenizer bpe:5000: this text gives [0-9]+ entries" err
+rm -rf few
 check "... the last good checkpoint stays" sh -c "'$gpt' sample bad --tokens 1 > out 2> err; ls -d bad/step_* > out"
 check "... the log stays JSON: null, not nan" sh -c 'grep -q "\"loss\": null" bad/log.jsonl && ! grep -q nan bad/log.jsonl'
 
@@ -389,7 +396,7 @@ refuse 2 "--steps 2 is less than the run's 5" train --resume run --steps 2
 refuse 2 "--layers cannot be another beside --init: the model's shape is that of run" train text.txt --init run --layers 2
 refuse 2 "--model tiny cannot be given beside --init" train text.txt --init run --model tiny
 refuse 2 "--init cannot be given beside --resume" train --resume run --init again
-refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:512
+refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer run" train text.txt --init run --tokenizer bpe:300
 for n in 256 300.5 1000001 x; do refuse 2 "bpe:N needs a whole number N from 257 to 1000000" train text.txt --tokenizer bpe:$n --out never; done
 mkdir bare && cp run/step_*/config.json run/step_*/model.safetensors bare 2> err
 refuse 2 "ids, the model's vocabulary 256: take the model's own with --tokenizer bare" train text.txt --init bare    # no tokenizer there: one is trained

@@ -191,11 +191,11 @@ for attempt in 1 2 3; do
 done
 check "the step under way is named" grep -q "at step $(($(losses named | wc -l) + 1));" err
 
-for signal in INT TERM; do
+for signal in INT TERM HUP; do
   start $tiny --ranks 2 --batch 2 --steps 100000 --save-every 0 --out stop$signal
   wait_for_a_step stop$signal
   ranks=$(kids $pid)
-  # a terminal sends SIGINT to all processes of the run, a batch system SIGTERM
+  # a terminal sends SIGINT to all processes of the run, and SIGHUP when it is closed, a batch system SIGTERM
   kill -$signal $ranks $pid 2> /dev/null; finish
   check "SIG$signal: exit code" expect_code $? $([ $signal = INT ] && echo 130 || echo 143)
   check "SIG$signal: one checkpoint, nothing on stderr" sh -c "[ \$(ls -d stop$signal/step_* | wc -l) = 1 ] && ! grep -v '^gpt: warning: ' err"

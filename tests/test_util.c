@@ -5,6 +5,7 @@
 #include "util.h"
 #include <errno.h>         // errno
 #include <fcntl.h>         // open
+#include <pthread.h>       // pthread_create
 #include <sched.h>         // sched_setaffinity
 #include <signal.h>        // SIGXFSZ
 #include <sys/mman.h>      // mmap
@@ -339,7 +340,7 @@ static void folders_are_listed_and_removed(void) {
   free_names(listed, count);
   CHECK(file_exists(top) && is_directory(top) && !is_directory(outside) && file_exists(outside) && file_exists(link_path));
   CHECK(fsync_directory(top) && !fsync_directory(outside));
-  EXPECT_FAIL(EXIT_MACHINE, "cannot make this directory: File exists", make_directory(top));
+  EXPECT_FAIL(EXIT_REQUEST, "exists already", make_directory(top));
   EXPECT_FAIL(EXIT_REQUEST, "cannot list this directory", list_directory(outside, &count));
   remove_tree(top);
   CHECK(!file_exists(top) && file_exists(outside));      // the link was removed, not what it leads to
@@ -350,6 +351,30 @@ static void folders_are_listed_and_removed(void) {
   free(deep);
   free(link_path);
   free(outside);
+}
+
+// Threads that fail at once: one line, one exit.
+static void *fails(void *gate) {
+  pthread_barrier_wait(gate);
+  fail(EXIT_MACHINE, "one of many");
+}
+
+static void fail_in_many_threads(void) {
+  enum { THREADS = 8 };
+  pthread_t threads[THREADS];
+  pthread_barrier_t gate;
+  pthread_barrier_init(&gate, NULL, THREADS);
+  for (int i = 0; i < THREADS; i++) if (pthread_create(&threads[i], NULL, fails, &gate)) abort();
+  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+}
+
+static void only_one_thread_fails(void) {
+  for (int round = 0; round < 20; round++) EXPECT_FAIL(EXIT_MACHINE, "one of many", fail_in_many_threads());
+  char *there = in_folder("there");
+  make_directory(there);
+  EXPECT_FAIL(EXIT_REQUEST, "cannot write 1 bytes: Is a directory", replace_file(there, "x", 1));
+  rmdir(there);
+  free(there);
 }
 
 // ---- digests ----
@@ -571,6 +596,7 @@ int main(int argc, char **argv) {
   RUN(pieces_are_read);
   RUN(broken_transfers_are_seen);
   RUN(folders_are_listed_and_removed);
+  RUN(only_one_thread_fails);
   RUN(crc32c_is_castagnoli);
   RUN(sha256_is_fips);
   RUN(cursor_stays_inside);
