@@ -304,9 +304,11 @@ static void bench_train(const Options *o, Device *d, const GptConfig *c, int64_t
   Figure f = measure(&(Timed){d, one_step, &(Step){m, ids, targets, rows, seed, &step}}, flops, samples);
   const size_t resident = machine_resident();
   const double bandwidth = bandwidth_now(d);
-  printf("%s, B %lld, T %lld, %s: median of %d steps %.2f ms (best %.2f, worst %.2f), %.0f tokens/s, %.1f GFLOP/s, %.0f%% of %.0f measured beside; memory %.1f GB/s; %d steps on a shared core were thrown out\n",
+  char share[64] = "no peak is measured for this device";
+  if (f.peak > 0) snprintf(share, sizeof share, "%.0f%% of %.0f measured beside", 100 * f.share, 1e-9 * f.peak);
+  printf("%s, B %lld, T %lld, %s: median of %d steps %.2f ms (best %.2f, worst %.2f), %.0f tokens/s, %.1f GFLOP/s, %s; memory %.1f GB/s; %d steps on a shared core were thrown out\n",
          o->model ? o->model : c->family == FAMILY_LLAMA ? "llama-tiny" : "tiny", (long long)B, (long long)T, d->description, samples, 1e3 * f.seconds, 1e3 * f.best, 1e3 * f.worst, (double)rows / f.seconds, 1e-9 * flops / f.seconds,
-         100 * f.share, 1e-9 * f.peak, 1e-9 * bandwidth, f.thrown_out);
+         share, 1e-9 * bandwidth, f.thrown_out);
   buffer_printf(json, "{\"tokens_per_s\": %.1f, \"ms\": %.3f, \"gflops\": %.2f, \"peak_gflops\": %.2f, \"fraction_of_peak\": %.4f, \"rss_bytes\": %zu, \"bandwidth_gb_per_s\": %.2f, \"spread\": %.4f, \"thrown_out\": %d}",
                 (double)rows / f.seconds, 1e3 * f.seconds, 1e-9 * flops / f.seconds, 1e-9 * f.peak, f.share, resident, 1e-9 * bandwidth, f.spread, f.thrown_out);
   if (o->trace) trace(&(Step){m, ids, targets, rows, seed, &step});

@@ -127,7 +127,7 @@ typedef enum { FIXED, FREE, NOT_STORED } ResumeRule;
   FLAG(TEXT,   jsonl,         "jsonl",         NULL,     0, 0, "", COMMAND_DATA_BUILD, NOT_STORED, "text", "FIELD: the texts are JSON lines, a document is this field") \
   FLAG(INT,    shard_tokens,  "shard-tokens",  "100M",   1, 1e15, "", COMMAND_DATA_BUILD, NOT_STORED, "output", "tokens of a shard") \
   FLAG(WORD,   raw,           "raw",           "no",     0, 0, "no|u16|u32", COMMAND_TRAINING | COMMAND_DATA_CHECK | COMMAND_DATA_INFO, FIXED, "data", "shards are plain ids without a header: u16 or u32") \
-  FLAG(BOOL,   order,         "order",         "off",    0, 0, "", COMMAND_DATA_CHECK, NOT_STORED, "check", "on|off: count that every token is a target once an epoch") \
+  FLAG(BOOL,   order,         "order",         "off",    0, 0, "", COMMAND_DATA_CHECK, NOT_STORED, "check", "on|off: count that every token is a target once an epoch; auto is context 1024, batch 8, epochs 2") \
   FLAG(SWITCH, json,          "json",          "off",    0, 0, "", COMMAND_SAMPLE | COMMAND_EVAL | COMMAND_DATA_INFO | COMMAND_TOKENIZER_INFO | COMMAND_BENCH | COMMAND_BENCH_TOKENIZER | COMMAND_PLAN, NOT_STORED, "output", "one JSON object on stdout as the last line")
 
 #define FIELD_INT int64_t
