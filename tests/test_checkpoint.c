@@ -516,7 +516,7 @@ static void wrong_manifests(void) {
   Buffer many = {0};
   buffer_printf(&many, "\"files\": [");
   for (int i = 0; i < 100; i++) buffer_printf(&many, "{\"name\": \"file%d\", \"bytes\": 1, \"crc32c\": \"00000000\"}, ", i);
-  const char *const long_name = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
+  const char *const long_name = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";   // with its NUL one byte more than there is room for
   const char *const bad[][3] = {  // what, by what, and the reason if it is not that a field is wrong
     {"gpt-checkpoint", "gpt-checkpoinT", "is no manifest"}, {"\"version\": 1", "\"version\": 2", "version 2, this program reads 1"}, {"\"version\": 1", "\"version\": 0", "version 0, this program reads 1"},
     {"\"version\": 1", "\"version\": 1e10", "is no manifest"}, {"\"version\"", "version", "line 3"},
@@ -527,7 +527,7 @@ static void wrong_manifests(void) {
     {"\"bytes\": 21", "\"bytes\": 9007199254740994", NULL}, {"\"bytes\": 21", "\"bytes\": 9007199254740992", "config.json: has 21 bytes, the manifest says 9007199254740992"},
     {"\"bytes\": 21", "\"bytes\": 9007199254740990", "config.json: has 21 bytes, the manifest says 9007199254740990"},
     {"\"step\": 1", "\"step\": 9007199254740994", NULL}, {"\"step\": 1", "\"step\": 9007199254740992", "its manifest is that of step 9007199254740992"},
-    {"tokenizer.json", "", NULL}, {"tokenizer.json", long_name, NULL}, {"config.json", "other.json", "does not list config.json"},
+    {"tokenizer.json", "", NULL}, {"tokenizer.json", long_name, NULL}, {"tokenizer.json", long_name + 1, "nnn: is missing"}, {"config.json", "other.json", "does not list config.json"},
     {"model.safetensors", "other.safetensors", "does not list model.safetensors"},
     {"trainer.safetensors", "other.safetensors", "does not list trainer.safetensors"}, {"tokenizer.json", "absent.json", "is missing"},
     {"\"bytes\": 21", "\"bytes\": -1", NULL}, {"\"bytes\": 21", "\"bytes\": 1e18", NULL}, {"\"files\": [", "\"files\": [[], ", NULL},
