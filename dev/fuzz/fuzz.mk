@@ -1,10 +1,10 @@
 # make fuzz [FOR=600]: each target that many seconds, two at a time; needs clang with libFuzzer. Findings lie in build/fuzz/.
 FUZZ := json ranks shard index encode
-FUZZ_SOURCES := dev/fuzz/fuzz.c tokenizer.c tokenizer_merge.c tokenizer_pieces.c tokenizer_files.c tokenizer_train.c json.c util.c dataloader.c shard_index.c
+FUZZ_SOURCES := dev/fuzz/fuzz.c tokenizer.c tokenizer_merge.c tokenizer_pieces.c tokenizer_files.c tokenizer_train.c manifest.c json.c util.c dataloader.c shard_index.c
 
 build/fuzz/%: $(FUZZ_SOURCES) dev/fuzz/track.h dev/fuzz/fuzz.mk
 	@mkdir -p build/fuzz
-	clang -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -include dev/fuzz/track.h -DTARGET=fuzz_$* -I. -o $@ $(FUZZ_SOURCES) -lm
+	clang -std=gnu11 -D_GNU_SOURCE -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -include dev/fuzz/track.h -DTARGET=fuzz_$* -I. -o $@ $(FUZZ_SOURCES) -lm
 
 # first inputs: valid files, small
 build/fuzz/seeds: gpt dev/fuzz/fuzz.mk

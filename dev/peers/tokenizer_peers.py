@@ -38,7 +38,7 @@ class TokenBuffer(ctypes.Structure):
 def build():
     folder = tempfile.mkdtemp()
     path = os.path.join(folder, "libtokenizer.so")
-    names = ["tokenizer.c", "tokenizer_files.c", "tokenizer_merge.c", "tokenizer_pieces.c", "tokenizer_train.c", "json.c", "util.c"]
+    names = ["tokenizer.c", "tokenizer_files.c", "tokenizer_merge.c", "tokenizer_pieces.c", "tokenizer_train.c", "manifest.c", "json.c", "util.c"]
     subprocess.run([os.environ.get("CC", "cc"), "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC", "-o", path]
                    + [os.path.join(ROOT, n) for n in names] + ["-lm"], check=True)
     c = ctypes.CDLL(path)
