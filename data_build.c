@@ -665,7 +665,7 @@ static void stream(Build *b) {
   if (b->progress[TRAIN].shards || b->progress[VALIDATION].shards) check_text(b);
   documents_start(b->documents, b->split, b->o->jsonl, b->cut, PIECE_BYTES);
   Batch *batch = &b->batches[0], *other = &b->batches[1];
-  // The first batch is small: while it is read all other threads wait. Each next one takes no longer to read than the one before it to encode.
+  // The first batch is small: while it is read all other threads wait. Each next one is four times as large, for reading is faster than encoding.
   size_t bytes = (size_t)b->threads * PIECE_BYTES, most = (size_t)b->threads * BATCH_BYTES;
   for (read_batch(b, batch, bytes); batch->count > 0;) {
     bytes = MIN(4 * bytes, most);

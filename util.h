@@ -103,10 +103,10 @@ char **list_texts(const char *const *names, size_t count, size_t *files);
 
 // ---- digests ----
 uint32_t crc32c(uint32_t crc, const void *data, size_t n);  // Castagnoli (RFC 3720); start with 0; can be continued
-uint32_t crc32c_plain(uint32_t crc, const void *data, size_t n);   // the same without the processor's instruction: its oracle
+uint32_t crc32c_plain(uint32_t crc, const void *data, size_t n);   // the same by tables alone, the oracle of the processor's instruction
 typedef struct { uint32_t h[8]; uint64_t bytes; uint8_t block[64]; } Sha256;   // FIPS 180-4
 void sha256_init(Sha256 *s);
-void sha256_block_plain(uint32_t h[8], const uint8_t p[64]);   // 64 bytes more, without the processor's instructions: their oracle
+void sha256_block_plain(uint32_t h[8], const uint8_t p[64]);   // h += the block p, by 32-bit arithmetic alone, the oracle of the processor's instructions
 void sha256_update(Sha256 *s, const void *data, size_t n);
 void sha256_final(Sha256 *s, uint8_t digest[32]);
 void sha256_hex(const uint8_t digest[32], char hex[65]);

@@ -287,7 +287,7 @@ static void ways_of_merging_agree(void) {
   for (int k = 0; k < MADE; k++) tokenizer_free(made[k]);
 }
 
-// Tokens of one or two letters, each made by one merge of any two tokens before it: many of them are never made of their own bytes.
+// Tokens of up to three different letters, each made by one merge of any two tokens before it: many of them are never made of their own bytes.
 static Tokenizer *any_two_merge(uint32_t letters) {
   Tokenizer *t = tokenizer_new(TOKENIZER_BPE, PATTERN_NONE);
   for (int byte = 0; byte < 256; byte++) tokenizer_add_token(t, &(char){(char)byte}, 1);
